@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: the two ways a page fault reaches the pager, and their descriptors, one of each kind a process.
+//! Called by: the kernel (handler, handler thread) and the pager's `arm` and `fork`. Calls: the fault function.
+//! Law 17: no lock of ours is held here; the handler allocates nothing and runs on a stack of our own; a
+//! handler thread that cannot go on takes the process with it.
+
+use crate::errno::Errno;
+use crate::page::PAGE_SIZE;
+use crate::signals::{self, ALL_BUT_SYNCHRONOUS};
+use crate::stack;
+use crate::syscall::{die, gettid};
+use crate::uffd::{self, Reach, Uffd, abi};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+
+/// How faults arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// SIGBUS in the thread that faulted.
+    Signal,
+    /// A thread that reads the descriptor.
+    Thread,
+}
+
+impl Entry {
+    pub fn name(self) -> &'static str {
+        match self {
+            Entry::Signal => "signal",
+            Entry::Thread => "thread",
+        }
+    }
+
+    fn features(self) -> u64 {
+        abi::FEATURE_MOVE
+            | match self {
+                Entry::Signal => abi::FEATURE_SIGBUS,
+                Entry::Thread => abi::FEATURE_THREAD_ID,
+            }
+    }
+
+    pub fn uffd(self) -> &'static Uffd {
+        match self {
+            Entry::Signal => &SIGNAL,
+            Entry::Thread => &THREAD,
+        }
+    }
+
+    /// Opens the kind of descriptor this entry needs and says whom it serves.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open_descriptor(self) -> Result<(i32, Reach), Errno> {
+        let user = || uffd::open(Reach::UserOnly, self.features()).map(|fd| (fd, Reach::UserOnly));
+        match self {
+            // A system call meets EFAULT in this entry whatever the privilege, so none is asked for.
+            Entry::Signal => {
+                user().or_else(|_| uffd::open(Reach::Kernel, self.features()).map(|fd| (fd, Reach::UserOnly)))
+            }
+            Entry::Thread => {
+                uffd::open(Reach::Kernel, self.features()).map(|fd| (fd, Reach::Kernel)).or_else(|_| user())
+            }
+        }
+    }
+}
+
+/// What the pager made of a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    Yes,
+    /// The address is in no arena, or in no live extent of one.
+    NotOurs,
+}
+
+/// The pager's side of a fault: address and the thread that touched it.
+pub type FaultFn = fn(addr: usize, tid: i32) -> Served;
+/// Tells whether an address lies in an arena, in this process or the one it was cloned from.
+pub type OwnsFn = fn(addr: usize) -> bool;
+
+static SIGNAL: Uffd = Uffd::closed();
+static THREAD: Uffd = Uffd::closed();
+static THREAD_KERNEL: AtomicBool = AtomicBool::new(false);
+static HANDLER_TID: AtomicI32 = AtomicI32::new(0);
+static HOOKS: OnceLock<(FaultFn, OwnsFn)> = OnceLock::new();
+static OWNER_PID: AtomicI32 = AtomicI32::new(0);
+
+/// Gives the entries their pager. Once a process; later calls change nothing.
+pub fn set_hooks(fault: FaultFn, owns: OwnsFn) {
+    let _ = HOOKS.set((fault, owns));
+}
+
+/// The handler thread of the thread entry, 0 when there is none.
+pub fn handler_tid() -> i32 {
+    HANDLER_TID.load(Ordering::Acquire)
+}
+
+/// Makes an entry ready to serve registered ranges; whom it reaches. Calling again is cheap.
+///
+/// # Errors
+/// The kernel's, when the descriptor or the handler cannot be had.
+pub fn start(entry: Entry) -> Result<Reach, Errno> {
+    stack::prepare()?;
+    OWNER_PID.store(crate::syscall::getpid(), Ordering::Release);
+    signals::install(libc::SIGSEGV, on_segv, libc::SA_ONSTACK, ALL_BUT_SYNCHRONOUS)?;
+    let slot = entry.uffd();
+    if !slot.is_open() {
+        let (fd, reach) = entry.open_descriptor()?;
+        THREAD_KERNEL.store(entry == Entry::Thread && reach == Reach::Kernel, Ordering::Release);
+        slot.adopt(fd);
+        if entry == Entry::Thread {
+            spawn_handler()?;
+        }
+    }
+    if entry == Entry::Signal {
+        signals::install(libc::SIGBUS, on_bus, 0, ALL_BUT_SYNCHRONOUS)?;
+        return Ok(Reach::UserOnly);
+    }
+    Ok(if THREAD_KERNEL.load(Ordering::Acquire) { Reach::Kernel } else { Reach::UserOnly })
+}
+
+/// In a forked child: the descriptors are the parent's, the handler thread does not exist.
+///
+/// # Errors
+/// As [`start`].
+pub fn restart_after_fork() -> Result<(), Errno> {
+    stack::reset_after_fork();
+    HANDLER_TID.store(0, Ordering::Release);
+    for entry in [Entry::Signal, Entry::Thread] {
+        if entry.uffd().is_open() {
+            entry.uffd().adopt(-1);
+            start(entry)?;
+        }
+    }
+    OWNER_PID.store(crate::syscall::getpid(), Ordering::Release);
+    Ok(())
+}
+
+/// Whether our handlers still stand in front; puts them back if something went round the guard to replace them.
+///
+/// # Errors
+/// The kernel's.
+pub fn ensure_handlers(entry: Entry) -> Result<(), Errno> {
+    signals::install(libc::SIGSEGV, on_segv, libc::SA_ONSTACK, ALL_BUT_SYNCHRONOUS)?;
+    if entry == Entry::Signal {
+        signals::install(libc::SIGBUS, on_bus, 0, ALL_BUT_SYNCHRONOUS)?;
+    }
+    Ok(())
+}
+
+#[repr(C)]
+struct Work {
+    addr: usize,
+    served: bool,
+}
+
+extern "C" fn serve(work: *mut u8) {
+    // SAFETY: `on_bus` passes a live `Work` and waits for this call to return.
+    let work = unsafe { &mut *work.cast::<Work>() };
+    if let Some((fault, _)) = HOOKS.get() {
+        work.served = fault(work.addr, gettid()) == Served::Yes;
+    }
+}
+
+/// The signal entry. Faults of missing pages come with a positive code; a sent SIGBUS is the program's.
+extern "C" fn on_bus(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::ucontext_t) {
+    // SAFETY: these are the kernel's arguments of this handler.
+    if !unsafe { signals::is_sent(info) } {
+        // SAFETY: a positive code means a fault, and then the address field is the valid one.
+        let addr = unsafe { (*info).si_addr() } as usize;
+        let mut work = Work { addr, served: false };
+        stack::run(serve, (&raw mut work).cast());
+        if work.served {
+            return;
+        }
+    }
+    // SAFETY: these are the kernel's arguments of this handler.
+    unsafe { signals::chain(signal, info, context) };
+}
+
+/// Law 15: a process made behind the C library's back has no arena; its first touch ends it by name.
+extern "C" fn on_segv(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::ucontext_t) {
+    // SAFETY: these are the kernel's arguments of this handler.
+    if !unsafe { signals::is_sent(info) } {
+        // SAFETY: as in `on_bus`.
+        let addr = unsafe { (*info).si_addr() } as usize;
+        let ours = HOOKS.get().is_some_and(|(_, owns)| owns(addr));
+        if ours && OWNER_PID.load(Ordering::Acquire) != crate::syscall::getpid() {
+            die(
+                "this process was made by a raw clone or _Fork, which does not inherit paged memory, and touched \
+                 a paged array. Use os.fork, multiprocessing or fork(3), or copy the array to plain memory first",
+            );
+        }
+    }
+    // SAFETY: these are the kernel's arguments of this handler.
+    unsafe { signals::chain(signal, info, context) };
+}
+
+fn spawn_handler() -> Result<(), Errno> {
+    // New threads inherit the mask: the handler thread takes none of the program's signals.
+    let blocked = signals::Blocked::new();
+    let spawned =
+        std::thread::Builder::new().name("tmem-pager".into()).stack_size(256 << 10).spawn(handler_thread);
+    drop(blocked);
+    let Err(e) = spawned else {
+        while handler_tid() == 0 {
+            crate::syscall::sched_yield();
+        }
+        return Ok(());
+    };
+    Err(Errno(e.raw_os_error().unwrap_or(libc::EAGAIN)))
+}
+
+fn handler_thread() {
+    HANDLER_TID.store(gettid(), Ordering::Release);
+    let pid = OWNER_PID.load(Ordering::Acquire);
+    loop {
+        match THREAD.read() {
+            Ok(msg) if msg.event == abi::EVENT_PAGEFAULT => serve_message(&msg),
+            Ok(_) | Err(Errno::EINTR | Errno::EAGAIN) => {}
+            Err(_) if OWNER_PID.load(Ordering::Acquire) != pid => return,
+            Err(_) => die("the pager's fault descriptor failed; paged memory cannot be served any more"),
+        }
+    }
+}
+
+fn serve_message(msg: &abi::Msg) {
+    let Some((fault, _)) = HOOKS.get() else { return };
+    if fault(msg.address as usize, msg.ptid as i32) == Served::NotOurs {
+        die("a thread touched an address inside an arena that belongs to no live array (use after free)");
+    }
+    // The page may have been there already, and then no transfer woke the thread.
+    THREAD.wake(msg.address as usize & !(PAGE_SIZE - 1), PAGE_SIZE);
+}

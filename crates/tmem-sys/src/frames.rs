@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: the memory of one `Memory` object: the arena that arrays live in, and the staging area where frames
+//! wait outside it. Every frame is in one of the two; moving it is the only way a page leaves or comes back.
+//! Callers: the pager, under its lock. Law 12: a hole in the staging area is never read, a filled slot never
+//! overwritten by a move; the bitmap here says which is which and every transfer is checked against it.
+
+use crate::errno::Errno;
+use crate::mapping::{Advice, Mapping};
+use crate::page::{HUGE_SIZE, PAGE_SHIFT, PAGE_SIZE, Page, ZERO_PAGE};
+use crate::syscall::call;
+use crate::table::Table;
+use crate::uffd::{Progress, Uffd};
+use std::ops::Range;
+
+/// Pages transferred, and the reason for an early stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    pub pages: usize,
+    pub stopped: Option<Errno>,
+}
+
+impl From<Progress> for Moved {
+    fn from(p: Progress) -> Moved {
+        Moved { pages: p.bytes / PAGE_SIZE, stopped: p.stopped }
+    }
+}
+
+pub struct Frames {
+    arena: Mapping,
+    staging: Mapping,
+    /// One bit a staging slot: a frame is there.
+    filled: Table<u64>,
+    slots: usize,
+    uffd: Option<&'static Uffd>,
+}
+
+impl Frames {
+    /// Reserves an arena of `pages` and a staging area of `slots` (rounded up to 64).
+    ///
+    /// # Errors
+    /// `ENOMEM` when the address space limit forbids it.
+    pub fn new(pages: usize, slots: usize) -> Result<Frames, Errno> {
+        let slots = slots.next_multiple_of(64);
+        let arena = Mapping::aligned(pages << PAGE_SHIFT, HUGE_SIZE)?;
+        let staging = Mapping::new(slots << PAGE_SHIFT)?;
+        arena.advise(0..arena.len(), Advice::DontFork)?;
+        staging.advise(0..staging.len(), Advice::DontFork)?;
+        // A kernel without huge pages refuses; plain pages do as well.
+        let _ = arena.advise(0..arena.len(), Advice::HugePage);
+        Ok(Frames { arena, staging, filled: Table::new(slots / 64)?, slots, uffd: None })
+    }
+
+    pub fn arena_addr(&self) -> usize {
+        self.arena.addr()
+    }
+
+    pub fn arena_pages(&self) -> usize {
+        self.arena.len() >> PAGE_SHIFT
+    }
+
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
+    pub fn is_registered(&self) -> bool {
+        self.uffd.is_some()
+    }
+
+    /// Registers arena and staging area: from here on a missing page of either is a fault to be served.
+    ///
+    /// # Errors
+    /// The kernel's; then nothing is registered.
+    pub fn register(&mut self, uffd: &'static Uffd) -> Result<(), Errno> {
+        // Huge pages would be zeroed by the kernel for every fault that the descriptor then takes over.
+        let _ = self.arena.advise(0..self.arena.len(), Advice::NoHugePage);
+        uffd.register(self.staging.addr(), self.staging.len())?;
+        if let Err(e) = uffd.register(self.arena.addr(), self.arena.len()) {
+            let _ = uffd.unregister(self.staging.addr(), self.staging.len());
+            return Err(e);
+        }
+        self.uffd = Some(uffd);
+        Ok(())
+    }
+
+    /// In a forked child: the staging area was not inherited, the arena's registration neither.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn renew_after_fork(&mut self) -> Result<(), Errno> {
+        let fresh = Mapping::new(self.staging.len())?;
+        fresh.advise(0..fresh.len(), Advice::DontFork)?;
+        // The old range is not mapped in this process: its owner must not unmap whatever may be there by now.
+        std::mem::forget(std::mem::replace(&mut self.staging, fresh));
+        self.filled.fill(0);
+        self.arena.advise(0..self.arena.len(), Advice::DontFork)?;
+        match self.uffd.take() {
+            Some(uffd) => self.register(uffd),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets a fork inherit the arena, or not. Only the at-fork handlers lift the ban (law 15).
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn set_inherited(&self, yes: bool) -> Result<(), Errno> {
+        let advice = if yes { Advice::DoFork } else { Advice::DontFork };
+        self.arena.advise(0..self.arena.len(), advice)
+    }
+
+    pub fn is_filled(&self, slot: usize) -> bool {
+        self.filled[slot / 64] >> (slot % 64) & 1 == 1
+    }
+
+    fn mark(&mut self, slots: Range<usize>, filled: bool) {
+        for slot in slots {
+            let bit = 1u64 << (slot % 64);
+            if filled {
+                self.filled[slot / 64] |= bit;
+            } else {
+                self.filled[slot / 64] &= !bit;
+            }
+        }
+    }
+
+    fn all(&self, slots: Range<usize>, filled: bool) -> bool {
+        slots.end <= self.slots && slots.clone().all(|s| self.is_filled(s) == filled)
+    }
+
+    fn page_addr(&self, page: usize, n: usize) -> usize {
+        assert!(page + n <= self.arena_pages(), "page range outside the arena");
+        self.arena.addr() + (page << PAGE_SHIFT)
+    }
+
+    fn slot_addr(&self, slot: usize) -> usize {
+        self.staging.addr() + (slot << PAGE_SHIFT)
+    }
+
+    fn uffd(&self) -> &'static Uffd {
+        self.uffd.expect("transfers happen only after registration")
+    }
+
+    /// Takes `n` frames from the arena to the holes at `slot`. What was moved is filled there and missing here.
+    pub fn take_out(&mut self, page: usize, n: usize, slot: usize) -> Moved {
+        assert!(self.all(slot..slot + n, false), "take_out needs holes");
+        let (src, dst) = (self.page_addr(page, n), self.slot_addr(slot));
+        // SAFETY: no Rust reference into the arena exists in this crate or above; holes are never referenced.
+        let moved = Moved::from(unsafe { self.uffd().move_range(dst, src, n << PAGE_SHIFT) });
+        self.mark(slot..slot + moved.pages, true);
+        moved
+    }
+
+    /// Moves `n` filled slots into missing pages of the arena, waking whoever waits there.
+    pub fn put_in(&mut self, slot: usize, n: usize, page: usize) -> Moved {
+        assert!(self.all(slot..slot + n, true), "put_in needs frames");
+        let (src, dst) = (self.slot_addr(slot), self.page_addr(page, n));
+        // SAFETY: `&mut self` proves that no borrowed frame is live; nobody refers into a missing page.
+        let moved = Moved::from(unsafe { self.uffd().move_range(dst, src, n << PAGE_SHIFT) });
+        self.mark(slot..slot + moved.pages, false);
+        moved
+    }
+
+    /// Copies pages into new frames at missing pages of the arena.
+    pub fn copy_in(&mut self, page: usize, data: &[Page]) -> Moved {
+        let dst = self.page_addr(page, data.len());
+        // SAFETY: the source is a live slice of that length.
+        Moved::from(unsafe { self.uffd().copy_range(dst, data.as_ptr() as usize, size_of_val(data)) })
+    }
+
+    /// Makes a new zeroed frame in a hole.
+    ///
+    /// # Errors
+    /// The kernel's; `ENOMEM` above all.
+    pub fn new_frame(&mut self, slot: usize) -> Result<(), Errno> {
+        assert!(self.all(slot..slot + 1, false), "new_frame needs a hole");
+        // SAFETY: the source is a static page.
+        let p =
+            unsafe { self.uffd().copy_range(self.slot_addr(slot), ZERO_PAGE.0.as_ptr() as usize, PAGE_SIZE) };
+        match p {
+            Progress { bytes: PAGE_SIZE, .. } => {
+                self.mark(slot..slot + 1, true);
+                Ok(())
+            }
+            Progress { stopped, .. } => Err(stopped.unwrap_or(Errno::EAGAIN)),
+        }
+    }
+
+    /// Gives the frames of filled slots back to the system.
+    pub fn discard_frames(&mut self, slots: Range<usize>) {
+        assert!(self.all(slots.clone(), true), "discard_frames needs frames");
+        let bytes = slots.start << PAGE_SHIFT..slots.end << PAGE_SHIFT;
+        if self.staging.advise(bytes, Advice::DontNeed).is_ok() {
+            self.mark(slots, false);
+        }
+    }
+
+    pub fn frame(&self, slot: usize) -> &Page {
+        assert!(slot < self.slots && self.is_filled(slot), "no frame in that slot");
+        // SAFETY: the slot is filled, so the page is present; it is borrowed with `self`.
+        unsafe { &*(self.slot_addr(slot) as *const Page) }
+    }
+
+    pub fn frame_mut(&mut self, slot: usize) -> &mut Page {
+        assert!(slot < self.slots && self.is_filled(slot), "no frame in that slot");
+        // SAFETY: as in `frame`, borrowed mutably.
+        unsafe { &mut *(self.slot_addr(slot) as *mut Page) }
+    }
+
+    /// Drops whatever frames a range of the arena has: the next touch finds missing or zero pages.
+    ///
+    /// # Errors
+    /// The kernel's (`EINVAL` when the range is locked in memory).
+    pub fn drop_pages(&mut self, page: usize, n: usize) -> Result<(), Errno> {
+        self.arena.advise(page << PAGE_SHIFT..(page + n) << PAGE_SHIFT, Advice::DontNeed)
+    }
+
+    /// Breaks copy-on-write sharing of present pages, so that they can be moved again after a fork.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn unshare(&mut self, page: usize, n: usize) -> Result<(), Errno> {
+        self.arena.advise(page << PAGE_SHIFT..(page + n) << PAGE_SHIFT, Advice::PopulateWrite)
+    }
+
+    /// Calls `present(page)` for each page of the range that has a frame (or kernel swap entry).
+    ///
+    /// # Errors
+    /// The kernel's, when `/proc/self/pagemap` cannot be read.
+    pub fn scan_present(&self, pages: Range<usize>, mut present: impl FnMut(usize)) -> Result<(), Errno> {
+        const BATCH: usize = 512;
+        const PRESENT_OR_SWAPPED: u64 = 3 << 62;
+        let path = c"/proc/self/pagemap";
+        let how = (libc::O_RDONLY | libc::O_CLOEXEC) as usize;
+        // SAFETY: the path is a static C string.
+        let fd =
+            unsafe { call(libc::SYS_openat, [libc::AT_FDCWD as usize, path.as_ptr() as usize, how, 0])? };
+        let mut entries = [0u64; BATCH];
+        let mut page = pages.start;
+        let mut answer = Ok(());
+        while page < pages.end {
+            let want = BATCH.min(pages.end - page);
+            let offset = (self.page_addr(page, want) >> PAGE_SHIFT) * 8;
+            // SAFETY: the buffer is live and holds `want * 8` bytes.
+            let got =
+                unsafe { call(libc::SYS_pread64, [fd, entries.as_mut_ptr() as usize, want * 8, offset]) };
+            match got {
+                Ok(n) if n >= 8 => {
+                    let n = n / 8;
+                    (0..n).filter(|&i| entries[i] & PRESENT_OR_SWAPPED != 0).for_each(|i| present(page + i));
+                    page += n;
+                }
+                Err(Errno::EINTR) => {}
+                other => {
+                    answer = Err(other.err().unwrap_or(Errno::EIO));
+                    break;
+                }
+            }
+        }
+        crate::syscall::close(fd as i32);
+        answer
+    }
+}
+
+impl Drop for Frames {
+    fn drop(&mut self) {
+        if let Some(uffd) = self.uffd {
+            let _ = uffd.unregister(self.arena.addr(), self.arena.len());
+            let _ = uffd.unregister(self.staging.addr(), self.staging.len());
+        }
+    }
+}

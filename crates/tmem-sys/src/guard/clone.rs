@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `clone`, `clone3`, `fork` and `vfork`. They cannot be issued from the handler: the child would return into its frame, which a new
+//! stack does not have and a shared one loses. So the program is sent on to a landing place in the stub, which makes the call on
+//! the program's own stack and registers and jumps back. Called by `trap`. No locks: a slot is claimed by compare and swap.
+//!
+//! A new thread arms itself before its first instruction of its own. A new process runs unguarded: after `vfork` until it
+//! executes another program, after `fork` until the at-fork handler arms it.
+
+use super::ordinary::issue;
+use super::trap::Frame;
+use super::{refuse, threads, user};
+use crate::stub;
+use core::sync::atomic::Ordering;
+
+const NO_SLOT: &str = "a clone was refused: it is called from more places in the program than the system call guard keeps; \
+     create threads and processes through the C library";
+
+/// Sends the program on to its landing place, or answers what the call gives at once.
+pub(super) fn call(frame: &mut Frame, nr: usize) -> Option<isize> {
+    let (flags, new_stack) = request(frame, nr);
+    let shares = flags & libc::CLONE_VM as u64 != 0;
+    // A child that borrows its parent's stack until it executes is no thread; any other that shares memory is, to us.
+    let thread = shares && flags & libc::CLONE_VFORK as u64 == 0;
+    let back = frame.pc();
+    match slot(back) {
+        Some(i) => {
+            frame.set_pc(stub::landing(i, thread));
+            None
+        }
+        // A child with a copy of everything, this frame included, may return through it.
+        None if !shares && !new_stack => Some(issue(nr, frame.args())),
+        None => Some(refuse(libc::EAGAIN, NO_SLOT)),
+    }
+}
+
+/// A thread that unmaps its own stack has no place for another signal frame: it leaves the guard and goes on natively to its end.
+pub(super) fn without_stack(frame: &mut Frame) -> Option<isize> {
+    threads::leave();
+    frame.run_again();
+    None
+}
+
+/// The flags of the call, and whether the child gets a stack of its own.
+fn request(frame: &Frame, nr: usize) -> (u64, bool) {
+    let a = frame.args();
+    match nr as libc::c_long {
+        libc::SYS_fork => (0, false),
+        libc::SYS_vfork => ((libc::CLONE_VM | libc::CLONE_VFORK) as u64, false),
+        libc::SYS_clone => (a[0] as u64, a[1] != 0),
+        // `struct clone_args`: the flags come first, the stack sixth. What cannot be read, the kernel refuses.
+        _ => user::read::<[u64; 6]>(a[0]).map_or((0, false), |args| (args[0], args[5] != 0)),
+    }
+}
+
+/// The slot that returns to `back`, claimed on first use.
+fn slot(back: usize) -> Option<usize> {
+    for (i, slot) in stub::return_slots().iter().enumerate() {
+        let now = slot.load(Ordering::Acquire);
+        if now == back {
+            return Some(i);
+        }
+        if now == 0 {
+            match slot.compare_exchange(0, back, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Some(i),
+                Err(other) if other == back => return Some(i),
+                Err(_) => {}
+            }
+        }
+    }
+    None
+}

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The pages one system call keeps present while it runs. Called by all parts that issue calls; lives on the stack of the call.
+//!
+//! Law: whatever was held is released exactly once. Usually that is when the call is over; but a signal handler of the program
+//! may leave by `longjmp` and never come back to it, and a thread may end inside one. So each hold is kept in a table outside
+//! the stack, with the thread and the stack address it belongs to: what lies below the stack pointer of a thread's next call is
+//! dead. The table is lock-free; a record belongs to whoever moved its `call` to `BUSY`.
+
+use super::{HOLDS, count, hooks};
+use crate::syscall::gettid;
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+/// Holds of all calls at once.
+const RECORDS: usize = 4096;
+const FREE: u64 = 0;
+const BUSY: u64 = 1;
+/// The end of a call's list.
+const END: u32 = u32::MAX;
+/// Further above a record's address a stack pointer is on some other stack.
+const ONE_STACK: usize = 1 << 20;
+
+struct Record {
+    /// Which call it belongs to, or one of the states above.
+    call: AtomicU64,
+    tid: AtomicU32,
+    next: AtomicU32,
+    frame: AtomicUsize,
+    token: AtomicU64,
+}
+
+impl Record {
+    const fn new() -> Record {
+        Record {
+            call: AtomicU64::new(FREE),
+            tid: AtomicU32::new(0),
+            next: AtomicU32::new(END),
+            frame: AtomicUsize::new(0),
+            token: AtomicU64::new(0),
+        }
+    }
+
+    fn take(&self, from: u64) -> bool {
+        self.call.compare_exchange(from, BUSY, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Ends the hold of a record that was taken.
+    fn end(&self) {
+        let token = self.token.load(Ordering::Relaxed);
+        self.call.store(FREE, Ordering::Release);
+        if LIVE.fetch_sub(1, Ordering::AcqRel) == 1 {
+            HIGH.store(0, Ordering::Relaxed);
+        }
+        if let Some(hooks) = hooks() {
+            (hooks.release)(token);
+        }
+    }
+}
+
+static TABLE: [Record; RECORDS] = [const { Record::new() }; RECORDS];
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+/// No record at or above this is in use. May lag behind for a moment, which only delays a reclaim.
+static HIGH: AtomicUsize = AtomicUsize::new(0);
+static NEXT_CALL: AtomicU64 = AtomicU64::new(BUSY + 1);
+
+/// The holds of one call. Released when dropped.
+pub(super) struct Holds {
+    call: u64,
+    tid: u32,
+    head: u32,
+    /// Where the next search for a free record starts.
+    from: usize,
+}
+
+impl Holds {
+    pub(super) fn new() -> Holds {
+        Holds { call: FREE, tid: 0, head: END, from: 0 }
+    }
+
+    /// Makes the paged part of a range present. True if all of it is held now, or none of it is paged.
+    pub(super) fn range(&mut self, addr: usize, len: usize, write: bool) -> bool {
+        self.prefix(addr, len, write) == len
+    }
+
+    /// As [`Holds::range`], but answers how many bytes from the start may be used.
+    pub(super) fn prefix(&mut self, addr: usize, len: usize, write: bool) -> usize {
+        let Some(hooks) = hooks() else { return len };
+        let reach = len.min(usize::MAX - addr);
+        if reach == 0 || !(hooks.owns)(addr, reach) {
+            return len;
+        }
+        let Some((index, record)) = self.claim() else { return 0 };
+        count(&HOLDS);
+        let answer = (hooks.hold)(addr, reach, write);
+        record.tid.store(self.tid, Ordering::Relaxed);
+        record.next.store(self.head, Ordering::Relaxed);
+        record.frame.store(core::ptr::from_ref(self) as usize, Ordering::Relaxed);
+        record.token.store(answer.token, Ordering::Relaxed);
+        record.call.store(self.call, Ordering::Release);
+        self.head = index as u32;
+        if answer.held_len >= reach { len } else { answer.held_len }
+    }
+
+    /// Takes a free record.
+    fn claim(&mut self) -> Option<(usize, &'static Record)> {
+        if self.call == FREE {
+            self.call = NEXT_CALL.fetch_add(1, Ordering::Relaxed);
+            self.tid = gettid() as u32;
+        }
+        let index = (self.from..RECORDS)
+            .find(|&i| TABLE[i].call.load(Ordering::Relaxed) == FREE && TABLE[i].take(FREE))?;
+        LIVE.fetch_add(1, Ordering::AcqRel);
+        HIGH.fetch_max(index + 1, Ordering::AcqRel);
+        self.from = index + 1;
+        Some((index, &TABLE[index]))
+    }
+
+    /// Ends all holds.
+    pub(super) fn release(&mut self) {
+        while let Some(record) = TABLE.get(self.head as usize) {
+            let next = record.next.load(Ordering::Relaxed);
+            // Not ours any more: the call was taken for dead, and all its holds were ended.
+            self.head = if record.take(self.call) { next } else { END };
+            if self.head == next {
+                record.end();
+            }
+        }
+        self.from = 0;
+    }
+}
+
+impl Drop for Holds {
+    fn drop(&mut self) {
+        if self.head != END {
+            self.release();
+        }
+    }
+}
+
+/// Ends the holds of calls that this thread has left behind: they are below its stack pointer. Costs one load when nothing is held.
+pub(super) fn reclaim(stack: usize) {
+    if LIVE.load(Ordering::Relaxed) == 0 {
+        return;
+    }
+    let below = |frame: usize| frame < stack && stack - frame < ONE_STACK;
+    if used().any(|r| below(r.frame.load(Ordering::Relaxed))) {
+        let tid = gettid() as u32;
+        end_where(|r| r.tid.load(Ordering::Relaxed) == tid && below(r.frame.load(Ordering::Relaxed)));
+    }
+}
+
+/// Ends the holds of a thread that is about to end.
+pub(super) fn reclaim_thread(tid: i32) {
+    if LIVE.load(Ordering::Relaxed) != 0 {
+        end_where(|r| r.tid.load(Ordering::Relaxed) == tid as u32);
+    }
+}
+
+/// In a forked child: the calls went on in the parent.
+pub(super) fn reclaim_after_fork() {
+    end_where(|_| true);
+}
+
+fn used() -> impl Iterator<Item = &'static Record> {
+    TABLE[..HIGH.load(Ordering::Relaxed).min(RECORDS)]
+        .iter()
+        .filter(|r| r.call.load(Ordering::Acquire) > BUSY)
+}
+
+fn end_where(dead: impl Fn(&Record) -> bool) {
+    for record in used() {
+        let call = record.call.load(Ordering::Acquire);
+        if call > BUSY && dead(record) && record.take(call) {
+            record.end();
+        }
+    }
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Calls whose buffers are held whole while the call runs once, as it is. Called by `trap` for all calls that need nothing else,
+//! and by `transfer` and `message` for what fits. No locks.
+
+use super::hold::Holds;
+use super::table::{self, Buf, Len};
+use super::{hooks, refuse, user};
+use crate::syscall::raw6;
+
+/// What most structures and names fit in, from any offset in the first page.
+const TWO_PAGES: usize = 2 * crate::PAGE_SIZE;
+/// The longest path; names and other strings are shorter.
+const TEXT: usize = 4096;
+/// `UIO_MAXIOV`: the kernel refuses longer vectors.
+pub(super) const MAX_VECTOR: usize = 1024;
+
+pub(super) const TOO_LARGE: &str = "a system call was refused with ENOBUFS: its buffers in paged memory are larger than what may be held in RAM at once; \
+     use smaller buffers, raise the RAM budget, or keep the buffer outside paged memory";
+
+/// Arguments of a call.
+pub(super) type Args = [usize; 6];
+
+/// `struct iovec`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub(super) struct Piece {
+    pub(super) base: usize,
+    pub(super) len: usize,
+}
+
+// SAFETY: two words.
+unsafe impl user::Plain for Piece {}
+
+/// Issues a call of the program, as it made it, from the stub.
+pub(super) fn issue(nr: usize, a: Args) -> isize {
+    // SAFETY: the program itself asked for this call with these arguments.
+    unsafe { raw6(nr, a) }
+}
+
+/// Holds the buffers of a call, issues it and lets go.
+pub(super) fn call(nr: usize, a: Args) -> isize {
+    let mut holds = Holds::new();
+    let held = match nr as libc::c_long {
+        libc::SYS_ioctl => holds.range(a[2], ioctl_len(a[1]), true),
+        libc::SYS_process_vm_readv => table_bufs(&mut holds, nr, a) && remote(&mut holds, a, false),
+        libc::SYS_process_vm_writev => table_bufs(&mut holds, nr, a) && remote(&mut holds, a, true),
+        _ => table_bufs(&mut holds, nr, a),
+    };
+    if held { issue(nr, a) } else { refuse(libc::ENOBUFS, TOO_LARGE) }
+}
+
+fn table_bufs(holds: &mut Holds, nr: usize, a: Args) -> bool {
+    match table::buffers(nr) {
+        Some(bufs) => bufs.iter().all(|buf| one(holds, buf, a)),
+        None => a.iter().all(|&arg| holds.range(arg, TWO_PAGES, true)),
+    }
+}
+
+/// Holds one buffer of a call. A length that cannot be read is left for the kernel to find.
+fn one(holds: &mut Holds, buf: &Buf, a: Args) -> bool {
+    let addr = a[buf.arg as usize];
+    if addr == 0 {
+        return true;
+    }
+    let len = match buf.len {
+        Len::Bytes(n) => n as usize,
+        Len::Arg(n, size, more) => a[n as usize].saturating_mul(size as usize).saturating_add(more as usize),
+        Len::Bits(n) => a[n as usize].div_ceil(64).saturating_mul(8),
+        Len::Pages(n) => a[n as usize].div_ceil(crate::PAGE_SIZE),
+        Len::At(n) if owned(addr) => user::read::<u32>(a[n as usize]).unwrap_or(0) as usize,
+        Len::At(_) => 0,
+        Len::Text => TEXT,
+        Len::Vector(n) => return vector(holds, addr, a[n as usize], buf.write),
+    };
+    holds.range(addr, len, buf.write)
+}
+
+fn owned(addr: usize) -> bool {
+    hooks().is_some_and(|h| (h.owns)(addr, 1))
+}
+
+/// Holds an array of pieces and all they point to.
+pub(super) fn vector(holds: &mut Holds, array: usize, count: usize, write: bool) -> bool {
+    if count > MAX_VECTOR || !holds.range(array, count * size_of::<Piece>(), false) {
+        return count > MAX_VECTOR;
+    }
+    pieces(array, count).all(|piece| holds.range(piece.base, piece.len, write))
+}
+
+/// How many pieces are read at a time.
+const BATCH: usize = 8;
+
+/// Walks an array of pieces in the program's memory; ends early where it cannot be read, as the kernel will find too.
+pub(super) fn pieces(array: usize, count: usize) -> impl Iterator<Item = Piece> {
+    let mut batch = [Piece { base: 0, len: 0 }; BATCH];
+    (0..count).map_while(move |i| {
+        if i % BATCH == 0 {
+            if count - i >= BATCH {
+                batch = user::read::<[Piece; BATCH]>(array + i * size_of::<Piece>())?;
+            } else {
+                for (k, place) in batch.iter_mut().take(count - i).enumerate() {
+                    *place = user::read::<Piece>(array + (i + k) * size_of::<Piece>())?;
+                }
+            }
+        }
+        Some(batch[i % BATCH])
+    })
+}
+
+/// The far side of `process_vm_readv` and `process_vm_writev` is paged by us where a process names itself.
+fn remote(holds: &mut Holds, a: Args, write: bool) -> bool {
+    if a[0] as i32 == user::pid() {
+        vector(holds, a[3], a[4], write)
+    } else {
+        holds.range(a[3], a[4].min(MAX_VECTOR) * size_of::<Piece>(), false)
+    }
+}
+
+/// The size of the argument is part of most ioctl numbers; the old ones have small structures.
+fn ioctl_len(request: usize) -> usize {
+    ((request >> 16) & 0x3fff).max(TWO_PAGES)
+}

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Who is under the guard: a fixed table of thread numbers, and the way strangers get into it. A thread only ever arms itself; one
+//! that runs already is asked to by SIGSYS, which also gets it out of a call it is waiting in.
+//!
+//! Called by the guard's doors (arm, coverage) and by `trap` for what threads report. The table is lock-free; the arming lock
+//! keeps two threads from asking at once and is never taken in the handler.
+
+use super::procfs::{self, Task};
+use super::trap::Frame;
+use super::uncovered::{Uncovered, Why};
+use super::{PR_SET_SYSCALL_USER_DISPATCH, is_armed, mask};
+use crate::lock::RawLock;
+use crate::signals::{self, Blocked};
+use crate::syscall::{call, getpid, gettid};
+use crate::{stub, time};
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use core::time::Duration;
+
+/// Threads that can be kept track of.
+pub(super) const CAPACITY: usize = 4096;
+
+const PR_SYS_DISPATCH_OFF: usize = 0;
+const PR_SYS_DISPATCH_ON: usize = 1;
+
+/// A place whose thread has gone; the search goes on past it.
+const GONE: u32 = u32::MAX;
+
+/// A set of thread numbers.
+struct Set {
+    places: [AtomicU32; CAPACITY],
+    count: AtomicUsize,
+}
+
+impl Set {
+    const fn new() -> Set {
+        Set { places: [const { AtomicU32::new(0) }; CAPACITY], count: AtomicUsize::new(0) }
+    }
+
+    fn find(&self, tid: u32) -> Option<&AtomicU32> {
+        for i in 0..CAPACITY {
+            let place = &self.places[(tid as usize + i) % CAPACITY];
+            match place.load(Ordering::Acquire) {
+                0 => return None,
+                t if t == tid => return Some(place),
+                _ => {}
+            }
+        }
+        None
+    }
+
+    /// False when the table is full. Only one thread at a time adds a given number.
+    fn add(&self, tid: u32) -> bool {
+        if self.find(tid).is_some() {
+            return true;
+        }
+        for i in 0..CAPACITY {
+            let place = &self.places[(tid as usize + i) % CAPACITY];
+            let now = place.load(Ordering::Relaxed);
+            let free = now == 0 || now == GONE;
+            if free && place.compare_exchange(now, tid, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                self.count.fetch_add(1, Ordering::AcqRel);
+                return true;
+            }
+        }
+        false
+    }
+
+    fn remove(&self, tid: u32) {
+        if let Some(place) = self.find(tid)
+            && place.compare_exchange(tid, GONE, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        {
+            self.count.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    fn clear(&self) {
+        for place in &self.places {
+            place.store(0, Ordering::Relaxed);
+        }
+        self.count.store(0, Ordering::Release);
+    }
+}
+
+static COVERED: Set = Set::new();
+/// The pager's own threads.
+static EXEMPT: Set = Set::new();
+/// Whom the thread that arms has sent a signal.
+static ASKED: Set = Set::new();
+static ARMING: RawLock = RawLock::new();
+
+pub(super) fn clear() {
+    COVERED.clear();
+}
+
+/// In a forked child there is one thread, and nobody holds the arming lock.
+pub(super) fn reset_after_fork() {
+    COVERED.clear();
+    EXEMPT.clear();
+    ASKED.clear();
+    ARMING.unlock();
+}
+
+fn set_dispatch(mode: usize) -> Result<(), crate::Errno> {
+    let range = stub::range();
+    let (start, len) = if mode == PR_SYS_DISPATCH_ON { (range.start, range.len()) } else { (0, 0) };
+    // SAFETY: no pointers that are followed: the selector is null.
+    unsafe { call(libc::SYS_prctl, [PR_SET_SYSCALL_USER_DISPATCH, mode, start, len, 0]) }.map(drop)
+}
+
+/// Arms the calling thread.
+pub(super) fn arm_current() -> Result<(), Uncovered> {
+    signals::set_mask(mask::OURS, libc::SIG_UNBLOCK);
+    set_dispatch(PR_SYS_DISPATCH_ON).map_err(|e| Uncovered::process(Why::Refused(e.0)))?;
+    if COVERED.add(gettid() as u32) { Ok(()) } else { Err(Uncovered::process(Why::TooManyThreads)) }
+}
+
+/// The calling thread leaves the guard.
+pub(super) fn leave() {
+    let _ = set_dispatch(PR_SYS_DISPATCH_OFF);
+    remove(gettid());
+}
+
+pub(super) fn exempt(tid: i32) {
+    EXEMPT.add(tid as u32);
+    COVERED.remove(tid as u32);
+    if tid == gettid() {
+        let _ = set_dispatch(PR_SYS_DISPATCH_OFF);
+    }
+}
+
+/// The thread has ended or is about to.
+pub(super) fn remove(tid: i32) {
+    COVERED.remove(tid as u32);
+    EXEMPT.remove(tid as u32);
+}
+
+fn is_known(tid: i32) -> bool {
+    COVERED.find(tid as u32).is_some() || EXEMPT.find(tid as u32).is_some()
+}
+
+/// A thread was asked to arm itself: here it does, on its way out of whatever it was doing.
+pub(super) fn answer(frame: &mut Frame) {
+    if is_armed() && !is_known(gettid()) && set_dispatch(PR_SYS_DISPATCH_ON).is_ok() {
+        frame.set_mask(frame.mask() & !mask::OURS);
+        COVERED.add(gettid() as u32);
+    }
+}
+
+/// A new thread, armed by its landing place, reports. A process that only shares our memory is guarded but not counted.
+pub(super) fn hello() -> isize {
+    if getpid() == super::user::pid() {
+        COVERED.add(gettid() as u32);
+    }
+    0
+}
+
+/// Whether there are as many threads as covered ones.
+pub(super) fn count_matches() -> Result<bool, Uncovered> {
+    let known = COVERED.count.load(Ordering::Acquire) + EXEMPT.count.load(Ordering::Acquire);
+    Ok(procfs::thread_count()? == known)
+}
+
+/// Arms every thread that is not yet covered and waits for it to report.
+pub(super) fn cover(timeout: Duration) -> Result<(), Uncovered> {
+    let _blocked = Blocked::new();
+    ARMING.lock();
+    ASKED.clear();
+    let covered = cover_locked(time::now_ns().saturating_add(timeout.as_nanos() as u64));
+    ARMING.unlock();
+    covered
+}
+
+fn cover_locked(deadline: u64) -> Result<(), Uncovered> {
+    loop {
+        let mut stranger = None;
+        procfs::each_task(|tid| {
+            if !is_known(tid) && ask(tid) {
+                stranger = Some(tid);
+            }
+        })?;
+        let Some(tid) = stranger else { return Ok(()) };
+        if time::now_ns() >= deadline {
+            return Err(explain(tid));
+        }
+        let nap = [0u64, 100_000];
+        // SAFETY: a live `timespec`; no remainder is asked for.
+        let _ = unsafe { call(libc::SYS_nanosleep, [nap.as_ptr() as usize, 0]) };
+    }
+}
+
+/// Sends a thread the signal, once; false if it has gone. A leader that ended before its process stays as a zombie and is none.
+fn ask(tid: i32) -> bool {
+    if ASKED.find(tid as u32).is_some() {
+        return !procfs::task(tid).is_none_or(|t| t.is_dead());
+    }
+    ASKED.add(tid as u32);
+    // SAFETY: no pointers.
+    unsafe { call(libc::SYS_tgkill, [getpid() as usize, tid as usize, libc::SIGSYS as usize]) }.is_ok()
+}
+
+/// Why a thread did not report.
+fn explain(tid: i32) -> Uncovered {
+    let task = procfs::task(tid).unwrap_or(Task { comm: [0; 16], state: b'?', blocked: 0 });
+    let why = if task.comm.starts_with(b"iou-") {
+        Why::KernelWorker
+    } else if task.blocked & signals::bit(libc::SIGSYS) != 0 {
+        Why::BlocksSigsys
+    } else if COVERED.count.load(Ordering::Relaxed) >= CAPACITY {
+        Why::TooManyThreads
+    } else {
+        Why::NoAnswer(task.state as char)
+    };
+    Uncovered { tid, comm: task.comm, why }
+}

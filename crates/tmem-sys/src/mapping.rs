@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: anonymous private mappings, from which all of tmem's own memory comes.
+//! Callers: `table`, `staging`, `arena`, the slab. Law: unmapped exactly once, by the owner.
+
+use crate::errno::Errno;
+use crate::page::PAGE_SIZE;
+use crate::syscall::call;
+use std::ops::Range;
+
+/// What `madvise` is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum Advice {
+    DontNeed = libc::MADV_DONTNEED,
+    DontFork = libc::MADV_DONTFORK,
+    DoFork = libc::MADV_DOFORK,
+    DontDump = libc::MADV_DONTDUMP,
+    HugePage = libc::MADV_HUGEPAGE,
+    NoHugePage = libc::MADV_NOHUGEPAGE,
+    /// Write-faults present pages in: after a fork this makes a shared page this process's own.
+    PopulateWrite = 23,
+}
+
+/// An owned range of anonymous memory: zero-filled, committed as it is touched, absent from core dumps.
+#[derive(Debug)]
+pub struct Mapping {
+    addr: usize,
+    len: usize,
+}
+
+impl Mapping {
+    /// Reserves `len` bytes (rounded up to pages). Nothing is committed before it is touched.
+    ///
+    /// # Errors
+    /// `ENOMEM` when the address space limit or strict overcommit forbids it.
+    pub fn new(len: usize) -> Result<Mapping, Errno> {
+        Mapping::aligned(len, PAGE_SIZE)
+    }
+
+    /// As [`Mapping::new`], starting at a multiple of `align` (a power of two, at least a page).
+    ///
+    /// # Errors
+    /// As [`Mapping::new`].
+    pub fn aligned(len: usize, align: usize) -> Result<Mapping, Errno> {
+        let len = len.max(1).next_multiple_of(PAGE_SIZE);
+        let span = len.checked_add(align - PAGE_SIZE).ok_or(Errno::ENOMEM)?;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
+        let got = unsafe { call(libc::SYS_mmap, [0, span, prot as usize, flags as usize, usize::MAX, 0])? };
+        let addr = got.next_multiple_of(align);
+        let mapping = Mapping { addr, len };
+        unmap(got, addr - got);
+        unmap(addr + len, got + span - (addr + len));
+        // Core dumps would hold the contents of pages; a refusal of this advice only makes dumps larger.
+        let _ = mapping.advise(0..len, Advice::DontDump);
+        Ok(mapping)
+    }
+
+    pub fn addr(&self) -> usize {
+        self.addr
+    }
+
+    /// Length in bytes, whole pages.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub fn contains(&self, addr: usize) -> bool {
+        addr.wrapping_sub(self.addr) < self.len
+    }
+
+    /// Advises the kernel about a byte range relative to the start.
+    ///
+    /// # Errors
+    /// The kernel's; `EINVAL` when the range is not inside the mapping.
+    pub fn advise(&self, range: Range<usize>, advice: Advice) -> Result<(), Errno> {
+        if range.start > range.end || range.end > self.len {
+            return Err(Errno::EINVAL);
+        }
+        // SAFETY: the range lies in memory this value owns. DONTNEED changes contents to zeros, which for the
+        // plain-data types that live in mappings is a valid value; holders of `&mut` decide when.
+        unsafe {
+            call(
+                libc::SYS_madvise,
+                [self.addr + range.start, range.end - range.start, advice as i32 as usize],
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn unmap(addr: usize, len: usize) {
+    if len > 0 {
+        // SAFETY: only called on ranges this module mapped and no longer hands out.
+        let _ = unsafe { call(libc::SYS_munmap, [addr, len]) };
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        unmap(self.addr, self.len);
+    }
+}

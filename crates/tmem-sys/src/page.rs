@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: what a page is. "Page" is tmem's unit, equal to the processor's 4 KiB base page on x86-64.
+
+pub const PAGE_SHIFT: usize = 12;
+pub const PAGE_SIZE: usize = 1 << PAGE_SHIFT;
+/// The processor's large page: the alignment of extents that may hold huge pages.
+pub const HUGE_SIZE: usize = 2 << 20;
+
+/// The contents of one page.
+pub type Page = [u8; PAGE_SIZE];
+
+pub static ZERO_PAGE: AlignedPage = AlignedPage([0; PAGE_SIZE]);
+
+/// A page at an address that direct I/O and `UFFDIO_COPY` accept.
+#[repr(C, align(4096))]
+#[derive(Clone)]
+pub struct AlignedPage(pub Page);
+
+impl AlignedPage {
+    pub const fn zeroed() -> AlignedPage {
+        AlignedPage([0; PAGE_SIZE])
+    }
+}
+
+/// Rounds a number of bytes up to whole pages.
+pub const fn pages_for(bytes: usize) -> usize {
+    bytes.div_ceil(PAGE_SIZE)
+}

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: userfaultfd descriptors and the decoding of their answers. Callers: `frames`, `entry`, `caps`.
+//! Law: progress is signed. "Nothing done, try again" and a partial success are told apart here and nowhere else.
+
+pub mod abi;
+
+use crate::errno::Errno;
+use crate::syscall::{call, close};
+use std::sync::atomic::{AtomicI32, Ordering};
+
+/// Whose faults a descriptor serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Faults in user code and inside system calls.
+    Kernel,
+    /// Faults in user code only: a system call that meets a missing page answers `EFAULT`.
+    UserOnly,
+}
+
+/// What a transfer of pages did: whole bytes done, and why it stopped early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub bytes: usize,
+    pub stopped: Option<Errno>,
+}
+
+/// An open descriptor. Process-wide, kept in a static and replaced in a forked child, hence the atomic.
+pub struct Uffd {
+    fd: AtomicI32,
+}
+
+impl Uffd {
+    pub const fn closed() -> Uffd {
+        Uffd { fd: AtomicI32::new(-1) }
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.fd.load(Ordering::Acquire) >= 0
+    }
+
+    /// Takes a raw descriptor in place of the one held, which is closed.
+    pub fn adopt(&self, fd: i32) {
+        let old = self.fd.swap(fd, Ordering::AcqRel);
+        if old >= 0 {
+            close(old);
+        }
+    }
+
+    pub fn fd(&self) -> i32 {
+        self.fd.load(Ordering::Acquire)
+    }
+
+    fn ioctl<T>(&self, request: usize, arg: &mut T) -> Result<usize, Errno> {
+        ioctl(self.fd(), request, arg)
+    }
+
+    /// Registers a range for missing-page faults.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn register(&self, start: usize, len: usize) -> Result<(), Errno> {
+        let range = abi::Range { start: start as u64, len: len as u64 };
+        let mut arg = abi::Register { range, mode: abi::REGISTER_MODE_MISSING, ioctls: 0 };
+        self.ioctl(abi::UFFDIO_REGISTER, &mut arg).map(drop)
+    }
+
+    /// # Errors
+    /// The kernel's.
+    pub fn unregister(&self, start: usize, len: usize) -> Result<(), Errno> {
+        let mut arg = abi::Range { start: start as u64, len: len as u64 };
+        self.ioctl(abi::UFFDIO_UNREGISTER, &mut arg).map(drop)
+    }
+
+    /// Wakes threads that wait on a range.
+    pub fn wake(&self, start: usize, len: usize) {
+        let mut arg = abi::Range { start: start as u64, len: len as u64 };
+        let _ = self.ioctl(abi::UFFDIO_WAKE, &mut arg);
+    }
+
+    /// Moves the frames behind `src` to the missing pages of `dst`.
+    ///
+    /// # Safety
+    /// The contents of `src` vanish and those of `dst` appear: no reference into either may be live.
+    pub unsafe fn move_range(&self, dst: usize, src: usize, len: usize) -> Progress {
+        let mut arg = abi::Move { dst: dst as u64, src: src as u64, len: len as u64, mode: 0, moved: 0 };
+        let answer = self.ioctl(abi::UFFDIO_MOVE, &mut arg);
+        progress(answer, arg.moved, len)
+    }
+
+    /// Copies `src` into new frames at the missing pages of `dst`.
+    ///
+    /// # Safety
+    /// `src` must be readable for `len` bytes; the contents of `dst` appear.
+    pub unsafe fn copy_range(&self, dst: usize, src: usize, len: usize) -> Progress {
+        let mut arg = abi::Copy { dst: dst as u64, src: src as u64, len: len as u64, mode: 0, copy: 0 };
+        let answer = self.ioctl(abi::UFFDIO_COPY, &mut arg);
+        progress(answer, arg.copy, len)
+    }
+
+    /// Waits for one message.
+    ///
+    /// # Errors
+    /// The kernel's, `EINTR` and `EAGAIN` included.
+    pub fn read(&self) -> Result<abi::Msg, Errno> {
+        let mut msg = abi::Msg::default();
+        // SAFETY: the buffer is a live value of the length given.
+        let n = unsafe {
+            call(libc::SYS_read, [self.fd() as usize, &raw mut msg as usize, size_of::<abi::Msg>()])?
+        };
+        if n == size_of::<abi::Msg>() { Ok(msg) } else { Err(Errno::EAGAIN) }
+    }
+}
+
+/// On success the field holds the bytes done; on failure it is negative, or the bytes done before the stop.
+fn progress(answer: Result<usize, Errno>, field: i64, len: usize) -> Progress {
+    match answer {
+        Ok(_) => Progress { bytes: (field.max(0) as usize).min(len), stopped: None },
+        Err(e) => {
+            let bytes = (field.max(0) as usize).min(len);
+            let stopped = if field < 0 { Errno(-field as i32) } else { e };
+            Progress { bytes, stopped: Some(stopped) }
+        }
+    }
+}
+
+fn ioctl<T>(fd: i32, request: usize, arg: &mut T) -> Result<usize, Errno> {
+    // SAFETY: `request` encodes the size and direction of `T`, which is live and mutable.
+    unsafe { call(libc::SYS_ioctl, [fd as usize, request, std::ptr::from_mut(arg) as usize]) }
+}
+
+/// The features that this kernel's descriptors know, without enabling any.
+///
+/// # Errors
+/// The kernel's, when no descriptor can be had at all.
+pub fn features() -> Result<u64, Errno> {
+    let fd = open_raw(Reach::UserOnly).or_else(|_| open_raw(Reach::Kernel))?;
+    let mut api = abi::Api { api: abi::UFFD_API, features: 0, ioctls: 0 };
+    let answer = ioctl(fd, abi::UFFDIO_API, &mut api);
+    close(fd);
+    answer.map(|_| api.features)
+}
+
+/// Opens a descriptor with `features` enabled.
+///
+/// # Errors
+/// `EPERM` without the privilege that `reach` needs, `EINVAL` for a feature the kernel lacks, `ENOSYS`.
+pub fn open(reach: Reach, features: u64) -> Result<i32, Errno> {
+    let fd = open_raw(reach)?;
+    let mut api = abi::Api { api: abi::UFFD_API, features, ioctls: 0 };
+    match ioctl(fd, abi::UFFDIO_API, &mut api) {
+        Ok(_) => Ok(fd),
+        Err(e) => {
+            close(fd);
+            Err(e)
+        }
+    }
+}
+
+/// The system call first, then the device node, which containers and udev rules grant.
+fn open_raw(reach: Reach) -> Result<i32, Errno> {
+    let mode = if reach == Reach::UserOnly { abi::UFFD_USER_MODE_ONLY } else { 0 };
+    let flags = libc::O_CLOEXEC as usize | mode;
+    // SAFETY: no pointers.
+    let first = unsafe { call(libc::SYS_userfaultfd, [flags]) };
+    first.map(|fd| fd as i32).or_else(|e| open_device(flags).map_err(|_| e))
+}
+
+fn open_device(flags: usize) -> Result<i32, Errno> {
+    let path = c"/dev/userfaultfd";
+    let how = (libc::O_RDWR | libc::O_CLOEXEC) as usize;
+    // SAFETY: the path is a static C string.
+    let dev = unsafe { call(libc::SYS_openat, [libc::AT_FDCWD as usize, path.as_ptr() as usize, how, 0])? };
+    // SAFETY: this request takes its argument by value.
+    let answer = unsafe { call(libc::SYS_ioctl, [dev, abi::USERFAULTFD_IOC_NEW, flags]) };
+    close(dev as i32);
+    answer.map(|fd| fd as i32)
+}
+
+/// Whether `/dev/userfaultfd` gives this process a descriptor.
+pub fn device_works() -> bool {
+    match open_device(libc::O_CLOEXEC as usize) {
+        Ok(fd) => {
+            close(fd);
+            true
+        }
+        Err(_) => false,
+    }
+}
