@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: the backend in this process: a page store and its private persistent pool. Callers: the frontswap hook.
+//! An area is an object, a page its index. Locks: the pager's. Laws 1 to 4, by way of the pool.
+
+use crate::object::ObjectId;
+use crate::ops::{BackendOps, Corrupt, Loaded, Outcome, Reason};
+use crate::page_bytes;
+use crate::pool::{PageStore, PoolConfig, PoolId, StoreConfig, StoreError};
+use crate::stats::{Refusals, StoreStats};
+use tmem_sys::{Errno, Page, Table};
+
+/// Areas are numbered below this.
+pub const MAX_AREAS: usize = 1 << 16;
+
+pub struct LocalBackend {
+    store: PageStore,
+    pool: PoolId,
+    /// Pages of each area, 0 for none.
+    areas: Table<u64>,
+    /// Areas from here on were never initialised.
+    fresh_area: usize,
+    /// What was refused before the store was asked.
+    refused: Refusals,
+}
+
+fn object_of(area: u32) -> ObjectId {
+    ObjectId([u64::from(area), 0, 0])
+}
+
+impl LocalBackend {
+    /// `raw`: keep pages that do not shrink as they are, instead of refusing them.
+    ///
+    /// # Errors
+    /// `ENOMEM` when the address space cannot hold the reserves.
+    pub fn new(config: StoreConfig, pool: PoolConfig) -> Result<LocalBackend, Errno> {
+        let mut store = PageStore::new(config)?;
+        // A new store has room for a pool; the error type of a full one has no errno of its own.
+        let pool = store.new_pool(pool).map_err(|_| Errno::ENOMEM)?;
+        Ok(LocalBackend {
+            store,
+            pool,
+            areas: Table::new(MAX_AREAS)?,
+            fresh_area: 0,
+            refused: Refusals::default(),
+        })
+    }
+
+    /// As [`PageStore::set_capacity`].
+    pub fn set_capacity(&mut self, bytes: usize) {
+        self.store.set_capacity(bytes);
+    }
+
+    /// Gives back all memory that holds no page.
+    pub fn trim(&mut self) {
+        self.store.trim();
+    }
+
+    /// As [`PageStore::compact`].
+    pub fn compact(&mut self, leaves: usize) -> usize {
+        self.store.compact(leaves)
+    }
+
+    pub fn set_frozen(&mut self, frozen: bool) {
+        // The pool lives as long as the backend.
+        let done = if frozen { self.store.freeze(self.pool) } else { self.store.thaw(self.pool) };
+        debug_assert!(done.is_ok());
+    }
+
+    /// Whether a page is stored, without reading it.
+    pub fn contains(&self, area: u32, page: u64) -> bool {
+        self.store.contains(self.pool, object_of(area), page).unwrap_or(false)
+    }
+
+    /// The store's statistics, with the refusals made before the store was asked.
+    pub fn stats(&self) -> StoreStats {
+        let mut stats = self.store.stats();
+        for (reason, n) in self.refused.iter() {
+            stats.traffic.puts += n;
+            stats.traffic.refused.add(reason, n);
+        }
+        stats.footprint_bytes = self.footprint() as u64;
+        stats
+    }
+
+    /// Why a handle cannot be stored to, if it cannot.
+    fn refusal(&self, area: u32, page: u64) -> Option<Reason> {
+        match self.areas.get(area as usize) {
+            None | Some(0) => Some(Reason::NoArea),
+            Some(pages) if page >= *pages => Some(Reason::OutOfRange),
+            Some(_) => None,
+        }
+    }
+}
+
+impl BackendOps for LocalBackend {
+    fn init(&mut self, area: u32, pages: u64) {
+        if let Some(known) = self.areas.get_mut(area as usize) {
+            *known = pages;
+            self.fresh_area = self.fresh_area.max(area as usize + 1);
+        }
+    }
+
+    #[inline]
+    fn store(&mut self, area: u32, page: u64, data: &Page) -> Outcome {
+        if let Some(reason) = self.refusal(area, page) {
+            // Law 3 holds around this refusal too: an area may have been initialised smaller.
+            self.invalidate_page(area, page);
+            self.refused.count(reason);
+            return Outcome::Refused(reason);
+        }
+        self.store.put(self.pool, object_of(area), page, data).unwrap_or(Outcome::Refused(Reason::NoArea))
+    }
+
+    #[inline]
+    fn load(&mut self, area: u32, page: u64, into: &mut Page) -> Result<Loaded, Corrupt> {
+        match self.store.get(self.pool, object_of(area), page, into) {
+            Ok(loaded) => Ok(loaded),
+            Err(StoreError::Corrupt(corrupt)) => Err(corrupt),
+            Err(StoreError::NoSuchPool | StoreError::TooManyPools) => Err(Corrupt::Misplaced),
+        }
+    }
+
+    fn invalidate_page(&mut self, area: u32, page: u64) {
+        let done = self.store.flush_page(self.pool, object_of(area), page);
+        debug_assert!(done.is_ok());
+    }
+
+    fn invalidate_area(&mut self, area: u32) {
+        let done = self.store.flush_object(self.pool, object_of(area));
+        debug_assert!(done.is_ok());
+        if let Some(pages) = self.areas.get_mut(area as usize) {
+            *pages = 0;
+        }
+    }
+
+    fn footprint(&self) -> usize {
+        self.store.footprint() + page_bytes(self.fresh_area * size_of::<u64>())
+    }
+
+    fn store_stats(&self) -> Option<StoreStats> {
+        Some(self.stats())
+    }
+
+    fn check(&self) -> Vec<String> {
+        self.store.check()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tmem_sys::PAGE_SIZE;
+
+    #[test]
+    fn an_invalidated_area_refuses_until_it_is_initialised_again() {
+        let mut b = LocalBackend::new(StoreConfig::for_pages(100, 1 << 20), PoolConfig::default()).unwrap();
+        let (page, mut into) = ([7; PAGE_SIZE], [0; PAGE_SIZE]);
+        assert_eq!(b.store(3, 0, &page), Outcome::Refused(Reason::NoArea));
+        b.init(3, 10);
+        assert_eq!(b.store(3, 9, &page), Outcome::Stored);
+        assert_eq!(b.store(3, 10, &page), Outcome::Refused(Reason::OutOfRange));
+        assert_eq!(b.store(u32::MAX, 0, &page), Outcome::Refused(Reason::NoArea));
+        assert_eq!(b.load(3, 9, &mut into), Ok(Loaded::Loaded));
+        assert_eq!(into, page);
+        b.init(3, 5);
+        assert_eq!(b.store(3, 9, &page), Outcome::Refused(Reason::OutOfRange));
+        assert_eq!(b.load(3, 9, &mut into), Ok(Loaded::Absent), "law 3 around a shrunken area");
+        b.invalidate_area(3);
+        assert_eq!(b.store(3, 0, &page), Outcome::Refused(Reason::NoArea));
+        assert_eq!(b.stats().traffic.refused.get(Reason::NoArea), 3);
+        assert_eq!(b.stats().traffic.refused.total() + 1, b.stats().traffic.puts);
+        b.init(3, 10);
+        assert_eq!(b.store(3, 0, &page), Outcome::Stored);
+        assert!(b.check().is_empty());
+    }
+}

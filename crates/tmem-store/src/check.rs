@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: the walk over everything a page store holds; each broken law becomes one line. Callers: tests, `doctor`,
+//! `BackendOps::check`. Allocates; not for the path of a page.
+
+use crate::class::LARGEST_PACKED;
+use crate::entry::{Entry, Form};
+use crate::pool::{PageStore, count};
+use crate::slab::{Loc, Slab};
+use crate::stats::Holdings;
+use std::collections::HashSet;
+use tmem_sys::PAGE_SIZE;
+
+impl PageStore {
+    /// Describes each broken law of the store's structures; empty when all is well. Page contents are not decoded.
+    pub fn check(&self) -> Vec<String> {
+        let mut broken = Vec::new();
+        let mut walk =
+            Walk { slab: &self.slab, slots: HashSet::new(), held: Holdings::default(), broken: Vec::new() };
+        let mut pages = vec![0u64; self.pools.len()];
+        self.objects.check(&mut broken, &mut |pool, entry| {
+            pages[pool as usize] += 1;
+            walk.entry(entry);
+        });
+        for (slot, pool) in self.pools.iter().enumerate() {
+            if pages[slot] != pool.stats.pages || (pages[slot] > 0 && !pool.live) {
+                broken
+                    .push(format!("pool {slot}: {} pages, its count says {}", pages[slot], pool.stats.pages));
+            }
+        }
+        if walk.held != self.held {
+            broken.push(format!("the index holds {:?}, the counters say {:?}", walk.held, self.held));
+        }
+        if walk.slots.len() != self.slab.slots_taken() {
+            broken.push(format!(
+                "{} slots are used by entries, {} are taken: the rest leaked",
+                walk.slots.len(),
+                self.slab.slots_taken()
+            ));
+        }
+        broken.append(&mut walk.broken);
+        self.slab.check(&mut broken);
+        broken
+    }
+}
+
+struct Walk<'a> {
+    slab: &'a Slab,
+    slots: HashSet<Loc>,
+    held: Holdings,
+    broken: Vec<String>,
+}
+
+impl Walk<'_> {
+    fn entry(&mut self, entry: Entry) {
+        count(&mut self.held, entry, u64::wrapping_add);
+        match entry.form() {
+            Form::Packed(loc, len) if len == 0 || len > LARGEST_PACKED => {
+                self.broken.push(format!("{loc:?}: a packed page of {len} bytes"));
+            }
+            Form::Packed(loc, len) => self.slot(loc, len),
+            Form::Raw(loc) => self.slot(loc, PAGE_SIZE),
+            Form::Broken(kind) => self.broken.push(format!("an entry of unknown kind {kind}")),
+            Form::Empty | Form::Same(_) => {}
+        }
+    }
+
+    fn slot(&mut self, loc: Loc, len: usize) {
+        if !self.slab.fits(loc, len) {
+            self.broken.push(format!("{loc:?}: no slot in use, or not of the class of {len} bytes"));
+        }
+        if !self.slots.insert(loc) {
+            self.broken.push(format!("{loc:?}: two entries use this slot"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::{Corrupt, Loaded};
+    use crate::pool::{PoolConfig, PoolId, StoreConfig, StoreError};
+    use crate::{ObjectId, Outcome};
+    use tmem_sys::Page;
+
+    const OBJECT: ObjectId = ObjectId([1, 2, 3]);
+
+    fn text(n: u64) -> Page {
+        std::array::from_fn(|i| ((i as u64 / 8).wrapping_mul(n + 1) >> 2) as u8)
+    }
+
+    /// A store with 100 packed pages, and two of their places.
+    fn store() -> (PageStore, PoolId, Vec<Loc>) {
+        let mut store = PageStore::new(StoreConfig::for_pages(1000, 1 << 20)).unwrap();
+        let pool = store.new_pool(PoolConfig { raw: true }).unwrap();
+        for n in 0..100 {
+            assert_eq!(store.put(pool, OBJECT, n, &text(n)), Ok(Outcome::Stored));
+        }
+        let locs = (0..100).filter_map(|n| match store.objects.get(0, OBJECT, n).form() {
+            Form::Packed(loc, _) => Some(loc),
+            _ => None,
+        });
+        let locs: Vec<Loc> = locs.collect();
+        assert!(store.check().is_empty() && locs.len() > 50);
+        (store, pool, locs)
+    }
+
+    fn leaf_entry(store: &mut PageStore, n: usize) -> &mut Entry {
+        &mut store.objects.trees.leaves[1][n]
+    }
+
+    /// Each deliberate damage must be named.
+    #[test]
+    fn check_convicts_every_kind_of_damage() {
+        type Damage = fn(&mut PageStore, Loc);
+        let damages: [(&str, Damage); 10] = [
+            ("slot freed behind the index", |s, loc| s.slab.free(loc)),
+            ("slot leaked", |s, _| assert!(s.slab.store(&[1; 100]).is_some())),
+            ("entry lost", |s, _| *leaf_entry(s, 5) = Entry::EMPTY),
+            ("entry doubled", |s, _| *leaf_entry(s, 5) = *leaf_entry(s, 6)),
+            ("kind overwritten", |s, _| leaf_entry(s, 5).break_kind()),
+            ("length overwritten", |s, loc| *leaf_entry(s, 5) = Entry::packed(loc, 4000)),
+            ("object count", |s, _| s.objects.break_count(0, OBJECT)),
+            ("pool count", |s, _| s.pools[0].stats.pages += 1),
+            ("data bytes", |s, _| s.held.data_bytes -= 1),
+            ("chunk header", |s, loc| s.slab.chunks.header_mut(loc.chunk()).used += 1),
+        ];
+        for (name, damage) in damages {
+            let (mut store, _, locs) = store();
+            damage(&mut store, locs[7]);
+            assert!(!store.check().is_empty(), "{name} went unseen");
+        }
+    }
+
+    #[test]
+    fn a_lost_page_is_an_error_and_never_other_bytes() {
+        let (mut store, pool, locs) = store();
+        let mut into = [0; PAGE_SIZE];
+        store.slab.slot_mut(locs[0], 64).fill(0xff);
+        let lost = (0..100).filter(|&n| store.get(pool, OBJECT, n, &mut into) != Ok(Loaded::Loaded)).count();
+        assert_eq!(lost, 1);
+        leaf_entry(&mut store, 5).break_kind();
+        assert_eq!(store.get(pool, OBJECT, 5, &mut into), Err(StoreError::Corrupt(Corrupt::Misplaced)));
+        store.slab.free(locs[9]);
+        let lost = (0..100).filter(|&n| store.get(pool, OBJECT, n, &mut into) != Ok(Loaded::Loaded)).count();
+        assert_eq!(lost, 3);
+    }
+}

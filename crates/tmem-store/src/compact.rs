@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: compaction: pages move out of sparse chunks into fuller ones of their class, so that chunks come free for
+//! other classes or for the kernel. Callers: the pager when it is idle or short. Locks: the store's, for one step.
+//! The index is walked leaf by leaf, so slots need no way back to their entries.
+
+use crate::entry::{Entry, Form};
+use crate::pool::PageStore;
+use tmem_sys::PAGE_SIZE;
+
+impl PageStore {
+    /// Looks at up to `leaves` leaves of the index (64 pages each), from where the last step ended, and moves what
+    /// lies in a sparse chunk while a fuller one has room. How many pages were moved.
+    pub fn compact(&mut self, leaves: usize) -> usize {
+        let end = self.objects.trees.leaves.fresh();
+        let mut moved = 0;
+        for _ in 0..leaves.min(end as usize) {
+            self.compact_from = if self.compact_from + 1 >= end { 1 } else { self.compact_from + 1 };
+            if self.objects.trees.leaves.is_live(self.compact_from) {
+                moved += self.compact_leaf(self.compact_from);
+            }
+        }
+        self.moved += moved as u64;
+        moved
+    }
+
+    fn compact_leaf(&mut self, leaf: u32) -> usize {
+        let mut moved = 0;
+        for entry in &mut self.objects.trees.leaves[leaf] {
+            let better = match entry.form() {
+                Form::Packed(loc, len) => self.slab.relocate(loc, len).map(|to| Entry::packed(to, len)),
+                Form::Raw(loc) => self.slab.relocate(loc, PAGE_SIZE).map(Entry::raw),
+                Form::Empty | Form::Same(_) | Form::Broken(_) => None,
+            };
+            if let Some(better) = better {
+                *entry = better;
+                moved += 1;
+            }
+        }
+        moved
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::pool::{PageStore, PoolConfig, StoreConfig};
+    use crate::{Loaded, ObjectId, Outcome};
+    use tmem_sys::{PAGE_SIZE, Page};
+
+    /// A page that packs to about 1.5 KB, different for each n.
+    fn page(n: u64) -> Page {
+        let mut x = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        std::array::from_fn(|i| {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            if i < 1400 { x as u8 } else { n as u8 }
+        })
+    }
+
+    #[test]
+    fn sparse_chunks_come_free_and_every_page_stays() {
+        let mut store = PageStore::new(StoreConfig::for_pages(4096, 16 << 20)).unwrap();
+        let pool = store.new_pool(PoolConfig::default()).unwrap();
+        let object = ObjectId([0; 3]);
+        for n in 0..4096 {
+            assert_eq!(store.put(pool, object, n, &page(n)), Ok(Outcome::Stored));
+        }
+        for n in (0..4096).filter(|n| n % 5 != 0) {
+            assert_eq!(store.flush_page(pool, object, n), Ok(true));
+        }
+        let before = store.stats().mapped_bytes;
+        let moved: usize = (0..8).map(|_| store.compact(32)).sum();
+        store.trim();
+        let after = store.stats();
+        assert_eq!(after.moved, moved as u64);
+        assert!(after.mapped_bytes * 3 < before, "{before} bytes mapped, {} after", after.mapped_bytes);
+        let mut into = [0; PAGE_SIZE];
+        for n in 0..4096 {
+            let expected = if n % 5 == 0 { Loaded::Loaded } else { Loaded::Absent };
+            assert_eq!(store.get(pool, object, n, &mut into), Ok(expected));
+            assert!(n % 5 != 0 || into == page(n));
+        }
+        assert_eq!(store.check(), Vec::<String>::new());
+        assert_eq!((0..8).map(|_| store.compact(64)).sum::<usize>(), 0, "nothing is moved to and fro");
+    }
+}

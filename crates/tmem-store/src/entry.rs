@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: what the index says about one stored page, in 16 bytes. Callers: `tree` keeps them, `pool` reads them.
+
+use crate::slab::Loc;
+
+const EMPTY: u32 = 0;
+const SAME: u32 = 1;
+const PACKED: u32 = 2;
+const RAW: u32 = 3;
+
+tmem_sys::pod! {
+    /// All zeros is the empty entry.
+    #[derive(Debug, PartialEq, Eq)]
+    pub(crate) struct Entry {
+        /// The repeated word, or where in the slab.
+        word: u64,
+        len: u32,
+        kind: u32,
+    }
+}
+
+/// An entry, decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Empty,
+    /// One word repeated: no data.
+    Same(u64),
+    Packed(Loc, usize),
+    Raw(Loc),
+    /// No kind that this code writes: the metadata was overwritten.
+    Broken(u32),
+}
+
+impl Entry {
+    pub const EMPTY: Entry = Entry { word: 0, len: 0, kind: EMPTY };
+
+    pub fn same(word: u64) -> Entry {
+        Entry { word, len: 0, kind: SAME }
+    }
+
+    pub fn packed(loc: Loc, len: usize) -> Entry {
+        Entry { word: loc.0, len: len as u32, kind: PACKED }
+    }
+
+    pub fn raw(loc: Loc) -> Entry {
+        Entry { word: loc.0, len: 0, kind: RAW }
+    }
+
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.kind == EMPTY
+    }
+
+    #[inline]
+    pub fn form(&self) -> Form {
+        match self.kind {
+            EMPTY => Form::Empty,
+            SAME => Form::Same(self.word),
+            PACKED => Form::Packed(Loc(self.word), self.len as usize),
+            RAW => Form::Raw(Loc(self.word)),
+            kind => Form::Broken(kind),
+        }
+    }
+
+    /// Overwrites the kind, as stray writes would.
+    #[cfg(test)]
+    pub fn break_kind(&mut self) {
+        self.kind = 77;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_say_what_was_put_in() {
+        assert_eq!(size_of::<Entry>(), 16);
+        assert_eq!(Entry::EMPTY.form(), Form::Empty);
+        assert_eq!(Entry::same(9).form(), Form::Same(9));
+        assert_eq!(Entry::packed(Loc(5), 1234).form(), Form::Packed(Loc(5), 1234));
+        assert_eq!(Entry::raw(Loc(u64::MAX)).form(), Form::Raw(Loc(u64::MAX)));
+        let mut e = Entry::same(1);
+        e.break_kind();
+        assert_eq!(e.form(), Form::Broken(77));
+    }
+}

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where pages live. A page on its way out of the pager is offered here and may be refused; a page taken is
+//! given back byte for byte. Modules in the order of the flow: hook, pool, index, codec, slab, swap device.
+//!
+//! Nothing here is `unsafe`, and nothing on the path of a page (put, get, flush) uses the heap: all memory comes
+//! from `tmem_sys` tables. Only `check` and constructors allocate.
+#![forbid(unsafe_code)]
+
+pub mod ops;
+pub mod testback;
+
+pub mod backend;
+pub mod pool;
+pub mod shared;
+
+mod entry;
+mod nodes;
+mod object;
+mod tree;
+
+mod chunks;
+mod class;
+mod codec;
+mod compact;
+mod slab;
+
+pub mod swap;
+mod swapanswer;
+mod swapfork;
+mod swaplevel;
+
+mod check;
+pub mod stats;
+
+pub use backend::LocalBackend;
+pub use object::ObjectId;
+pub use ops::{BackendOps, Corrupt, Loaded, Outcome, Reason};
+pub use pool::{PageStore, PoolConfig, PoolId, StoreConfig, StoreError};
+pub use shared::SharedStore;
+pub use stats::{Holdings, PoolStats, Refusals, StoreStats, SwapStats, Traffic};
+pub use swap::{Batch, SwapConfig, SwapDevice, SwapFault, SwapOpenError, SwapSlot};
+
+/// Rounds a number of bytes up to whole pages: what the kernel charges for a touched table.
+pub(crate) const fn page_bytes(bytes: usize) -> usize {
+    tmem_sys::page::pages_for(bytes) * tmem_sys::PAGE_SIZE
+}

@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: objects, found by (pool, 192-bit id), each with its tree of entries; and the list of each pool's objects.
+//! Callers: `pool`. Locks: the store's. Law: ids are compared whole, so ids that differ anywhere are different
+//! objects; an object with no entry does not exist.
+
+use crate::entry::Entry;
+use crate::nodes::NodeTable;
+use crate::ops::Reason;
+use crate::page_bytes;
+use crate::tree::{Root, Seen, Trees};
+use tmem_sys::{Errno, Table};
+
+/// The field's 192-bit object id: wide enough for a file handle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectId(pub [u64; 3]);
+
+/// As many pools as one store can hold.
+pub(crate) const MAX_POOLS: usize = 64;
+/// Buckets that exist from the start: one page of them.
+const FIRST_BUCKETS: usize = 1024;
+
+tmem_sys::pod! {
+    struct Object {
+        id: [u64; 3],
+        hash: u64,
+        pages: u64,
+        root: Root,
+        pool: u32,
+        /// The next object of the bucket.
+        chain: u32,
+        /// Neighbours in the pool's list.
+        next: u32,
+        prev: u32,
+    }
+}
+
+pub(crate) struct Objects {
+    pub(crate) trees: Trees,
+    objects: NodeTable<Object>,
+    /// Linear hashing: buckets are opened one at a time, so no put pays for a whole rehash.
+    buckets: Table<u32>,
+    open: usize,
+    pool_heads: [u32; MAX_POOLS],
+    secret: [u64; 4],
+}
+
+impl Objects {
+    pub fn new(max_objects: usize, max_leaves: usize) -> Result<Objects, Errno> {
+        let mut secret = [0u8; 32];
+        tmem_sys::random::random_bytes(&mut secret)?;
+        let word = |n: usize| u64::from_ne_bytes(std::array::from_fn(|i| secret[n * 8 + i]));
+        let buckets = max_objects.next_power_of_two().max(FIRST_BUCKETS);
+        Ok(Objects {
+            trees: Trees::new(max_leaves)?,
+            objects: NodeTable::new(max_objects)?,
+            buckets: Table::new(buckets)?,
+            open: FIRST_BUCKETS,
+            pool_heads: [0; MAX_POOLS],
+            secret: std::array::from_fn(word),
+        })
+    }
+
+    pub fn get(&self, pool: u32, id: ObjectId, index: u64) -> Entry {
+        match self.find(pool, id) {
+            0 => Entry::EMPTY,
+            object => self.trees.get(self.objects[object].root, index),
+        }
+    }
+
+    /// Puts an entry where there is none.
+    pub fn insert(&mut self, pool: u32, id: ObjectId, index: u64, entry: Entry) -> Result<(), Reason> {
+        let object = match self.find(pool, id) {
+            0 => self.create(pool, id)?,
+            object => object,
+        };
+        let mut root = self.objects[object].root;
+        let done = self.trees.insert(&mut root, index, entry);
+        self.objects[object].root = root;
+        self.objects[object].pages += u64::from(done.is_ok());
+        self.drop_if_empty(object);
+        done
+    }
+
+    /// Takes an entry out; the empty one where there is none.
+    pub fn remove(&mut self, pool: u32, id: ObjectId, index: u64) -> Entry {
+        let object = self.find(pool, id);
+        if object == 0 {
+            return Entry::EMPTY;
+        }
+        let mut root = self.objects[object].root;
+        let entry = self.trees.remove(&mut root, index);
+        self.objects[object].root = root;
+        self.objects[object].pages -= u64::from(!entry.is_empty());
+        self.drop_if_empty(object);
+        entry
+    }
+
+    /// Takes all entries of an object out.
+    pub fn remove_object(&mut self, pool: u32, id: ObjectId, each: &mut impl FnMut(Entry)) {
+        let object = self.find(pool, id);
+        if object != 0 {
+            self.drain(object, each);
+        }
+    }
+
+    /// Takes all entries of a pool out.
+    pub fn remove_pool(&mut self, pool: u32, each: &mut impl FnMut(Entry)) {
+        while self.pool_heads[pool as usize] != 0 {
+            self.drain(self.pool_heads[pool as usize], each);
+        }
+    }
+
+    pub fn live(&self) -> usize {
+        self.objects.live()
+    }
+
+    pub fn touched_bytes(&self) -> usize {
+        self.trees.touched_bytes() + self.objects.touched_bytes() + page_bytes(self.open * size_of::<u32>())
+    }
+
+    fn drain(&mut self, object: u32, each: &mut impl FnMut(Entry)) {
+        let mut root = self.objects[object].root;
+        self.trees.drain(&mut root, each);
+        self.objects[object].root = root;
+        self.objects[object].pages = 0;
+        self.drop_if_empty(object);
+    }
+
+    /// A hash no user can aim at one bucket: three multiplications keyed with the process's secret.
+    fn hash(&self, pool: u32, id: ObjectId) -> u64 {
+        let fold = |a: u64, b: u64| {
+            let wide = u128::from(a) * u128::from(b);
+            wide as u64 ^ (wide >> 64) as u64
+        };
+        let [a, b, c] = id.0;
+        let ab = fold(a ^ self.secret[0], b ^ self.secret[1]);
+        let cp = fold(c ^ self.secret[2], u64::from(pool) ^ self.secret[3]);
+        fold(ab ^ self.secret[1], cp.rotate_left(32) ^ self.secret[2])
+    }
+
+    fn bucket_of(&self, hash: u64) -> usize {
+        let span = self.open.next_power_of_two();
+        let at = hash as usize & (span - 1);
+        if at < self.open { at } else { at - span / 2 }
+    }
+
+    fn find(&self, pool: u32, id: ObjectId) -> u32 {
+        let mut at = self.buckets[self.bucket_of(self.hash(pool, id))];
+        while at != 0 {
+            let object = &self.objects[at];
+            if object.id == id.0 && object.pool == pool {
+                break;
+            }
+            at = object.chain;
+        }
+        at
+    }
+
+    fn create(&mut self, pool: u32, id: ObjectId) -> Result<u32, Reason> {
+        let object = self.objects.alloc().ok_or(Reason::IndexFull)?;
+        if self.objects.live() > self.open && self.open < self.buckets.len() {
+            self.open_bucket();
+        }
+        let hash = self.hash(pool, id);
+        let bucket = self.bucket_of(hash);
+        let next = std::mem::replace(&mut self.pool_heads[pool as usize], object);
+        if next != 0 {
+            self.objects[next].prev = object;
+        }
+        let chain = std::mem::replace(&mut self.buckets[bucket], object);
+        self.objects[object] =
+            Object { id: id.0, hash, pages: 0, root: Root::EMPTY, pool, chain, next, prev: 0 };
+        Ok(object)
+    }
+
+    /// Opens one more bucket and moves to it what belongs there, all from one other bucket.
+    fn open_bucket(&mut self) {
+        let new = self.open;
+        self.open += 1;
+        let old = new - self.open.next_power_of_two() / 2;
+        let mut at = std::mem::take(&mut self.buckets[old]);
+        while at != 0 {
+            let after = self.objects[at].chain;
+            let bucket = self.bucket_of(self.objects[at].hash);
+            self.objects[at].chain = std::mem::replace(&mut self.buckets[bucket], at);
+            at = after;
+        }
+    }
+
+    fn drop_if_empty(&mut self, object: u32) {
+        let gone = self.objects[object];
+        if gone.pages > 0 {
+            return;
+        }
+        let bucket = self.bucket_of(gone.hash);
+        if self.buckets[bucket] == object {
+            self.buckets[bucket] = gone.chain;
+        } else {
+            let mut at = self.buckets[bucket];
+            while self.objects[at].chain != object {
+                at = self.objects[at].chain;
+            }
+            self.objects[at].chain = gone.chain;
+        }
+        match gone.prev {
+            0 => self.pool_heads[gone.pool as usize] = gone.next,
+            prev => self.objects[prev].next = gone.next,
+        }
+        if gone.next != 0 {
+            self.objects[gone.next].prev = gone.prev;
+        }
+        self.objects[object] = Object { root: Root::EMPTY, ..ZERO };
+        self.objects.free(object);
+    }
+
+    /// Walks every pool's objects and shows each entry as (pool, entry).
+    pub fn check(&self, broken: &mut Vec<String>, each: &mut impl FnMut(u32, Entry)) {
+        self.objects.check("objects", broken);
+        self.trees.check(broken);
+        let (mut seen, mut objects) = (Seen::default(), 0);
+        for pool in 0..MAX_POOLS as u32 {
+            let (mut at, mut prev) = (self.pool_heads[pool as usize], 0);
+            while at != 0 && objects <= self.objects.live() {
+                let object = self.objects[at];
+                objects += 1;
+                if !self.objects.is_live(at) || object.prev != prev || object.pool != pool {
+                    broken.push(format!("object {at}: not live, or in a wrong list (pool {pool})"));
+                    break;
+                }
+                if self.find(pool, ObjectId(object.id)) != at {
+                    broken.push(format!("object {at}: its id finds another"));
+                }
+                let mut pages = 0;
+                self.trees.walk(object.root, &mut seen, broken, &mut |_, entry| {
+                    pages += 1;
+                    each(pool, entry);
+                });
+                if pages != object.pages || pages == 0 {
+                    broken.push(format!("object {at}: {pages} pages, its count says {}", object.pages));
+                }
+                (at, prev) = (object.next, at);
+            }
+        }
+        if objects != self.objects.live() {
+            broken.push(format!("{objects} objects are listed, {} are live", self.objects.live()));
+        }
+        if (seen.inner.len(), seen.leaves.len()) != self.trees.live() {
+            broken.push("tree nodes are live that no object reaches".into());
+        }
+    }
+
+    /// Changes an object's record, as stray writes would.
+    #[cfg(test)]
+    pub fn break_count(&mut self, pool: u32, id: ObjectId) {
+        let object = self.find(pool, id);
+        self.objects[object].pages += 1;
+    }
+}
+
+const ZERO: Object =
+    Object { id: [0; 3], hash: 0, pages: 0, root: Root::EMPTY, pool: 0, chain: 0, next: 0, prev: 0 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(objects: &Objects) {
+        let mut broken = Vec::new();
+        objects.check(&mut broken, &mut |_, _| {});
+        assert!(broken.is_empty(), "{broken:?}");
+    }
+
+    #[test]
+    fn ids_that_differ_in_one_bit_are_different_objects() {
+        let mut objects = Objects::new(1000, 1000).unwrap();
+        let base = [0x0123_4567_89ab_cdef, u64::MAX, 0];
+        let ids: Vec<ObjectId> = std::iter::once(ObjectId(base))
+            .chain((0..192).map(|bit| {
+                let mut id = base;
+                id[bit / 64] ^= 1 << (bit % 64);
+                ObjectId(id)
+            }))
+            .collect();
+        for (n, &id) in ids.iter().enumerate() {
+            assert!(objects.get(0, id, 7).is_empty());
+            objects.insert(0, id, 7, Entry::same(n as u64)).unwrap();
+        }
+        for (n, &id) in ids.iter().enumerate() {
+            assert_eq!(objects.get(0, id, 7), Entry::same(n as u64));
+            assert!(objects.get(1, id, 7).is_empty(), "another pool's object is another object");
+        }
+        checked(&objects);
+        assert_eq!(objects.remove(0, ids[0], 7), Entry::same(0));
+        assert_eq!(objects.live(), 192);
+        checked(&objects);
+    }
+
+    #[test]
+    fn buckets_open_as_objects_come_and_all_are_found() {
+        let mut objects = Objects::new(20_000, 20_000).unwrap();
+        for n in 0..20_000 {
+            objects.insert((n % 3) as u32, ObjectId([0, n, 0]), 0, Entry::same(n)).unwrap();
+        }
+        assert!(objects.open > FIRST_BUCKETS);
+        assert_eq!(objects.insert(0, ObjectId([1, 0, 0]), 0, Entry::same(0)), Err(Reason::IndexFull));
+        for n in 0..20_000 {
+            assert_eq!(objects.get((n % 3) as u32, ObjectId([0, n, 0]), 0), Entry::same(n));
+        }
+        let mut count = 0;
+        objects.remove_pool(1, &mut |_| count += 1);
+        checked(&objects);
+        objects.remove_object(0, ObjectId([0, 0, 0]), &mut |_| count += 1);
+        assert_eq!((count, objects.live()), (6668, 13_332));
+        checked(&objects);
+    }
+}

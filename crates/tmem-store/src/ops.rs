@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: the contract between whoever evicts pages and whoever keeps them: outcomes, reasons, the backend verbs.
+//! Callers: the pager's frontswap hook. Implementers: `LocalBackend`, the test backends, remote backends later.
+//! Locks: none; the caller holds its own around each call. Laws 1 to 4 bind every implementer.
+
+use crate::stats::StoreStats;
+use std::fmt;
+use tmem_sys::Page;
+
+/// What became of a page offered for storage. A refusal is a normal answer, not a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Outcome {
+    Stored,
+    Refused(Reason),
+}
+
+impl Outcome {
+    pub fn is_stored(self) -> bool {
+        self == Outcome::Stored
+    }
+}
+
+/// Why a page was refused. Each has a counter in the statistics of whoever refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Reason {
+    /// The pool is frozen: it serves gets and flushes, and cannot grow.
+    Frozen,
+    /// The store is at its capacity.
+    StoreFull,
+    /// The page does not shrink below 7/8 and the pool keeps no raw pages.
+    Incompressible,
+    /// No room for another object or tree node.
+    IndexFull,
+    /// The area was never initialised, or was invalidated since.
+    NoArea,
+    /// The page number lies outside its area.
+    OutOfRange,
+    /// The swap device is at its cap, or its file system is full.
+    SwapFull,
+    /// The swap device failed to write.
+    SwapError,
+    /// A backend that exists to refuse.
+    Unwilling,
+}
+
+impl Reason {
+    pub const COUNT: usize = 9;
+    pub const ALL: [Reason; Reason::COUNT] = [
+        Reason::Frozen,
+        Reason::StoreFull,
+        Reason::Incompressible,
+        Reason::IndexFull,
+        Reason::NoArea,
+        Reason::OutOfRange,
+        Reason::SwapFull,
+        Reason::SwapError,
+        Reason::Unwilling,
+    ];
+
+    /// The counter's name in statistics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Reason::Frozen => "frozen",
+            Reason::StoreFull => "store_full",
+            Reason::Incompressible => "incompressible",
+            Reason::IndexFull => "index_full",
+            Reason::NoArea => "no_area",
+            Reason::OutOfRange => "out_of_range",
+            Reason::SwapFull => "swap_full",
+            Reason::SwapError => "swap_error",
+            Reason::Unwilling => "unwilling",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Whether a page was there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Loaded {
+    Loaded,
+    /// Not stored, refused, or invalidated since. The target is untouched.
+    Absent,
+}
+
+/// A page that was stored cannot be given back. The target is not to be used; the program must stop (law 12).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Corrupt {
+    /// The packed bytes do not decode to a page.
+    Undecodable,
+    /// The index points at memory that holds no such page.
+    Misplaced,
+    /// The checksum taken when the page left this process's memory does not match.
+    Checksum,
+}
+
+impl fmt::Display for Corrupt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Corrupt::Undecodable => "a stored page does not decode: its packed bytes were overwritten",
+            Corrupt::Misplaced => "a stored page is not where the index says: its metadata was overwritten",
+            Corrupt::Checksum => "a stored page came back changed: its checksum does not match",
+        })
+    }
+}
+
+impl std::error::Error for Corrupt {}
+
+/// The five verbs of the frontswap hook, and two questions about the whole.
+///
+/// An area is a range of pages with one owner, a handle is (area, page). The caller serialises its calls.
+pub trait BackendOps: Send {
+    /// Announces that pages `0..pages` of `area` may be stored from now on.
+    ///
+    /// Caller: once for an area before its first store, again after `invalidate_area`, again to let it grow.
+    /// Implementer: forgets nothing that is stored.
+    fn init(&mut self, area: u32, pages: u64);
+
+    /// Offers a page.
+    ///
+    /// Caller: keeps the page whenever the answer is `Refused`; may reuse its memory after either answer.
+    /// Implementer: copies synchronously (law 2); may refuse at any time and counts why (law 1); whatever it
+    /// answers, data stored earlier under the handle is gone (law 3).
+    fn store(&mut self, area: u32, page: u64, data: &Page) -> Outcome;
+
+    /// Copies a stored page to `into`. The stored page stays.
+    ///
+    /// Caller: stops the program on an error.
+    /// Implementer: gives exactly the bytes of the last successful store, or `Absent` and an untouched target.
+    ///
+    /// # Errors
+    /// [`Corrupt`] when the page was stored and its bytes are lost.
+    fn load(&mut self, area: u32, page: u64, into: &mut Page) -> Result<Loaded, Corrupt>;
+
+    /// Forgets a page; nothing happens when it is not stored.
+    ///
+    /// Caller: whenever the stored copy is out of date. Implementer: a later `load` is `Absent` (law 4).
+    fn invalidate_page(&mut self, area: u32, page: u64);
+
+    /// Forgets every page of an area and refuses further stores until the next `init`.
+    fn invalidate_area(&mut self, area: u32);
+
+    /// Bytes of memory taken for everything, metadata included: this backend's part of the RAM budget.
+    fn footprint(&self) -> usize;
+
+    /// What a backend that is a page store holds; `None` for others.
+    fn store_stats(&self) -> Option<StoreStats> {
+        None
+    }
+
+    /// Walks everything and describes each broken law; empty when all is well. Allocates: not for the fault path.
+    fn check(&self) -> Vec<String>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_listed_once_and_in_order() {
+        for (i, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, i);
+        }
+        let mut names = Reason::ALL.map(Reason::name);
+        names.sort_unstable();
+        assert!(names.windows(2).all(|w| w[0] != w[1]));
+    }
+}

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: the counters' shapes. Pure data; filled by the pool, the slab, the index and the swap device.
+
+use crate::ops::{Outcome, Reason};
+
+/// One counter for each reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Refusals([u64; Reason::COUNT]);
+
+impl Refusals {
+    pub fn count(&mut self, reason: Reason) {
+        self.0[reason as usize] += 1;
+    }
+
+    pub fn add(&mut self, reason: Reason, n: u64) {
+        self.0[reason as usize] += n;
+    }
+
+    pub fn get(&self, reason: Reason) -> u64 {
+        self.0[reason as usize]
+    }
+
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// Every reason with its count, zeros included.
+    pub fn iter(&self) -> impl Iterator<Item = (Reason, u64)> + '_ {
+        Reason::ALL.into_iter().zip(self.0)
+    }
+}
+
+/// What the entries hold now. Kept exact after every operation; `check` counts it again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holdings {
+    pub same_pages: u64,
+    pub packed_pages: u64,
+    pub raw_pages: u64,
+    /// Bytes of packed and raw data, before rounding to slots.
+    pub data_bytes: u64,
+}
+
+impl Holdings {
+    pub fn pages(&self) -> u64 {
+        self.same_pages + self.packed_pages + self.raw_pages
+    }
+}
+
+/// What happened since the store was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    pub puts: u64,
+    pub stored: u64,
+    /// Puts on a handle that held a page; the old page is gone whatever the answer was.
+    pub duplicates: u64,
+    pub gets: u64,
+    pub hits: u64,
+    /// Pages forgotten by `flush_page`, `flush_object` and `destroy`.
+    pub flushed: u64,
+    pub refused: Refusals,
+}
+
+impl Traffic {
+    pub(crate) fn count_put(&mut self, outcome: Outcome) {
+        self.puts += 1;
+        match outcome {
+            Outcome::Stored => self.stored += 1,
+            Outcome::Refused(reason) => self.refused.count(reason),
+        }
+    }
+}
+
+/// A page store, whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    pub held: Holdings,
+    pub traffic: Traffic,
+    /// Bytes of the slots in use: data rounded up to size classes.
+    pub slot_bytes: u64,
+    /// Bytes of slab chunks in use or kept ready.
+    pub mapped_bytes: u64,
+    /// Bytes of tree nodes, object records and buckets, as touched.
+    pub index_bytes: u64,
+    /// Everything: chunks, chunk headers, index, codec state.
+    pub footprint_bytes: u64,
+    pub capacity_bytes: u64,
+    pub objects: u64,
+    /// Pages moved by compaction.
+    pub moved: u64,
+}
+
+/// One pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolStats {
+    pub pages: u64,
+    pub frozen: bool,
+    pub traffic: Traffic,
+}
+
+/// A swap device. Numbers of pages unless the name says otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SwapStats {
+    pub cap: u64,
+    /// Slots that hold a page of this process, inherited ones included.
+    pub used: u64,
+    /// Slots of freed pages that a living child may still read.
+    pub limbo: u64,
+    /// Files in use: one, and one more for each generation of forks inherited.
+    pub levels: u32,
+    pub written: u64,
+    pub read: u64,
+    /// Pages that came back changed. Each stopped a program, so more than one is a test.
+    pub corrupt: u64,
+    pub io_errors: u64,
+    pub refused: Refusals,
+    /// Metadata and buffers; the pages themselves are on the device.
+    pub footprint_bytes: u64,
+}

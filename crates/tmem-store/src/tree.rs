@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: radix trees from a 64-bit index to an entry, 64 ways a level, as high as the largest index needs.
+//! Callers: `object`. Locks: the store's. Law: no empty node stays in a tree; an insert that is refused changed
+//! nothing.
+
+use crate::entry::Entry;
+use crate::nodes::NodeTable;
+use crate::ops::Reason;
+use tmem_sys::Errno;
+
+const BITS: u32 = 6;
+const WAYS: usize = 1 << BITS;
+/// Inner levels above a leaf when an index uses all 64 bits.
+const MAX_HEIGHT: u32 = 10;
+
+/// 64 entries: 1 KiB.
+type Leaf = [Entry; WAYS];
+/// 64 node numbers, 0 for none: leaves below height 1, inner nodes above.
+type Inner = [u32; WAYS];
+
+tmem_sys::pod! {
+    /// A tree. `node` is a leaf at height 0; all zeros is the empty tree.
+    #[derive(Debug, PartialEq, Eq)]
+    pub(crate) struct Root {
+        pub node: u32,
+        pub height: u32,
+    }
+}
+
+impl Root {
+    pub const EMPTY: Root = Root { node: 0, height: 0 };
+
+    #[inline]
+    fn covers(self, index: u64) -> bool {
+        let bits = BITS * (self.height + 1);
+        bits >= u64::BITS || index >> bits == 0
+    }
+}
+
+#[inline]
+fn way(index: u64, level: u32) -> usize {
+    (index >> (BITS * level)) as usize % WAYS
+}
+
+/// The memory of all trees of a store.
+pub(crate) struct Trees {
+    inner: NodeTable<Inner>,
+    pub(crate) leaves: NodeTable<Leaf>,
+}
+
+impl Trees {
+    pub fn new(max_leaves: usize) -> Result<Trees, Errno> {
+        // A sparse tree may have a chain of inner nodes for each leaf; a dense one has one for 64.
+        Ok(Trees { inner: NodeTable::new(max_leaves / 2 + 64)?, leaves: NodeTable::new(max_leaves)? })
+    }
+
+    /// The entry at an index; the empty one where there is none.
+    #[inline]
+    pub fn get(&self, root: Root, index: u64) -> Entry {
+        match self.leaf_of(root, index) {
+            0 => Entry::EMPTY,
+            leaf => self.leaves[leaf][way(index, 0)],
+        }
+    }
+
+    #[inline]
+    fn leaf_of(&self, root: Root, index: u64) -> u32 {
+        if !root.covers(index) {
+            return 0;
+        }
+        let mut node = root.node;
+        for level in (1..=root.height).rev() {
+            if node == 0 {
+                return 0;
+            }
+            node = self.inner[node][way(index, level)];
+        }
+        node
+    }
+
+    /// Puts an entry where there is none.
+    pub fn insert(&mut self, root: &mut Root, index: u64, entry: Entry) -> Result<(), Reason> {
+        debug_assert!(!entry.is_empty() && self.get(*root, index).is_empty());
+        let mut leaf = self.leaf_of(*root, index);
+        if leaf == 0 {
+            leaf = self.make_leaf(root, index)?;
+        }
+        self.leaves[leaf][way(index, 0)] = entry;
+        *self.leaves.used_mut(leaf) += 1;
+        Ok(())
+    }
+
+    /// Grows the tree until it covers the index, and makes the way down to its leaf.
+    fn make_leaf(&mut self, root: &mut Root, index: u64) -> Result<u32, Reason> {
+        // Asked first, so that nothing has to be undone: the most levels a tree can gain, and a way down.
+        if !self.leaves.has_room(1) || !self.inner.has_room(2 * MAX_HEIGHT as usize) {
+            return Err(Reason::IndexFull);
+        }
+        if root.node == 0 {
+            while !root.covers(index) {
+                root.height += 1;
+            }
+            root.node = self.make_node(root.height)?;
+        }
+        while !root.covers(index) {
+            let top = self.inner.alloc().ok_or(Reason::IndexFull)?;
+            self.inner[top][0] = root.node;
+            *self.inner.used_mut(top) = 1;
+            *root = Root { node: top, height: root.height + 1 };
+        }
+        let mut node = root.node;
+        for level in (1..=root.height).rev() {
+            let child = self.inner[node][way(index, level)];
+            if child == 0 {
+                let made = self.make_node(level - 1)?;
+                self.inner[node][way(index, level)] = made;
+                *self.inner.used_mut(node) += 1;
+                node = made;
+            } else {
+                node = child;
+            }
+        }
+        Ok(node)
+    }
+
+    fn make_node(&mut self, level: u32) -> Result<u32, Reason> {
+        if level == 0 { self.leaves.alloc() } else { self.inner.alloc() }.ok_or(Reason::IndexFull)
+    }
+
+    /// Takes the entry at an index out, and with it every node that it was the last of.
+    pub fn remove(&mut self, root: &mut Root, index: u64) -> Entry {
+        let leaf = self.leaf_of(*root, index);
+        if leaf == 0 {
+            return Entry::EMPTY;
+        }
+        let entry = std::mem::replace(&mut self.leaves[leaf][way(index, 0)], Entry::EMPTY);
+        if !entry.is_empty() {
+            *self.leaves.used_mut(leaf) -= 1;
+            if self.leaves.used(leaf) == 0 {
+                self.leaves.free(leaf);
+                self.prune(root, index);
+            }
+        }
+        entry
+    }
+
+    /// Unlinks the freed leaf of an index and frees each node above that it leaves empty.
+    fn prune(&mut self, root: &mut Root, index: u64) {
+        let mut path = [0u32; MAX_HEIGHT as usize + 1];
+        let mut node = root.node;
+        for level in (1..=root.height).rev() {
+            path[level as usize] = node;
+            node = self.inner[node][way(index, level)];
+        }
+        for level in 1..=root.height {
+            let node = path[level as usize];
+            self.inner[node][way(index, level)] = 0;
+            *self.inner.used_mut(node) -= 1;
+            if self.inner.used(node) > 0 {
+                return;
+            }
+            self.inner.free(node);
+        }
+        *root = Root::EMPTY;
+    }
+
+    /// Empties a tree, handing every entry to `each`.
+    pub fn drain(&mut self, root: &mut Root, each: &mut impl FnMut(Entry)) {
+        if root.node != 0 {
+            self.drain_node(root.node, root.height, each);
+        }
+        *root = Root::EMPTY;
+    }
+
+    fn drain_node(&mut self, node: u32, level: u32, each: &mut impl FnMut(Entry)) {
+        if level == 0 {
+            for entry in std::mem::replace(&mut self.leaves[node], [Entry::EMPTY; WAYS]) {
+                if !entry.is_empty() {
+                    each(entry);
+                }
+            }
+            self.leaves.free(node);
+            return;
+        }
+        for way in 0..WAYS {
+            let child = std::mem::take(&mut self.inner[node][way]);
+            if child != 0 {
+                self.drain_node(child, level - 1, each);
+            }
+        }
+        self.inner.free(node);
+    }
+
+    pub fn touched_bytes(&self) -> usize {
+        self.inner.touched_bytes() + self.leaves.touched_bytes()
+    }
+
+    /// Numbers of live inner nodes and leaves.
+    pub fn live(&self) -> (usize, usize) {
+        (self.inner.live(), self.leaves.live())
+    }
+
+    pub fn check(&self, broken: &mut Vec<String>) {
+        self.inner.check("inner nodes", broken);
+        self.leaves.check("leaves", broken);
+    }
+
+    /// Walks one tree for `check`: shows every entry, compares every node's count. Adds to the (inner, leaf) totals.
+    pub fn walk(
+        &self,
+        root: Root,
+        seen: &mut Seen,
+        broken: &mut Vec<String>,
+        each: &mut impl FnMut(u64, Entry),
+    ) {
+        if root.height > MAX_HEIGHT {
+            broken.push(format!("a tree says it is {} levels high", root.height));
+        } else if root.node != 0 {
+            self.walk_node(root.node, root.height, 0, seen, broken, each);
+        }
+    }
+
+    fn walk_node(
+        &self,
+        node: u32,
+        level: u32,
+        base: u64,
+        seen: &mut Seen,
+        broken: &mut Vec<String>,
+        each: &mut impl FnMut(u64, Entry),
+    ) {
+        let live = if level == 0 { self.leaves.is_live(node) } else { self.inner.is_live(node) };
+        if !live || !seen.enter(level == 0, node) {
+            broken.push(format!("node {node} at level {level} is free, or linked twice"));
+            return;
+        }
+        let (used, says);
+        if level == 0 {
+            let leaf = &self.leaves[node];
+            (0..WAYS).filter(|&w| !leaf[w].is_empty()).for_each(|w| each(base + w as u64, leaf[w]));
+            used = leaf.iter().filter(|e| !e.is_empty()).count();
+            says = self.leaves.used(node);
+        } else {
+            let children = self.inner[node];
+            for (w, &child) in children.iter().enumerate().filter(|(_, c)| **c != 0) {
+                let base = base | ((w as u64) << (BITS * level));
+                self.walk_node(child, level - 1, base, seen, broken, each);
+            }
+            used = children.iter().filter(|c| **c != 0).count();
+            says = self.inner.used(node);
+        }
+        if used != says as usize || used == 0 {
+            broken.push(format!("node {node} at level {level} has {used} used, its count says {says}"));
+        }
+    }
+}
+
+/// The nodes `check` has met.
+#[derive(Default)]
+pub(crate) struct Seen {
+    pub inner: std::collections::HashSet<u32>,
+    pub leaves: std::collections::HashSet<u32>,
+}
+
+impl Seen {
+    fn enter(&mut self, leaf: bool, node: u32) -> bool {
+        if leaf { self.leaves.insert(node) } else { self.inner.insert(node) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn all(trees: &Trees, root: Root) -> BTreeMap<u64, Entry> {
+        let (mut seen, mut broken, mut got) = (Seen::default(), Vec::new(), BTreeMap::new());
+        trees.walk(root, &mut seen, &mut broken, &mut |i, e| assert!(got.insert(i, e).is_none()));
+        trees.check(&mut broken);
+        assert!(broken.is_empty(), "{broken:?}");
+        assert_eq!((seen.inner.len(), seen.leaves.len()), trees.live());
+        got
+    }
+
+    #[test]
+    fn every_index_of_64_bits_is_its_own() {
+        let mut trees = Trees::new(4096).unwrap();
+        let mut root = Root::EMPTY;
+        let mut model = BTreeMap::new();
+        let mut indexes: Vec<u64> = (0..64).map(|b| 1 << b).collect();
+        indexes.extend((0..64).map(|b| !(1 << b)));
+        indexes.extend([0, u64::MAX, 63, 65]);
+        for (n, &i) in indexes.iter().enumerate() {
+            trees.insert(&mut root, i, Entry::same(n as u64)).unwrap();
+            model.insert(i, Entry::same(n as u64));
+        }
+        assert_eq!(all(&trees, root), model);
+        for i in indexes {
+            assert_eq!(trees.get(root, i), model[&i]);
+            assert_eq!(trees.remove(&mut root, i), model[&i]);
+            assert!(trees.remove(&mut root, i).is_empty());
+        }
+        assert_eq!(root, Root::EMPTY);
+        assert_eq!(trees.live(), (0, 0));
+    }
+
+    #[test]
+    fn a_full_index_refuses_and_changes_nothing() {
+        let mut trees = Trees::new(3).unwrap();
+        let mut root = Root::EMPTY;
+        for i in 0..3 {
+            trees.insert(&mut root, i * 64, Entry::same(i)).unwrap();
+        }
+        let before = (root, trees.live());
+        assert_eq!(trees.insert(&mut root, 1 << 40, Entry::same(0)), Err(Reason::IndexFull));
+        assert_eq!((root, trees.live()), before);
+        let mut count = 0;
+        trees.drain(&mut root, &mut |_| count += 1);
+        assert_eq!((count, trees.live()), (3, (0, 0)));
+    }
+}
