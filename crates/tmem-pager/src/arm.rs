@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: the passage from plain memory to paged memory, which the allocation that passes the budget makes.
+//! Callers: `verbs::allocate`. Locks: its own (one arming at a time), then the pager's. Below the budget nothing of
+//! this has happened and a page costs what plain memory costs.
+
+use crate::error::PagerError;
+use crate::notices::Notice;
+use crate::page::{Event, PageState};
+use crate::registry;
+use crate::state::State;
+use std::time::Duration;
+use tmem_sys::caps::Caps;
+use tmem_sys::entry::{self, Entry};
+use tmem_sys::guard::{self, HoldResult, Hooks};
+use tmem_sys::uffd::Reach;
+use tmem_sys::{Lock, PAGE_SIZE};
+
+/// What the program asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    Auto,
+    Only(Entry),
+}
+
+/// How long other threads have to come under the guard.
+const GUARD_TIMEOUT: Duration = Duration::from_secs(2);
+
+static ARMING: Lock<()> = Lock::new(());
+
+/// The entry that will be used, or why none can.
+///
+/// # Errors
+/// `Unsupported`, with the remedy.
+pub fn choose(choice: Choice) -> Result<Entry, PagerError> {
+    let caps = Caps::probe();
+    let usable = |e| caps.refusal(e).map_or(Ok(e), |why| Err(PagerError::Unsupported(why)));
+    match choice {
+        Choice::Only(entry) => usable(entry),
+        // The signal entry is the fastest by far; the thread entry serves where it cannot be had.
+        Choice::Auto => usable(Entry::Signal).or_else(|why| usable(Entry::Thread).map_err(|_| why)),
+    }
+}
+
+/// Starts an entry and, where it needs one, the guard. Whether it is guarded.
+fn start(entry: Entry) -> Result<bool, PagerError> {
+    entry::set_hooks(registry::on_fault, registry::owns_addr);
+    let reach = entry::start(entry).map_err(|e| PagerError::Kernel("opening userfaultfd", e))?;
+    if reach == Reach::Kernel {
+        return Ok(false);
+    }
+    if entry::handler_tid() != 0 {
+        guard::exempt(entry::handler_tid());
+    }
+    guard::arm(&HOOKS, GUARD_TIMEOUT).map_err(|u| PagerError::Unsupported(u.to_string()))?;
+    Ok(true)
+}
+
+/// Makes an entry ready; with `Auto`, the thread entry where threads cannot be guarded and the kernel allows it.
+///
+/// # Errors
+/// `Unsupported`, with the thread or object that stands in the way and the remedy.
+pub fn prepare(choice: Choice, planned: Entry) -> Result<(Entry, bool), PagerError> {
+    let _one_at_a_time = ARMING.lock();
+    match (start(planned), choice) {
+        (Ok(guarded), _) => Ok((planned, guarded)),
+        (Err(why), Choice::Auto) if planned == Entry::Signal && Caps::probe().uffd_full.is_ok() => {
+            start(Entry::Thread).map(|guarded| (Entry::Thread, guarded)).map_err(|_| why)
+        }
+        (Err(why), _) => Err(why),
+    }
+}
+
+impl State {
+    /// Registers the arena and learns which of its pages have frames.
+    ///
+    /// # Errors
+    /// The kernel's; then everything is as before.
+    pub fn arm(&mut self, entry: Entry, guarded: bool) -> Result<(), PagerError> {
+        let scan = |e| PagerError::Kernel("reading /proc/self/pagemap", e);
+        self.frames.register(entry.uffd()).map_err(|e| PagerError::Kernel("registering paged memory", e))?;
+        let State { frames, states, .. } = self;
+        frames
+            .scan_present(0..self.top, |page| {
+                if states.is(page, PageState::Fresh) {
+                    states.change(page, Event::Touch);
+                }
+            })
+            .map_err(scan)?;
+        self.entry = Some(entry);
+        self.guarded = guarded;
+        Ok(())
+    }
+}
+
+static HOOKS: Hooks = Hooks { owns: registry::owns, hold, release, limit, notice };
+
+/// Pages of one hold fit the count of a token.
+const COUNT_BITS: u32 = 24;
+const PAGE_BITS: u32 = 32;
+
+fn hold(addr: usize, len: usize, _write: bool) -> HoldResult {
+    let Some(index) = first_owner(addr, len) else { return HoldResult { held_len: len, token: 0 } };
+    let mut held = registry::slot(index).lock();
+    let Some(state) = held.as_mut() else { return HoldResult { held_len: len, token: 0 } };
+    let base = state.frames.arena_addr();
+    let end = (addr + len.max(1)).min(base + state.frames.arena_pages() * PAGE_SIZE);
+    let first = addr.saturating_sub(base) / PAGE_SIZE;
+    let last = (end - 1 - base) / PAGE_SIZE;
+    let want = (last - first + 1).min((1 << COUNT_BITS) - 1);
+    let got = state.hold(first, want);
+    let held_len =
+        if got == last - first + 1 { len } else { (base + (first + got) * PAGE_SIZE).saturating_sub(addr) };
+    let token = if got == 0 {
+        0
+    } else {
+        (index as u64 + 1) << (COUNT_BITS + PAGE_BITS) | (first as u64) << COUNT_BITS | got as u64
+    };
+    HoldResult { held_len: held_len.min(len), token }
+}
+
+fn first_owner(addr: usize, len: usize) -> Option<usize> {
+    registry::find(addr).or_else(|| {
+        // A range that begins before an arena: rare, but the arena's part must be held too.
+        (registry::owns(addr, len)).then(|| registry::find_overlap(addr, len)).flatten()
+    })
+}
+
+fn release(token: u64) {
+    let Some(index) = (token >> (COUNT_BITS + PAGE_BITS)).checked_sub(1) else { return };
+    let first = (token >> COUNT_BITS) as u32 as usize;
+    let count = (token & ((1 << COUNT_BITS) - 1)) as usize;
+    if let Some(state) = registry::slot(index as usize).lock().as_mut() {
+        state.release_hold(first, count);
+    }
+}
+
+/// The smallest budget's share of every pager that has one: a call does not say beforehand whose memory it uses.
+fn limit() -> usize {
+    registry::hold_limit()
+}
+
+fn notice(text: &'static str) {
+    for slot in registry::slots().filter(|s| s.is_used()) {
+        if let Some(state) = slot.lock().as_mut() {
+            state.notices.tell_more(Notice::Refused, text);
+        }
+    }
+}

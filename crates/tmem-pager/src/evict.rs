@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The second flow, down: `supply` → `reclaim` → `take_out` (arena → standby) → `pack` → frontswap.store → store;
+//! refused → swap device; refused there too → the page stays (law 14).
+//! Owns: who leaves and when. Callers: `fault` (frames are wanted), `verbs`. Lock: the pager's, held.
+//! Law 3 is frontswap's; law 13 is kept here: frames are given up whenever everything together passes the budget.
+
+use crate::fault::Supply;
+use crate::notices::Notice;
+use crate::page::{Event, PageState};
+use crate::state::{BATCH, COPY, SECOND_CHANCE, State};
+use crate::stats::Stat;
+use crate::swapout::MAX_BATCH;
+use tmem_store::{Outcome, Reason};
+use tmem_sys::entry::Entry;
+use tmem_sys::syscall::die;
+use tmem_sys::{Errno, Page, entry, guard};
+
+/// Faults to let pass after reclaim found nothing: each try costs a walk over the resident set.
+const BACKOFF: u32 = 256;
+/// Batches one fault may reclaim before it takes what there is.
+const ROUNDS: usize = 64;
+
+impl State {
+    /// Sees to it that up to `want` frames can be had.
+    pub fn supply(&mut self, want: usize) -> Supply {
+        for _ in 0..ROUNDS {
+            let total = self.frame_count();
+            let allowance = self.allowance();
+            if total > allowance {
+                self.give_up_frames(total - allowance);
+            }
+            if self.slots.free_count() >= want {
+                return Supply::Free;
+            }
+            if self.frame_count() + want <= allowance {
+                self.overshot = false;
+                return Supply::New;
+            }
+            if self.backoff > 0 {
+                self.backoff -= 1;
+                break;
+            }
+            if self.reclaim() == 0 {
+                self.backoff = BACKOFF;
+                break;
+            }
+        }
+        if self.slots.free_count() > 0 {
+            return Supply::Free;
+        }
+        self.overshoot();
+        Supply::New
+    }
+
+    fn overshoot(&mut self) {
+        self.stats.add(Stat::OvershootEvents, 1);
+        if !self.overshot {
+            self.overshot = true;
+            self.notices.tell(Notice::Overshoot);
+        }
+    }
+
+    /// Returns free frames to the system, at most `n`.
+    fn give_up_frames(&mut self, n: usize) {
+        let mut left = n;
+        while left > 0 {
+            let Some((slot, len)) = self.slots.find_free(left.min(BATCH)) else { return };
+            self.frames.discard_frames(slot..slot + len);
+            if self.frames.is_filled(slot) {
+                return;
+            }
+            self.slots.use_free(slot, len);
+            left -= len;
+        }
+    }
+
+    /// One batch of each half: pages leave the arena for standby, the oldest standby pages are packed. How many
+    /// pages moved on.
+    pub fn reclaim(&mut self) -> usize {
+        if !self.may_evict() {
+            return 0;
+        }
+        let target = self.standby_target();
+        let short = (target + BATCH).saturating_sub(self.slots.standby_count());
+        let taken = self.take_out_victims(short.min(2 * BATCH));
+        let surplus = self.slots.standby_count().saturating_sub(target);
+        let packed = self.pack_oldest(if taken == 0 { BATCH } else { surplus.clamp(1, BATCH) });
+        // Moving pages to standby is no progress by itself: only frames that became free are.
+        if packed == 0 && self.slots.standby_count() > target { 0 } else { taken + packed }
+    }
+
+    /// Nothing may become missing that an uncovered thread could hand to the kernel, or whose fault would find a
+    /// stranger's handler (law 16, and the handler's manners).
+    fn may_evict(&mut self) -> bool {
+        let Some(entry) = self.entry else { return false };
+        if self.guarded && guard::all_covered().is_err() {
+            self.notices.tell(Notice::Uncovered);
+            return false;
+        }
+        if entry == Entry::Signal && entry::ensure_handlers(entry).is_err() {
+            self.notices.tell(Notice::Handlers);
+            return false;
+        }
+        true
+    }
+
+    /// Moves up to `want` resident pages to standby, walking the arena like a clock.
+    fn take_out_victims(&mut self, want: usize) -> usize {
+        let mut taken = 0;
+        let mut walked = 0;
+        // Twice round: the first may only clear second chances.
+        while taken < want && walked <= 2 * self.top {
+            let from = self.hand;
+            let Some(page) = self.states.find(PageState::Resident, from, self.top) else {
+                walked += self.top - from + 1;
+                self.hand = 0;
+                continue;
+            };
+            walked += page - from + 1;
+            self.hand = page + 1;
+            if self.spare(page) {
+                continue;
+            }
+            let run = self.victim_run(page, (want - taken).min(BATCH));
+            let Some((slot, n)) = self.slots.find_holes(run) else { break };
+            taken += self.take_out(page, n.min(run), slot);
+            self.hand = page + n.min(run);
+        }
+        taken
+    }
+
+    /// Whether a resident page is no victim now. A second chance is used up by asking.
+    fn spare(&mut self, page: usize) -> bool {
+        let meta = &mut self.meta[page];
+        if meta.flags & SECOND_CHANCE != 0 {
+            meta.flags &= !SECOND_CHANCE;
+            return true;
+        }
+        meta.pins != 0 || meta.holds != 0 || self.recent.is_spared(page)
+    }
+
+    fn victim_run(&mut self, page: usize, want: usize) -> usize {
+        let mut n = 1;
+        while n < want
+            && page + n < self.top
+            && self.states.is(page + n, PageState::Resident)
+            && !self.spare(page + n)
+        {
+            n += 1;
+        }
+        n
+    }
+
+    /// Moves a run of resident pages to the holes at `slot`. What the kernel turns away stays, marked.
+    pub fn take_out(&mut self, page: usize, n: usize, slot: usize) -> usize {
+        let mut done = 0;
+        let mut unshared = false;
+        while done < n {
+            let moved = self.frames.take_out(page + done, n - done, slot + done);
+            self.stats.add(Stat::Moves, 1);
+            for i in done..done + moved.pages {
+                self.states.change(page + i, Event::TakeOut);
+                self.slots.put_standby(slot + i, page + i);
+                self.meta[page + i].slot = (slot + i) as u32;
+            }
+            done += moved.pages;
+            match moved.stopped {
+                None => {}
+                // Shared with a forked child, perhaps one long gone: a write of our own unshares, and then it moves.
+                Some(Errno::EBUSY) if !unshared && self.frames.unshare(page + done, n - done).is_ok() => {
+                    self.stats.add(Stat::Unshared, (n - done) as u64);
+                    unshared = true;
+                }
+                Some(why) => {
+                    self.turned_away(page + done, why);
+                    break;
+                }
+            }
+        }
+        done
+    }
+
+    /// The page at `at` could not be moved out.
+    fn turned_away(&mut self, at: usize, why: Errno) {
+        match why {
+            // Pinned by the kernel, or referenced for a moment: it keeps its place until the hand comes round again.
+            Errno::EBUSY => {
+                self.stats.add(Stat::MoveBusy, 1);
+                self.meta[at].flags |= SECOND_CHANCE;
+            }
+            Errno::EAGAIN | Errno::EINTR => self.stats.add(Stat::MoveRetries, 1),
+            // The program dropped the page (madvise): it reads as zeros, as on plain memory.
+            Errno::ENOENT => {
+                self.forget_copies(at);
+                self.states.change(at, Event::Vanish);
+            }
+            Errno::EEXIST => die("a frame lies where a hole is noted (law 12)"),
+            _ => self.meta[at].flags |= SECOND_CHANCE,
+        }
+    }
+
+    /// Packs up to `want` pages, those first that waited on standby longest. How many frames became free.
+    pub fn pack_oldest(&mut self, want: usize) -> usize {
+        let mut refused = [0usize; MAX_BATCH];
+        let (mut packed, mut waiting) = (0, 0);
+        for _ in 0..want {
+            let Some(slot) = self.slots.pop_oldest() else { break };
+            if self.pack(slot) {
+                packed += 1;
+            } else {
+                refused[waiting] = slot;
+                waiting += 1;
+            }
+            if waiting == MAX_BATCH {
+                packed += self.swap_out(&refused[..waiting]);
+                waiting = 0;
+            }
+        }
+        packed + self.swap_out(&refused[..waiting])
+    }
+
+    /// Stores one standby page behind frontswap; false when it was refused there.
+    fn pack(&mut self, slot: usize) -> bool {
+        let Some(page) = self.slots.owner(slot) else { die("a standby slot without a page (law 12)") };
+        let frame = self.frames.frame(slot);
+        if self.meta[page].flags & COPY != 0 {
+            if State::hash(&self.secret, frame) == self.meta[page].hash {
+                self.stats.add(Stat::CleanEvictions, 1);
+                self.packed(page, slot);
+                return true;
+            }
+            self.meta[page].flags &= !COPY;
+            self.copies -= 1;
+            self.swap.forget(page);
+        }
+        let mut outcome = self.frontswap.store(page, self.frames.frame(slot));
+        if outcome == Outcome::Refused(Reason::StoreFull) && self.drop_copies(BATCH) {
+            outcome = self.frontswap.store(page, self.frames.frame(slot));
+        }
+        if outcome.is_stored() {
+            self.packed(page, slot);
+        }
+        outcome.is_stored()
+    }
+
+    fn packed(&mut self, page: usize, slot: usize) {
+        if self.meta[page].flags & COPY != 0 {
+            self.meta[page].flags &= !COPY;
+            self.copies -= 1;
+        }
+        self.states.change(page, Event::Pack);
+        self.slots.free_standby(slot);
+        self.stats.add(Stat::Evictions, 1);
+    }
+
+    /// Packed copies of resident pages go first when the store has no room. Whether any went.
+    fn drop_copies(&mut self, want: usize) -> bool {
+        let mut dropped = 0;
+        let mut walked = 0;
+        while dropped < want && self.copies > 0 && walked <= self.top {
+            if self.copy_hand >= self.top {
+                self.copy_hand = 0;
+            }
+            let page = self.copy_hand;
+            self.copy_hand += 1;
+            walked += 1;
+            let kept = self.meta[page].flags & COPY != 0 && self.states.is(page, PageState::Resident);
+            if kept && self.frontswap.is_present(page) {
+                self.forget_copies(page);
+                dropped += 1;
+            }
+        }
+        self.stats.add(Stat::CopiesDropped, dropped as u64);
+        dropped > 0
+    }
+
+    /// Writes standby pages that the store refused to the swap device. Those it refuses too go back to the arena.
+    fn swap_out(&mut self, slots: &[usize]) -> usize {
+        if slots.is_empty() {
+            return 0;
+        }
+        let mut pages = [0usize; MAX_BATCH];
+        let blank: &Page = &tmem_sys::page::ZERO_PAGE.0;
+        let mut data = [blank; MAX_BATCH];
+        for (i, &slot) in slots.iter().enumerate() {
+            pages[i] = self.slots.owner(slot).unwrap_or_default();
+            data[i] = self.frames.frame(slot);
+        }
+        let (stored, why) = self.swap.store(&pages[..slots.len()], &data[..slots.len()]);
+        self.stats.add(Stat::SwapStores, stored as u64);
+        for (&page, &slot) in pages.iter().zip(&slots[..stored]) {
+            self.packed(page, slot);
+        }
+        if let Some(reason) = why {
+            match reason {
+                Reason::SwapFull => self.notices.tell(Notice::SwapFull),
+                Reason::SwapError => self.notices.tell(Notice::SwapError),
+                _ => {}
+            }
+            for &page in &pages[stored..slots.len()] {
+                if self.states.is(page, PageState::Standby) {
+                    self.put_back(page, 1);
+                }
+            }
+        }
+        stored
+    }
+}

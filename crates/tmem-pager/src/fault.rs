@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The first flow, down: fault entry → `fault` → `fault_in` → frontswap.load → store; up: the frame is moved in.
+//! Owns: what a missing page gets. Callers: `registry` (both entries), `verbs`. Lock: the pager's, held.
+//! Laws 12 and 17: the bytes that left come back, or the process stops; no heap, no GIL, no paged memory touched.
+
+use crate::frontswap::Frontswap;
+use crate::page::{Event, PageState};
+use crate::readahead::{Pattern, Window};
+use crate::slots::GROUP;
+use crate::state::{COPY, Meta, SECOND_CHANCE, State};
+use crate::stats::Stat;
+use crate::swapout::SwapOut;
+use tmem_store::Loaded;
+use tmem_sys::entry::Served;
+use tmem_sys::frames::Moved;
+use tmem_sys::syscall::{die, sched_yield};
+use tmem_sys::{Errno, Page};
+
+/// Tries of one transfer that the kernel turns away for the moment.
+const TRIES: usize = 64;
+
+/// Where the frames of a fault come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Supply {
+    /// Frames that circulate.
+    Free,
+    /// New frames: the budget has room, or reclaim found nothing and law 14 applies.
+    New,
+}
+
+impl State {
+    /// Serves a fault of thread `tid` at `page`.
+    pub fn fault(&mut self, page: usize, tid: i32) -> Served {
+        match self.states.get(page) {
+            PageState::Free => return Served::NotOurs,
+            PageState::Resident => {
+                // Another thread's fault, or its read-ahead, was first.
+                self.stats.add(Stat::Spurious, 1);
+                return Served::Yes;
+            }
+            PageState::Standby => {
+                self.recent.note(tid, page);
+                self.stats.add(Stat::StandbyHits, 1);
+                self.put_back(page, GROUP);
+            }
+            PageState::Fresh | PageState::Out => {
+                self.recent.note(tid, page);
+                let pattern = pattern_of(&self.meta[page]);
+                let window = self.ahead.window(page, pattern);
+                self.fault_in(window);
+            }
+        }
+        self.stats.add(Stat::Faults, 1);
+        if self.states.is(page, PageState::Resident) {
+            Served::Yes
+        } else {
+            die("a faulted page could not be made resident (law 12)")
+        }
+    }
+
+    /// Brings in the window's first page, and the rest of the window as far as frames are at hand.
+    fn fault_in(&mut self, window: Window) {
+        let limit = (self.allowance() / 16).clamp(1, GROUP);
+        let count = window.count.min(limit);
+        match window.stride {
+            1 => self.bring_run(window.first, self.missing_after(window.first, count)),
+            -1 => {
+                let n = self.missing_before(window.first, count);
+                self.bring_run(window.first + 1 - n, n);
+            }
+            _ => self.bring_strided(window, count),
+        }
+        self.stats.add(Stat::ReadaheadPages, count as u64 - 1);
+    }
+
+    fn is_missing(&self, page: usize) -> bool {
+        matches!(self.states.get(page), PageState::Fresh | PageState::Out)
+    }
+
+    fn missing_after(&self, page: usize, count: usize) -> usize {
+        let end = (page + count).min(self.top);
+        (page..end).take_while(|&p| self.is_missing(p)).count().max(1)
+    }
+
+    fn missing_before(&self, page: usize, count: usize) -> usize {
+        (0..count.min(page + 1)).take_while(|i| self.is_missing(page - i)).count().max(1)
+    }
+
+    fn bring_strided(&mut self, window: Window, count: usize) {
+        for i in 0..count {
+            match window.page(i) {
+                Some(page) if page < self.top && self.is_missing(page) => self.bring_run(page, 1),
+                _ if i == 0 => die("a fault outside its own window (law 12)"),
+                _ => return,
+            }
+        }
+    }
+
+    /// Makes `n` missing pages from `page` resident.
+    pub fn bring_run(&mut self, page: usize, n: usize) {
+        let mut done = 0;
+        let mut tries = 0;
+        while done < n {
+            let got = match self.supply(n - done) {
+                Supply::Free => self.bring_by_move(page + done, n - done),
+                Supply::New => self.bring_by_copy(page + done, n - done),
+            };
+            done += got;
+            tries = if got == 0 { tries + 1 } else { 0 };
+            if tries > TRIES {
+                die("the kernel keeps refusing to move a page in (law 12)");
+            }
+        }
+    }
+
+    fn bring_by_move(&mut self, page: usize, want: usize) -> usize {
+        let Some((slot, n)) = self.slots.find_free(want) else { return 0 };
+        for i in 0..n {
+            let frame = self.frames.frame_mut(slot + i);
+            fill(
+                &mut self.frontswap,
+                &mut self.swap,
+                &self.states,
+                &mut self.meta,
+                &self.secret,
+                page + i,
+                frame,
+            );
+        }
+        let moved = self.frames.put_in(slot, n, page);
+        self.stats.add(Stat::Moves, 1);
+        self.slots.use_free(slot, moved.pages);
+        self.arrived(page, moved)
+    }
+
+    fn bring_by_copy(&mut self, page: usize, want: usize) -> usize {
+        let n = want.min(GROUP);
+        for i in 0..n {
+            let target = &mut self.scratch[i];
+            fill(
+                &mut self.frontswap,
+                &mut self.swap,
+                &self.states,
+                &mut self.meta,
+                &self.secret,
+                page + i,
+                target,
+            );
+        }
+        let moved = self.frames.copy_in(page, &self.scratch[..n]);
+        self.arrived(page, moved)
+    }
+
+    /// Notes pages that are in the arena now; how many.
+    fn arrived(&mut self, page: usize, moved: Moved) -> usize {
+        for p in page..page + moved.pages {
+            if self.states.is(p, PageState::Fresh) {
+                self.states.change(p, Event::Touch);
+            } else {
+                self.states.change(p, Event::FaultIn);
+                self.copies += 1;
+                self.meta[p].flags |= COPY;
+            }
+        }
+        match moved.stopped {
+            None => {}
+            Some(Errno::EAGAIN | Errno::EBUSY | Errno::EINTR) => {
+                self.stats.add(Stat::MoveRetries, 1);
+                sched_yield();
+            }
+            Some(Errno::ENOMEM) => die("the kernel has no memory left to bring a page back (law 12)"),
+            Some(Errno::EEXIST) => die("a page that is noted as missing is present (law 12)"),
+            Some(_) => die("the kernel refuses to move a page in (law 12)"),
+        }
+        moved.pages
+    }
+
+    /// Moves a standby page, and its successors that wait beside it, back to the arena.
+    pub fn put_back(&mut self, page: usize, want: usize) {
+        let slot = self.meta[page].slot as usize;
+        let mut n = 1;
+        while n < want
+            && page + n < self.top
+            && self.states.is(page + n, PageState::Standby)
+            && self.meta[page + n].slot as usize == slot + n
+        {
+            n += 1;
+        }
+        for _ in 0..TRIES {
+            let moved = self.frames.put_in(slot, n, page);
+            self.stats.add(Stat::Moves, 1);
+            for i in 0..moved.pages {
+                self.slots.leave_standby(slot + i);
+                self.states.change(page + i, Event::PutBack);
+                self.meta[page + i].flags |= SECOND_CHANCE;
+            }
+            match (moved.pages, moved.stopped) {
+                (1.., _) | (_, None) => return,
+                (0, Some(Errno::EAGAIN | Errno::EBUSY | Errno::EINTR)) => {
+                    self.stats.add(Stat::MoveRetries, 1);
+                    sched_yield();
+                }
+                _ => break,
+            }
+        }
+        die("a page on standby cannot be moved back (law 12)")
+    }
+}
+
+pub fn pattern_of(meta: &Meta) -> Pattern {
+    match meta.pattern {
+        1 => Pattern::Sequential,
+        2 => Pattern::Random,
+        _ => Pattern::Normal,
+    }
+}
+
+/// Puts a missing page's contents into a frame.
+fn fill(
+    frontswap: &mut Frontswap,
+    swap: &mut SwapOut,
+    states: &crate::page::States,
+    meta: &mut tmem_sys::Table<Meta>,
+    secret: &[u8; 192],
+    page: usize,
+    frame: &mut Page,
+) {
+    if states.is(page, PageState::Fresh) {
+        return frame.fill(0);
+    }
+    let loaded = match frontswap.load(page, frame) {
+        Ok(Loaded::Loaded) => true,
+        Ok(Loaded::Absent) => swap.load(page, frame),
+        Err(_) => die("a stored page is lost: its bytes in the page store were overwritten (law 12)"),
+    };
+    if !loaded {
+        die("a page that is out is stored nowhere (law 12)");
+    }
+    meta[page].hash = State::hash(secret, frame);
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: what happens around `fork` (law 15). Called by: the C library, in the forking thread.
+//! Locks: every slot's extents, then every slot's state, in slot order, held across the fork so that the child finds
+//! them quiet. The child opens its own descriptor over the same ranges and pages for itself from then on.
+
+use crate::error::PagerError;
+use crate::registry;
+use crate::state::State;
+use crate::stats::Stat;
+use std::os::fd::{IntoRawFd, OwnedFd};
+use tmem_sys::syscall::die;
+use tmem_sys::{Lock, LockGuard, entry, fork, guard, signals};
+
+/// What `prepare` leaves for the other two.
+struct Across {
+    mask: u64,
+    pipe: Option<(OwnedFd, OwnedFd)>,
+    generations: [Option<u32>; registry::MAX_PAGERS],
+}
+
+static ACROSS: Lock<Across> =
+    Lock::new(Across { mask: 0, pipe: None, generations: [None; registry::MAX_PAGERS] });
+
+/// Registers the handlers, once a process.
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn register() -> Result<(), PagerError> {
+    fork::register(prepare, parent, child).map_err(|e| PagerError::Kernel("registering fork handlers", e))
+}
+
+extern "C" fn prepare() {
+    let mask = signals::block_all();
+    let mut across = ACROSS.lock();
+    across.mask = mask;
+    registry::slots().for_each(|slot| slot.extents.lock().keep_across_fork());
+    let mut swaps = false;
+    for (i, slot) in registry::slots().enumerate() {
+        let mut state = slot.lock_bare();
+        across.generations[i] = state.as_mut().and_then(State::before_fork);
+        swaps |= across.generations[i].is_some();
+        state.keep_across_fork();
+    }
+    // Without a pipe the parent takes the child to live for ever: slots stay occupied, nothing is lost.
+    across.pipe = if swaps { fork::life_pipe().ok() } else { None };
+    across.keep_across_fork();
+}
+
+extern "C" fn parent() {
+    let mut across = ACROSS.reclaim();
+    let alive = across.pipe.take().map(|(read, _write)| read);
+    for (i, slot) in registry::slots().enumerate() {
+        if let Some(state) = slot.reclaim().as_mut() {
+            state.after_fork_in_parent(across.generations[i].take(), alive.as_ref());
+        }
+    }
+    finish(across);
+}
+
+extern "C" fn child() {
+    if entry::restart_after_fork().is_err() {
+        die(
+            "a forked child cannot open its own userfaultfd, so its paged memory could not be served (law 15)",
+        );
+    }
+    let mut across = ACROSS.reclaim();
+    if let Some((_read, write)) = across.pipe.take() {
+        // Held until this process ends: its end tells the parent that nobody reads the shared slots any more.
+        let _ = write.into_raw_fd();
+    }
+    for slot in registry::slots() {
+        if let Some(state) = slot.reclaim().as_mut()
+            && state.after_fork_in_child().is_err()
+        {
+            die("a forked child cannot register its paged memory, so it could not be served (law 15)");
+        }
+    }
+    if guard::arm_after_fork().is_err() {
+        die("a forked child cannot guard its system calls (law 16)");
+    }
+    if entry::handler_tid() != 0 {
+        guard::exempt(entry::handler_tid());
+    }
+    finish(across);
+}
+
+fn finish(across: LockGuard<'_, Across>) {
+    registry::slots().for_each(|slot| drop(slot.extents.reclaim()));
+    let mask = across.mask;
+    drop(across);
+    signals::restore_mask(mask);
+}
+
+impl State {
+    /// Everything that lies outside the arena goes back in: a child inherits the arena and not the staging area.
+    fn before_fork(&mut self) -> Option<u32> {
+        while let Some(slot) = self.slots.pop_oldest() {
+            if let Some(page) = self.slots.owner(slot) {
+                self.put_back(page, crate::slots::GROUP);
+            }
+        }
+        if self.frames.set_inherited(true).is_err() {
+            die("the kernel refuses to let a fork inherit paged memory (law 15)");
+        }
+        self.stats.add(Stat::Forks, 1);
+        self.swap.fork_prepare()
+    }
+
+    fn after_fork_in_parent(&mut self, generation: Option<u32>, alive: Option<&OwnedFd>) {
+        if self.frames.set_inherited(false).is_err() {
+            die("the kernel refuses to end the inheritance of paged memory (law 15)");
+        }
+        if let Some(generation) = generation {
+            self.swap.fork_parent(generation, alive.and_then(|fd| fd.try_clone().ok()));
+        }
+    }
+
+    fn after_fork_in_child(&mut self) -> Result<(), PagerError> {
+        let renew = |e| PagerError::Kernel("renewing paged memory after a fork", e);
+        self.stats.0.renew_after_fork().map_err(renew)?;
+        self.frames.renew_after_fork().map_err(renew)?;
+        self.slots.reset();
+        self.swap.fork_child();
+        self.drop_foreign_holds();
+        Ok(())
+    }
+
+    /// System calls of the parent's other threads are not under way here.
+    fn drop_foreign_holds(&mut self) {
+        if self.held > 0 {
+            (0..self.top).for_each(|p| self.meta[p].holds = 0);
+            self.held = 0;
+        }
+    }
+}

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Who is resident. Start reading at `fault` (the way in) and `evict` (the way out); both end at `frontswap`.
+//!
+//! One lock per pager guards its `state`; the path of a page allocates nothing, takes no GIL and touches no paged
+//! memory while it holds that lock. Nothing here is `unsafe`: the kernel edge is `tmem_sys`.
+#![forbid(unsafe_code)]
+
+pub mod registry;
+
+mod evict;
+mod fault;
+mod frontswap;
+mod page;
+mod readahead;
+mod recent;
+mod slots;
+mod state;
+mod swapout;
+
+mod arm;
+mod fork;
+mod verbs;
+
+mod error;
+mod extents;
+mod notices;
+mod pager;
+pub mod stats;
+
+pub use arm::Choice;
+pub use error::PagerError;
+pub use pager::{Backend, Config, MIN_RAM, Pager, finalize};
+pub use readahead::Pattern;
+pub use verbs::Advice;

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: the states of a page and every transition between them. This is the only file that changes a state.
+//! Callers: `fault`, `evict`, `verbs`, `arm`, `fork`, under the pager lock. Law 12: a transition that is not in
+//! the table means that a page's whereabouts are no longer known, and the process stops with a report.
+
+use tmem_sys::{Errno, Table};
+
+/// Where a page of the arena is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum PageState {
+    /// Part of no extent. Must be zero: tables begin zeroed.
+    Free = 0,
+    /// Part of an extent and never written: reads as zeros.
+    Fresh = 1,
+    /// Its frame is in the arena.
+    Resident = 2,
+    /// Its frame is in a staging slot, uncompressed: a fault moves it back (the second chance).
+    Standby = 3,
+    /// Its contents are in frontswap or on the swap device only.
+    Out = 4,
+}
+
+impl PageState {
+    pub const ALL: [PageState; 5] =
+        [PageState::Free, PageState::Fresh, PageState::Resident, PageState::Standby, PageState::Out];
+
+    fn from_byte(byte: u8) -> PageState {
+        PageState::ALL[byte as usize]
+    }
+}
+
+/// What happens to a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// An extent comes to hold the page.
+    Allocate,
+    /// A first touch, or a frame found at arming.
+    Touch,
+    /// Eviction moved the frame to a staging slot.
+    TakeOut,
+    /// The frame was moved back.
+    PutBack,
+    /// The contents were stored; the frame is free.
+    Pack,
+    /// The contents were loaded into a frame and moved in.
+    FaultIn,
+    /// The program dropped the contents itself (`madvise`): zeros again.
+    Vanish,
+    /// The extent is gone.
+    Release,
+}
+
+impl Event {
+    pub const ALL: [Event; 8] = [
+        Event::Allocate,
+        Event::Touch,
+        Event::TakeOut,
+        Event::PutBack,
+        Event::Pack,
+        Event::FaultIn,
+        Event::Vanish,
+        Event::Release,
+    ];
+}
+
+/// The table of transitions; `None` is a broken law.
+pub const fn next(state: PageState, event: Event) -> Option<PageState> {
+    use PageState::{Free, Fresh, Out, Resident, Standby};
+    match (state, event) {
+        (Free, Event::Allocate) | (Resident, Event::Vanish) => Some(Fresh),
+        (Fresh, Event::Touch) | (Standby, Event::PutBack) | (Out, Event::FaultIn) => Some(Resident),
+        (Resident, Event::TakeOut) => Some(Standby),
+        (Standby, Event::Pack) => Some(Out),
+        (Fresh | Resident | Standby | Out, Event::Release) => Some(Free),
+        _ => None,
+    }
+}
+
+/// The states of all pages of an arena, and how many pages are in each.
+pub struct States {
+    table: Table<u8>,
+    counts: [usize; 5],
+}
+
+impl States {
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn new(pages: usize) -> Result<States, Errno> {
+        let mut counts = [0; 5];
+        counts[PageState::Free as usize] = pages;
+        Ok(States { table: Table::new(pages)?, counts })
+    }
+
+    #[inline]
+    pub fn get(&self, page: usize) -> PageState {
+        PageState::from_byte(self.table[page])
+    }
+
+    #[inline]
+    pub fn is(&self, page: usize, state: PageState) -> bool {
+        self.table[page] == state as u8
+    }
+
+    pub fn count(&self, state: PageState) -> usize {
+        self.counts[state as usize]
+    }
+
+    /// Takes one page through an event; its new state.
+    #[inline]
+    pub fn change(&mut self, page: usize, event: Event) -> PageState {
+        let old = self.get(page);
+        let Some(new) = next(old, event) else { illegal() };
+        self.table[page] = new as u8;
+        self.counts[old as usize] -= 1;
+        self.counts[new as usize] += 1;
+        new
+    }
+
+    /// The first page of `from..to` in `state`.
+    pub fn find(&self, state: PageState, from: usize, to: usize) -> Option<usize> {
+        let hay = self.table.get(from..to)?;
+        hay.iter().position(|&b| b == state as u8).map(|i| from + i)
+    }
+
+    /// Counts again, page by page.
+    pub fn recount(&self, pages: usize) -> [usize; 5] {
+        let mut counts = [0; 5];
+        self.table[..pages].iter().for_each(|&b| counts[b as usize] += 1);
+        counts[PageState::Free as usize] += self.table.len() - pages;
+        counts
+    }
+
+    pub fn counts(&self) -> [usize; 5] {
+        self.counts
+    }
+}
+
+#[cold]
+fn illegal() -> ! {
+    tmem_sys::syscall::die("a page was taken through a transition that its state does not have (law 12)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_follow_every_legal_walk() {
+        let mut s = States::new(8).unwrap();
+        for event in
+            [Event::Allocate, Event::Touch, Event::TakeOut, Event::Pack, Event::FaultIn, Event::Vanish]
+        {
+            s.change(3, event);
+            assert_eq!(s.recount(8), s.counts());
+        }
+        assert!(s.is(3, PageState::Fresh));
+        s.change(3, Event::Release);
+        assert_eq!(s.count(PageState::Free), 8);
+    }
+
+    #[test]
+    fn a_page_with_contents_never_becomes_fresh_but_by_the_program() {
+        for state in PageState::ALL {
+            for event in Event::ALL {
+                let to = next(state, event);
+                if to == Some(PageState::Fresh) {
+                    assert!(matches!(event, Event::Allocate | Event::Vanish));
+                }
+                if state == PageState::Out && to.is_some() {
+                    assert!(matches!(event, Event::FaultIn | Event::Release));
+                }
+            }
+        }
+    }
+}

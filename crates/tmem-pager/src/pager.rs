@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: the handle of one pager, as the bindings use it: construction, and every verb with its locking.
+//! Callers: `tmem-py`. Locks, in order: extents, then state. Never called from a fault.
+
+use crate::arm::{self, Choice};
+use crate::error::PagerError;
+use crate::fork;
+use crate::frontswap::Frontswap;
+use crate::registry::{self, Slot};
+use crate::state::{Setup, State};
+use crate::stats::{Stat, Stats};
+use crate::swapout::SwapOut;
+use crate::verbs::Advice;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tmem_store::swap::{SwapConfig, SwapOpenError};
+use tmem_store::{BackendOps, LocalBackend, PoolConfig, StoreConfig, SwapDevice, testback};
+use tmem_sys::counters::Counters;
+use tmem_sys::entry::Entry;
+use tmem_sys::page::{PAGE_SIZE, pages_for};
+
+/// The smallest budget: tables, a standby list and room for a few threads' instructions.
+pub const MIN_RAM: usize = 16 << 20;
+/// Address space of an arena: it bounds what one `Memory` can hold, not what it uses.
+const ARENA_BYTES: usize = 1 << 40;
+
+/// Where pages go before the swap device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// The page store in this process.
+    Store,
+    /// Refuses every page, so that all fall through to the swap device.
+    RefuseAll,
+    /// Plain copies: prices the pager without compression.
+    Plain,
+}
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The budget in bytes.
+    pub ram: usize,
+    /// Directory and size in bytes of the swap device.
+    pub swap: Option<(PathBuf, u64)>,
+    pub faults: Choice,
+    pub name: String,
+    pub backend: Backend,
+}
+
+/// One pager. Dropping the handle does not end it: arrays may live on; see [`Pager::close`].
+pub struct Pager {
+    index: usize,
+    choice: Choice,
+    planned: Entry,
+}
+
+static FINALIZED: AtomicBool = AtomicBool::new(false);
+
+/// From here on nothing is unmapped any more: the interpreter is going down and threads may still touch arrays.
+pub fn finalize() {
+    FINALIZED.store(true, Ordering::Release);
+}
+
+impl Pager {
+    /// # Errors
+    /// `Budget` below the minimum, `Unsupported` with the remedy, `Swap` when no file can be made.
+    pub fn new(config: Config) -> Result<Pager, PagerError> {
+        if config.ram < MIN_RAM {
+            return Err(PagerError::Budget(format!(
+                "a budget of {} KiB is below the minimum of {} MiB",
+                config.ram >> 10,
+                MIN_RAM >> 20
+            )));
+        }
+        let planned = arm::choose(config.faults)?;
+        tmem_sys::time::calibrate();
+        fork::register()?;
+        let state = build(&config)?;
+        let index = registry::claim().ok_or_else(|| {
+            PagerError::Budget(format!("{} Memory objects live already; close some", registry::MAX_PAGERS))
+        })?;
+        registry::slot(index).fill(state);
+        Ok(Pager { index, choice: config.faults, planned })
+    }
+
+    fn slot(&self) -> &'static Slot {
+        registry::slot(self.index)
+    }
+
+    fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> Result<R, PagerError> {
+        self.slot().lock().as_mut().map(f).ok_or(PagerError::Closed)
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.slot().closed.load(Ordering::Acquire)
+    }
+
+    /// A zeroed extent; its address.
+    ///
+    /// # Errors
+    /// `Closed`; `Budget` while the budget is overshot or when address space ends; `Unsupported` when the
+    /// allocation passes the budget and the machine's state does not permit paging.
+    pub fn allocate(&self, bytes: usize) -> Result<usize, PagerError> {
+        if self.is_closed() {
+            return Err(PagerError::Closed);
+        }
+        let mut extents = self.slot().extents.lock();
+        let range = extents.take(bytes).ok_or_else(|| {
+            PagerError::Budget(format!(
+                "no room for {bytes} bytes in the {} GiB of address space",
+                ARENA_BYTES >> 30
+            ))
+        })?;
+        let made = self.admit(&range);
+        if made.is_err() {
+            extents.give(&range);
+        }
+        made
+    }
+
+    fn admit(&self, range: &Range<usize>) -> Result<usize, PagerError> {
+        let must_arm = self.with(|s| !s.is_armed() && !s.fits_plain(range.len(), range.end))?;
+        let armed = if must_arm { Some(arm::prepare(self.choice, self.planned)?) } else { None };
+        self.with(|s| {
+            if let Some((entry, guarded)) = armed
+                && !s.is_armed()
+            {
+                s.arm(entry, guarded)?;
+            }
+            if s.is_armed() && s.overshot {
+                s.reclaim();
+                if s.frame_count() > s.allowance() {
+                    return Err(PagerError::Budget(
+                        "the budget is overshot and nothing can be packed or swapped out: free arrays, raise ram=, or \
+                         give a larger swap="
+                            .into(),
+                    ));
+                }
+                s.overshot = false;
+            }
+            s.allocate(range.clone());
+            Ok(s.frames.arena_addr() + range.start * PAGE_SIZE)
+        })?
+    }
+
+    /// Ends the extent that begins at `addr`. At interpreter exit nothing happens.
+    pub fn release(&self, addr: usize, bytes: usize) {
+        if FINALIZED.load(Ordering::Acquire) {
+            return;
+        }
+        let mut extents = self.slot().extents.lock();
+        let Ok(Some(first)) = self.with(|s| s.page_of(addr)) else { return };
+        let range = first..first + pages_for(bytes).max(1);
+        if extents.give(&range) {
+            // Refused only for locked memory: the frames then stay until the arena goes.
+            let _ = self.with(|s| s.release(range));
+        }
+        let last = extents.live() == 0;
+        drop(extents);
+        if last && self.is_closed() {
+            self.end();
+        }
+    }
+
+    /// No new allocations from here on; live arrays stay valid. How many there are.
+    pub fn close(&self) -> usize {
+        if self.slot().closed.swap(true, Ordering::AcqRel) {
+            return 0;
+        }
+        let live = self.slot().extents.lock().live();
+        if live == 0 {
+            self.end();
+        }
+        live
+    }
+
+    fn end(&self) {
+        self.slot().empty();
+    }
+
+    /// The pages of a byte range, if one live extent holds them all.
+    fn pages(&self, addr: usize, bytes: usize) -> Result<Range<usize>, PagerError> {
+        let extents = self.slot().extents.lock();
+        let first = self.with(|s| s.page_of(addr))?.ok_or(PagerError::NotOurs)?;
+        let end = (addr % PAGE_SIZE).checked_add(bytes).map(pages_for).ok_or(PagerError::NotOurs)?;
+        let range = first..first.checked_add(end.max(1)).ok_or(PagerError::NotOurs)?;
+        extents.holding(&range).map(|_| range).ok_or(PagerError::NotOurs)
+    }
+
+    /// Whether a byte range lies in a live extent.
+    pub fn owns(&self, addr: usize, bytes: usize) -> bool {
+        self.pages(addr, bytes).is_ok()
+    }
+
+    /// # Errors
+    /// `NotOurs`, `Closed`.
+    pub fn prefetch(&self, addr: usize, bytes: usize) -> Result<(), PagerError> {
+        let range = self.pages(addr, bytes)?;
+        self.with(|s| {
+            if s.is_armed() {
+                s.prefetch(range)
+            }
+        })
+    }
+
+    /// Sends a range out; pages that left. Below the budget pages stay: nothing would be gained.
+    ///
+    /// # Errors
+    /// `NotOurs`, `Closed`, `Unsupported`.
+    pub fn evict(&self, addr: usize, bytes: usize) -> Result<usize, PagerError> {
+        let range = self.pages(addr, bytes)?;
+        if self.with(|s| !s.is_armed())? {
+            let (entry, guarded) = arm::prepare(self.choice, self.planned)?;
+            self.with(|s| if s.is_armed() { Ok(()) } else { s.arm(entry, guarded) })??;
+        }
+        self.with(|s| s.evict_on_request(range))
+    }
+
+    /// # Errors
+    /// `NotOurs`, `Closed`, `Budget`.
+    pub fn pin(&self, addr: usize, bytes: usize) -> Result<(), PagerError> {
+        let range = self.pages(addr, bytes)?;
+        self.with(|s| s.pin(range))?
+    }
+
+    /// # Errors
+    /// `NotOurs`, `Closed`.
+    pub fn unpin(&self, addr: usize, bytes: usize) -> Result<(), PagerError> {
+        let range = self.pages(addr, bytes)?;
+        self.with(|s| s.unpin(range))
+    }
+
+    /// # Errors
+    /// `NotOurs`, `Closed`.
+    pub fn advise(&self, addr: usize, bytes: usize, advice: Advice) -> Result<(), PagerError> {
+        let range = self.pages(addr, bytes)?;
+        self.with(|s| s.advise(range, advice))
+    }
+
+    /// Calls `f` with the published counters, brought up to date.
+    ///
+    /// # Errors
+    /// `Closed` when nothing is left of it.
+    pub fn stats<R>(&self, f: impl FnOnce(&Stats) -> R) -> Result<R, PagerError> {
+        self.with(|s| {
+            s.publish();
+            f(&s.stats)
+        })
+    }
+
+    /// Broken laws in words; none is sound.
+    pub fn check(&self) -> Vec<String> {
+        self.with(|s| s.check()).unwrap_or_default()
+    }
+
+    /// Warnings that the fault path left.
+    pub fn notices(&self) -> Vec<String> {
+        self.with(|s| s.notices.drain()).unwrap_or_default()
+    }
+
+    /// The entry in force, or the one that will be.
+    pub fn entry(&self) -> Entry {
+        self.with(|s| s.entry).ok().flatten().unwrap_or(self.planned)
+    }
+}
+
+impl Drop for Pager {
+    fn drop(&mut self) {
+        // The bindings keep the handle as long as any array lives, so that the slot is empty or can be emptied.
+        if !FINALIZED.load(Ordering::Acquire) {
+            self.slot().closed.store(true, Ordering::Release);
+            self.end();
+            registry::release(self.index);
+        }
+    }
+}
+
+fn build(config: &Config) -> Result<State, PagerError> {
+    let arena_pages = ARENA_BYTES / PAGE_SIZE;
+    let frames = config.ram / PAGE_SIZE;
+    // Standby pages, free frames, and holes enough to find runs among.
+    let slots = (frames / 4).clamp(1024, 1 << 16);
+    let backends: Vec<Box<dyn BackendOps>> = match config.backend {
+        Backend::Store => vec![Box::new(local_store(config.ram)?)],
+        Backend::RefuseAll => vec![Box::new(testback::RefuseAll::default())],
+        Backend::Plain => vec![Box::new(testback::PlainCopies::new(arena_pages)?)],
+    };
+    let stats =
+        Stats(Counters::new(&config.name).map_err(|e| PagerError::Kernel("publishing statistics", e))?);
+    stats.set(Stat::Ram, config.ram as u64);
+    let setup = Setup {
+        ram: config.ram,
+        arena_pages,
+        slots,
+        frontswap: Frontswap::new(backends, 0, arena_pages)?,
+        swap: swap_device(config, arena_pages)?,
+        stats,
+    };
+    let mut state = State::new(setup)?;
+    state.publish();
+    Ok(state)
+}
+
+/// The store may take three fifths of the budget: the rest stays for pages in use, below which paging thrashes.
+fn local_store(ram: usize) -> Result<LocalBackend, PagerError> {
+    let capacity = ram / 5 * 3;
+    let pages = (ARENA_BYTES / PAGE_SIZE) as u64;
+    let config = StoreConfig { reserve_bytes: capacity, ..StoreConfig::for_pages(pages, capacity) };
+    // An incompressible page gains nothing in the store: it goes down.
+    Ok(LocalBackend::new(config, PoolConfig { raw: false })?)
+}
+
+fn swap_device(config: &Config, pages: usize) -> Result<SwapOut, PagerError> {
+    let Some((dir, bytes)) = &config.swap else { return Ok(SwapOut::none()) };
+    let wanted = SwapConfig { dir: dir.clone(), cap_pages: bytes / PAGE_SIZE as u64, allow_memory: true };
+    match SwapDevice::new(wanted) {
+        Ok(device) => Ok(SwapOut::new(device, pages)?),
+        Err(SwapOpenError::Errno(e)) => Err(PagerError::Swap(
+            e,
+            format!("no swap file can be made in {}: {e}. Name another directory in swap=", dir.display()),
+        )),
+        Err(e @ SwapOpenError::InMemory) => Err(PagerError::Swap(tmem_sys::Errno::EINVAL, e.to_string())),
+    }
+}

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: the process's pagers, found by address from a signal handler. Called by: both fault entries, the guard.
+//! Calls: `State::fault`. Locks, in order: a slot's extents, then its state; never two slots' at once, except by
+//! the fork handlers, in slot order. Law 17: no allocation here, and a fault taken while the same thread holds the
+//! lock ends the process instead of hanging it.
+
+use crate::extents::Extents;
+use crate::state::State;
+use crate::stats::Stat;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use tmem_sys::entry::Served;
+use tmem_sys::signals::Blocked;
+use tmem_sys::syscall::{die, gettid};
+use tmem_sys::{Lock, LockGuard, PAGE_SIZE, time};
+
+/// Pagers a process can have at once.
+pub const MAX_PAGERS: usize = 64;
+
+pub struct Slot {
+    /// Arena of the pager, 0 when the slot is empty. Written only while no array of it lives.
+    base: AtomicUsize,
+    len: AtomicUsize,
+    ram: AtomicUsize,
+    /// The thread that holds `state`.
+    holder: AtomicI32,
+    pub closed: AtomicBool,
+    pub extents: Lock<Extents>,
+    state: Lock<Option<State>>,
+}
+
+impl Slot {
+    const fn new() -> Slot {
+        Slot {
+            base: AtomicUsize::new(0),
+            len: AtomicUsize::new(0),
+            ram: AtomicUsize::new(0),
+            holder: AtomicI32::new(0),
+            closed: AtomicBool::new(false),
+            extents: Lock::new(Extents::new()),
+            state: Lock::new(None),
+        }
+    }
+
+    fn contains(&self, addr: usize) -> bool {
+        let base = self.base.load(Ordering::Acquire);
+        base != 0 && addr.wrapping_sub(base) < self.len.load(Ordering::Relaxed)
+    }
+
+    /// Whether a pager is in the slot.
+    pub fn is_used(&self) -> bool {
+        self.base.load(Ordering::Acquire) != 0
+    }
+
+    fn overlaps(&self, addr: usize, len: usize) -> bool {
+        let base = self.base.load(Ordering::Acquire);
+        base != 0 && addr < base + self.len.load(Ordering::Relaxed) && addr.saturating_add(len) > base
+    }
+
+    /// The state, with signals blocked: a handler's fault on this thread must not meet the lock held.
+    pub fn lock(&self) -> Held<'_> {
+        let blocked = Blocked::new();
+        Held { guard: self.enter(), slot: self, _blocked: Some(blocked) }
+    }
+
+    fn lock_in_handler(&self) -> Held<'_> {
+        Held { guard: self.enter(), slot: self, _blocked: None }
+    }
+
+    fn enter(&self) -> LockGuard<'_, Option<State>> {
+        let tid = gettid();
+        if self.holder.load(Ordering::Relaxed) == tid {
+            die("paged memory was touched while the pager's lock was held (law 17)");
+        }
+        let guard = self.state.lock();
+        self.holder.store(tid, Ordering::Relaxed);
+        guard
+    }
+
+    /// Puts a new pager into an empty slot.
+    pub fn fill(&self, state: State) {
+        let (base, len) = (state.frames.arena_addr(), state.frames.arena_pages() * PAGE_SIZE);
+        self.ram.store(state.ram, Ordering::Relaxed);
+        self.extents.lock().reset(state.frames.arena_pages());
+        *self.lock() = Some(state);
+        self.closed.store(false, Ordering::Release);
+        self.len.store(len, Ordering::Relaxed);
+        self.base.store(base, Ordering::Release);
+    }
+
+    /// Takes the pager out; its memory goes with the value.
+    pub fn empty(&self) {
+        self.base.store(0, Ordering::Release);
+        let state = self.lock().take();
+        drop(state);
+    }
+
+    /// The state without the checks of [`Slot::lock`]: for the handler before a fork, which has blocked signals.
+    pub fn lock_bare(&self) -> LockGuard<'_, Option<State>> {
+        self.state.lock()
+    }
+
+    /// The state that the handler before a fork left locked.
+    pub fn reclaim(&self) -> LockGuard<'_, Option<State>> {
+        self.state.reclaim()
+    }
+}
+
+/// A pager's state, locked.
+pub struct Held<'a> {
+    guard: LockGuard<'a, Option<State>>,
+    slot: &'a Slot,
+    _blocked: Option<Blocked>,
+}
+
+impl std::ops::Deref for Held<'_> {
+    type Target = Option<State>;
+    fn deref(&self) -> &Option<State> {
+        &self.guard
+    }
+}
+
+impl std::ops::DerefMut for Held<'_> {
+    fn deref_mut(&mut self) -> &mut Option<State> {
+        &mut self.guard
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.slot.holder.store(0, Ordering::Relaxed);
+    }
+}
+
+static SLOTS: [Slot; MAX_PAGERS] = [const { Slot::new() }; MAX_PAGERS];
+static CLAIMED: [AtomicBool; MAX_PAGERS] = [const { AtomicBool::new(false) }; MAX_PAGERS];
+
+pub fn slot(index: usize) -> &'static Slot {
+    &SLOTS[index]
+}
+
+/// Every slot, in the order in which the fork handlers lock them.
+pub fn slots() -> impl DoubleEndedIterator<Item = &'static Slot> {
+    SLOTS.iter()
+}
+
+/// An unused slot for a new pager.
+pub fn claim() -> Option<usize> {
+    (0..MAX_PAGERS).find(|&i| !CLAIMED[i].swap(true, Ordering::AcqRel))
+}
+
+/// The slot is empty and may be claimed again.
+pub fn release(index: usize) {
+    CLAIMED[index].store(false, Ordering::Release);
+}
+
+/// The slot whose arena has the address.
+pub fn find(addr: usize) -> Option<usize> {
+    SLOTS.iter().position(|s| s.contains(addr))
+}
+
+/// Whether any byte of a range is in an arena: for the guard, on every system call.
+pub fn owns(addr: usize, len: usize) -> bool {
+    SLOTS.iter().any(|s| s.overlaps(addr, len))
+}
+
+/// Whether an address is in an arena.
+pub fn owns_addr(addr: usize) -> bool {
+    find(addr).is_some()
+}
+
+/// Where both entries arrive.
+pub fn on_fault(addr: usize, tid: i32) -> Served {
+    let Some(index) = find(addr) else { return Served::NotOurs };
+    let begin = time::ticks();
+    let mut held = SLOTS[index].lock_in_handler();
+    let Some(state) = held.as_mut() else { return Served::NotOurs };
+    let Some(page) = state.page_of(addr) else { return Served::NotOurs };
+    let served = state.fault(page, tid);
+    state.stats.add(Stat::FaultNs, time::ns_from_ticks(time::ticks() - begin));
+    served
+}
+
+/// The slot whose arena overlaps a range.
+pub fn find_overlap(addr: usize, len: usize) -> Option<usize> {
+    SLOTS.iter().position(|s| s.overlaps(addr, len))
+}
+
+/// Bytes that one system call may hold: an eighth of the smallest budget, at least 64 pages.
+pub fn hold_limit() -> usize {
+    let budgets = SLOTS.iter().filter(|s| s.is_used()).map(|s| s.ram.load(Ordering::Relaxed));
+    (budgets.min().unwrap_or(usize::MAX) / 8).clamp(64 * PAGE_SIZE, 64 << 20)
+}

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: the staging area's slots: which hold free frames, which a page on standby, and in what order standby
+//! pages came. Callers: `fault`, `evict`, under the pager lock. Frames themselves are `tmem_sys::frames`' own.
+
+use tmem_sys::{Errno, Table};
+
+/// Slots in a run are looked for inside one word of a bitmap.
+pub const GROUP: usize = 64;
+
+pub struct Slots {
+    /// One bit a slot: a frame is there and belongs to no page.
+    free: Table<u64>,
+    /// One bit a slot: no frame is there.
+    holes: Table<u64>,
+    /// Page + 1 on standby in the slot, or 0.
+    owner: Table<u32>,
+    /// Slots in the order their pages went on standby; entries of pages that went back are stale.
+    queue: Table<[u32; 2]>,
+    head: usize,
+    tail: usize,
+    free_count: usize,
+    standby_count: usize,
+}
+
+impl Slots {
+    /// `slots` is a multiple of 64. All begin as holes.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn new(slots: usize) -> Result<Slots, Errno> {
+        let mut s = Slots {
+            free: Table::new(slots / GROUP)?,
+            holes: Table::new(slots / GROUP)?,
+            owner: Table::new(slots)?,
+            queue: Table::new(slots * 4)?,
+            head: 0,
+            tail: 0,
+            free_count: 0,
+            standby_count: 0,
+        };
+        s.reset();
+        Ok(s)
+    }
+
+    /// All slots are holes again (a forked child's staging area is new).
+    pub fn reset(&mut self) {
+        self.free.fill(0);
+        self.holes.fill(u64::MAX);
+        self.owner.fill(0);
+        (self.head, self.tail, self.free_count, self.standby_count) = (0, 0, 0, 0);
+    }
+
+    pub fn free_count(&self) -> usize {
+        self.free_count
+    }
+
+    pub fn standby_count(&self) -> usize {
+        self.standby_count
+    }
+
+    pub fn capacity(&self) -> usize {
+        self.owner.len()
+    }
+
+    /// The page on standby in a slot.
+    pub fn owner(&self, slot: usize) -> Option<usize> {
+        (self.owner[slot] as usize).checked_sub(1)
+    }
+
+    /// A run of holes, as long as possible up to `want`.
+    pub fn find_holes(&self, want: usize) -> Option<(usize, usize)> {
+        find_run(&self.holes, want)
+    }
+
+    /// A run of free frames, as long as possible up to `want`.
+    pub fn find_free(&self, want: usize) -> Option<(usize, usize)> {
+        find_run(&self.free, want)
+    }
+
+    /// The frame of `page` came to a hole: the page waits on standby.
+    pub fn put_standby(&mut self, slot: usize, page: usize) {
+        self.set_hole(slot, false);
+        self.owner[slot] = page as u32 + 1;
+        self.standby_count += 1;
+        if self.tail - self.head == self.queue.len() {
+            self.compact_queue();
+        }
+        let at = self.tail % self.queue.len();
+        self.queue[at] = [slot as u32, page as u32];
+        self.tail += 1;
+    }
+
+    /// Stale entries leave the queue; live ones are at most a quarter of it.
+    fn compact_queue(&mut self) {
+        let (from, to) = (self.head, self.tail);
+        self.tail = from;
+        for i in from..to {
+            let entry = self.queue[i % self.queue.len()];
+            if self.is_live(entry) {
+                let at = self.tail % self.queue.len();
+                self.queue[at] = entry;
+                self.tail += 1;
+            }
+        }
+    }
+
+    fn is_live(&self, [slot, page]: [u32; 2]) -> bool {
+        self.owner[slot as usize] == page + 1
+    }
+
+    /// The slot whose page has been on standby longest, taken from the queue; the page stays its owner.
+    pub fn pop_oldest(&mut self) -> Option<usize> {
+        while self.head < self.tail {
+            let entry = self.queue[self.head % self.queue.len()];
+            self.head += 1;
+            if self.is_live(entry) {
+                return Some(entry[0] as usize);
+            }
+        }
+        None
+    }
+
+    /// The page's contents are elsewhere now: its frame is free.
+    pub fn free_standby(&mut self, slot: usize) {
+        debug_assert!(self.owner[slot] != 0);
+        self.owner[slot] = 0;
+        self.standby_count -= 1;
+        self.set_free(slot, true);
+    }
+
+    /// The page went back to the arena with its frame: a hole stays.
+    pub fn leave_standby(&mut self, slot: usize) {
+        debug_assert!(self.owner[slot] != 0);
+        self.owner[slot] = 0;
+        self.standby_count -= 1;
+        self.set_hole(slot, true);
+    }
+
+    /// Free frames went into the arena or back to the system.
+    pub fn use_free(&mut self, slot: usize, n: usize) {
+        for s in slot..slot + n {
+            self.set_free(s, false);
+            self.set_hole(s, true);
+        }
+    }
+
+    /// A new frame came to a hole and belongs to no page.
+    pub fn add_free(&mut self, slot: usize) {
+        self.set_hole(slot, false);
+        self.set_free(slot, true);
+    }
+
+    fn set_free(&mut self, slot: usize, on: bool) {
+        let bit = 1u64 << (slot % GROUP);
+        let word = &mut self.free[slot / GROUP];
+        if on && *word & bit == 0 {
+            *word |= bit;
+            self.free_count += 1;
+        } else if !on && *word & bit != 0 {
+            *word &= !bit;
+            self.free_count -= 1;
+        }
+    }
+
+    fn set_hole(&mut self, slot: usize, on: bool) {
+        let bit = 1u64 << (slot % GROUP);
+        if on { self.holes[slot / GROUP] |= bit } else { self.holes[slot / GROUP] &= !bit }
+    }
+
+    /// Every broken rule of the bookkeeping, in words.
+    pub fn check(&self, filled: impl Fn(usize) -> bool) -> Vec<String> {
+        let mut broken = Vec::new();
+        let (mut free, mut standby) = (0, 0);
+        for slot in 0..self.capacity() {
+            let bit = 1u64 << (slot % GROUP);
+            let (is_free, is_hole) =
+                (self.free[slot / GROUP] & bit != 0, self.holes[slot / GROUP] & bit != 0);
+            let owned = self.owner[slot] != 0;
+            if usize::from(is_free) + usize::from(is_hole) + usize::from(owned) != 1 {
+                broken.push(format!(
+                    "slot {slot}: free {is_free}, hole {is_hole}, owned {owned}: must be one of them"
+                ));
+            }
+            if filled(slot) == is_hole {
+                broken.push(format!("slot {slot}: a frame where a hole is noted, or the other way round"));
+            }
+            free += usize::from(is_free);
+            standby += usize::from(owned);
+        }
+        if (free, standby) != (self.free_count, self.standby_count) {
+            broken.push(format!(
+                "counted {free} free and {standby} standby slots, noted {} and {}",
+                self.free_count, self.standby_count
+            ));
+        }
+        broken
+    }
+}
+
+/// The first run of at least `want` set bits inside a word, else the longest there is.
+fn find_run(words: &[u64], want: usize) -> Option<(usize, usize)> {
+    let want = want.clamp(1, GROUP);
+    let mut best: Option<(usize, usize)> = None;
+    for (i, &word) in words.iter().enumerate() {
+        if word == 0 {
+            continue;
+        }
+        let (at, len) = longest_run(word);
+        if len >= want {
+            return Some((i * GROUP + at, want));
+        }
+        if best.is_none_or(|(_, l)| len > l) {
+            best = Some((i * GROUP + at, len));
+        }
+    }
+    best
+}
+
+/// Position and length of the longest run of ones.
+fn longest_run(word: u64) -> (usize, usize) {
+    if word == u64::MAX {
+        return (0, 64);
+    }
+    let (mut at, mut len, mut rest) = (0, 0, word);
+    let mut from = 0;
+    while rest != 0 {
+        let skip = rest.trailing_zeros() as usize;
+        rest >>= skip;
+        from += skip;
+        let run = rest.trailing_ones() as usize;
+        if run > len {
+            (at, len) = (from, run);
+        }
+        rest = rest.checked_shr(run as u32).unwrap_or(0);
+        from += run;
+    }
+    (at, len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_found_where_they_are() {
+        assert_eq!(longest_run(0b1110_0110), (5, 3));
+        assert_eq!(longest_run(u64::MAX << 1), (1, 63));
+        assert_eq!(find_run(&[0, 0b11, 0b1111], 3), Some((128, 3)));
+        assert_eq!(find_run(&[0, 0b11, 0], 9), Some((64, 2)));
+        assert_eq!(find_run(&[0, 0], 1), None);
+    }
+
+    #[test]
+    fn the_oldest_standby_page_comes_first_and_stale_entries_do_not() {
+        let mut s = Slots::new(64).unwrap();
+        (0..10).for_each(|i| s.put_standby(i, 100 + i));
+        s.leave_standby(0);
+        s.put_standby(0, 555);
+        assert_eq!(s.pop_oldest(), Some(1));
+        s.free_standby(1);
+        for _ in 0..1000 {
+            s.leave_standby(5);
+            s.put_standby(5, 105);
+        }
+        assert_eq!(s.pop_oldest(), Some(2));
+        assert_eq!((s.free_count(), s.standby_count()), (1, 9));
+        assert!(s.check(|slot| slot < 10).is_empty());
+    }
+}

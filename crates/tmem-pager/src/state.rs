@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: everything the pager lock guards for one `Memory`: frames, page states, slots, frontswap, swap device,
+//! and the budget's sum. Callers: `fault`, `evict`, `verbs`, `arm`, `fork`, each with a part of the methods.
+//! Law 13: `allowance` is what the budget leaves for frames after everything else that is counted.
+
+use crate::error::PagerError;
+use crate::frontswap::Frontswap;
+use crate::notices::Notices;
+use crate::page::{PageState, States};
+use crate::readahead::ReadAhead;
+use crate::recent::Recent;
+use crate::slots::{GROUP, Slots};
+use crate::stats::{Stat, Stats, refusal_place};
+use crate::swapout::SwapOut;
+use tmem_store::Reason;
+use tmem_sys::entry::Entry;
+use tmem_sys::frames::Frames;
+use tmem_sys::{PAGE_SIZE, Page, Table, pod};
+
+/// The page's contents equal what frontswap or the swap device still holds, unless its hash says otherwise.
+pub const COPY: u8 = 1;
+/// Skipped once by the hand: it came back from standby, or could not be moved.
+pub const SECOND_CHANCE: u8 = 2;
+
+/// Frames and tables that every pager needs whatever its budget: stacks, streams, code, slot tables.
+pub const FIXED_OVERHEAD: usize = 2 << 20;
+/// Bytes of table touched for every page of the arena that was ever part of an extent.
+pub const META_BYTES: usize = size_of::<Meta>() + 3;
+/// Pages one eviction batch takes out or packs.
+pub const BATCH: usize = GROUP;
+
+pod! {
+    /// What is known of one page beside its state.
+    pub struct Meta {
+        /// Keyed hash of the contents that are stored; valid with COPY.
+        pub hash: [u64; 2],
+        /// Staging slot; valid in the standby state.
+        pub slot: u32,
+        /// Pins by the program.
+        pub pins: u16,
+        /// Holds by system calls under way.
+        pub holds: u16,
+        pub flags: u8,
+        /// The program's advice, a `Pattern`.
+        pub pattern: u8,
+        pub spare: u16,
+    }
+}
+
+/// What a pager is made with.
+pub struct Setup {
+    pub ram: usize,
+    pub arena_pages: usize,
+    pub slots: usize,
+    pub frontswap: Frontswap,
+    pub swap: SwapOut,
+    pub stats: Stats,
+}
+
+pub struct State {
+    pub frames: Frames,
+    pub states: States,
+    pub meta: Table<Meta>,
+    pub slots: Slots,
+    pub recent: Recent,
+    pub ahead: ReadAhead,
+    pub frontswap: Frontswap,
+    pub swap: SwapOut,
+    pub stats: Stats,
+    pub notices: Notices,
+    /// Where pages are put together when no free frame is at hand: `UFFDIO_COPY` takes them from here.
+    pub scratch: Table<Page>,
+    pub secret: Box<[u8; 192]>,
+    pub ram: usize,
+    /// One past the highest page that was ever part of an extent.
+    pub top: usize,
+    /// Where the search for victims goes on.
+    pub hand: usize,
+    /// Where the search for droppable copies goes on.
+    pub copy_hand: usize,
+    /// Resident pages whose packed copy is kept.
+    pub copies: usize,
+    pub pinned: usize,
+    pub held: usize,
+    /// Faults to let pass before reclaim is tried again after it found nothing.
+    pub backoff: u32,
+    pub overshot: bool,
+    pub entry: Option<Entry>,
+    pub guarded: bool,
+}
+
+impl State {
+    /// # Errors
+    /// `ENOMEM` when the address space cannot hold the tables.
+    pub fn new(setup: Setup) -> Result<State, PagerError> {
+        let pages = setup.arena_pages;
+        let mut secret = Box::new([0u8; 192]);
+        tmem_sys::random::random_bytes(&mut secret[..])?;
+        let frames = Frames::new(pages, setup.slots)?;
+        let slots = Slots::new(frames.slots())?;
+        Ok(State {
+            states: States::new(pages)?,
+            meta: Table::new(pages)?,
+            slots,
+            recent: Recent::new(pages)?,
+            ahead: ReadAhead::default(),
+            frontswap: setup.frontswap,
+            swap: setup.swap,
+            stats: setup.stats,
+            notices: Notices::default(),
+            scratch: Table::new(GROUP)?,
+            secret,
+            ram: setup.ram,
+            top: 0,
+            hand: 0,
+            copy_hand: 0,
+            copies: 0,
+            pinned: 0,
+            held: 0,
+            backoff: 0,
+            overshot: false,
+            entry: None,
+            guarded: false,
+            frames,
+        })
+    }
+
+    pub fn page_of(&self, addr: usize) -> Option<usize> {
+        let page = addr.checked_sub(self.frames.arena_addr())? / PAGE_SIZE;
+        (page < self.frames.arena_pages()).then_some(page)
+    }
+
+    pub fn is_armed(&self) -> bool {
+        self.entry.is_some()
+    }
+
+    pub fn metadata_bytes(&self) -> usize {
+        self.top * META_BYTES
+    }
+
+    /// Bytes of the budget that are not frames.
+    pub fn overhead(&self) -> usize {
+        FIXED_OVERHEAD + self.metadata_bytes() + self.frontswap.footprint() + self.swap.memory_bytes()
+    }
+
+    /// Frames the budget leaves room for.
+    pub fn allowance(&self) -> usize {
+        self.ram.saturating_sub(self.overhead()) / PAGE_SIZE
+    }
+
+    /// Frames there are: in the arena, on standby, free.
+    pub fn frame_count(&self) -> usize {
+        self.states.count(PageState::Resident) + self.slots.standby_count() + self.slots.free_count()
+    }
+
+    /// Frames that pins and holds may take at most: the rest must be able to circulate.
+    pub fn pin_limit(&self) -> usize {
+        self.allowance().saturating_sub((self.ram / PAGE_SIZE / 8).max(4 * BATCH))
+    }
+
+    /// Frames kept on standby: long enough for a second chance, short enough not to shrink the resident set.
+    pub fn standby_target(&self) -> usize {
+        (self.allowance() / 16).clamp(BATCH, self.slots.capacity() / 4)
+    }
+
+    /// The keyed 128-bit hash by which an unchanged page is known again.
+    pub fn hash(secret: &[u8; 192], page: &Page) -> [u64; 2] {
+        let h = xxhash_rust::xxh3::xxh3_128_with_secret(page, secret);
+        [h as u64, (h >> 64) as u64]
+    }
+
+    /// The page's stored copy is of no use any more.
+    pub fn forget_copies(&mut self, page: usize) {
+        if self.meta[page].flags & COPY != 0 {
+            self.meta[page].flags &= !COPY;
+            self.copies -= 1;
+        }
+        self.frontswap.invalidate_page(page);
+        self.swap.forget(page);
+    }
+
+    /// Brings the published numbers that are not counted as they happen up to date.
+    pub fn publish(&mut self) {
+        let pages = |n: usize| (n * PAGE_SIZE) as u64;
+        let s = &self.stats;
+        s.set(Stat::Ram, self.ram as u64);
+        s.set(Stat::Resident, pages(self.states.count(PageState::Resident)));
+        s.set(Stat::Standby, pages(self.slots.standby_count()));
+        s.set(Stat::FreeFrames, pages(self.slots.free_count()));
+        s.set(Stat::Mapped, pages(self.frames.arena_pages() - self.states.count(PageState::Free)));
+        s.set(Stat::Metadata, (FIXED_OVERHEAD + self.metadata_bytes()) as u64);
+        s.set(Stat::Pinned, pages(self.pinned));
+        s.set(Stat::StoreBytes, self.frontswap.footprint() as u64);
+        s.set(Stat::StorePages, self.frontswap.present_count() as u64);
+        if let Some(store) = self.frontswap.store_stats() {
+            s.set(Stat::StoreSame, store.held.same_pages);
+            s.set(Stat::StorePacked, store.held.packed_pages);
+            s.set(Stat::StoreData, store.held.data_bytes);
+        }
+        s.set(Stat::SwapUsed, pages(self.swap.used()));
+        s.set(Stat::SwapCap, pages(self.swap.cap()));
+        let c = self.frontswap.counters;
+        s.set(Stat::Loads, c.loads);
+        s.set(Stat::SuccStores, c.succ_stores);
+        s.set(Stat::FailedStores, c.failed_stores);
+        s.set(Stat::Invalidates, c.invalidates);
+        s.set(Stat::Overshoot, pages(self.frame_count().saturating_sub(self.allowance())));
+        s.set(Stat::Armed, u64::from(self.is_armed()));
+        s.set(Stat::Entry, self.entry.map_or(0, |e| e as u64 + 1));
+        let guard = tmem_sys::guard::counters();
+        s.set(Stat::GuardCalls, guard.calls);
+        s.set(Stat::GuardHolds, guard.holds);
+        for reason in Reason::ALL {
+            s.set_place(
+                refusal_place(reason),
+                self.frontswap.refused[reason as usize] + self.swap.refused(reason),
+            );
+        }
+    }
+
+    /// Every broken law of this pager and all below it, in words.
+    pub fn check(&self) -> Vec<String> {
+        let mut broken = self.frontswap.check();
+        broken.extend(self.swap.check());
+        let frames = &self.frames;
+        broken.extend(self.slots.check(|slot| frames.is_filled(slot)));
+        if self.states.recount(self.top) != self.states.counts() {
+            broken.push("page states: the counts by state do not match the pages".into());
+        }
+        let mut copies = 0;
+        for page in 0..self.top {
+            let meta = &self.meta[page];
+            let stored = self.frontswap.is_present(page) || self.swap.holds(page);
+            copies += usize::from(meta.flags & COPY != 0);
+            match self.states.get(page) {
+                PageState::Out if !stored => broken.push(format!("page {page} is out and stored nowhere")),
+                PageState::Standby if self.slots.owner(meta.slot as usize) != Some(page) => {
+                    broken.push(format!(
+                        "page {page} is on standby in slot {}, which is not its own",
+                        meta.slot
+                    ));
+                }
+                PageState::Free | PageState::Fresh if stored => {
+                    broken.push(format!("page {page} has no contents and is stored"));
+                }
+                _ => {}
+            }
+        }
+        if copies != self.copies {
+            broken.push(format!("{copies} pages keep a copy, {} noted", self.copies));
+        }
+        broken
+    }
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: which slot of the swap device a page has. Callers: `evict` (what frontswap refused falls through to here),
+//! `fault`, `verbs`. Lock: the pager's. Law 14: a refused page goes to the swap device, and where that refuses too
+//! it stays the caller's. Law 12: what cannot be read back ends the process, with a report.
+
+use std::os::fd::OwnedFd;
+use tmem_store::{Reason, SwapDevice, SwapSlot};
+use tmem_sys::syscall::die;
+use tmem_sys::{Errno, Page, Table};
+
+/// Pages of one write.
+pub const MAX_BATCH: usize = 64;
+
+#[derive(Default)]
+pub struct SwapOut {
+    device: Option<Device>,
+    /// Pages offered while there was no device.
+    no_device: u64,
+}
+
+struct Device {
+    swap: SwapDevice,
+    /// Slot + 1 of a page, or 0.
+    slot_of: Table<u32>,
+    /// Read ends of the pipes whose write ends the children of each fork hold open.
+    children: Vec<(u32, OwnedFd)>,
+}
+
+impl SwapOut {
+    pub fn none() -> SwapOut {
+        SwapOut::default()
+    }
+
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn new(swap: SwapDevice, pages: usize) -> Result<SwapOut, Errno> {
+        let device = Device { swap, slot_of: Table::new(pages)?, children: Vec::new() };
+        Ok(SwapOut { device: Some(device), no_device: 0 })
+    }
+
+    pub fn exists(&self) -> bool {
+        self.device.is_some()
+    }
+
+    #[inline]
+    pub fn holds(&self, page: usize) -> bool {
+        self.device.as_ref().is_some_and(|d| d.slot_of[page] != 0)
+    }
+
+    /// Writes pages out; how many of them, from the front, and why not the rest.
+    pub fn store(&mut self, pages: &[usize], data: &[&Page]) -> (usize, Option<Reason>) {
+        let Some(device) = &mut self.device else {
+            self.no_device += pages.len() as u64;
+            return (0, Some(Reason::Unwilling));
+        };
+        let mut slots = [SwapSlot::NONE; MAX_BATCH];
+        let mut batch = device.swap.write_batch(data, &mut slots[..data.len()]);
+        if batch.refused == Some(Reason::SwapFull) && device.reap() {
+            let rest = batch.stored;
+            let again = device.swap.write_batch(&data[rest..], &mut slots[rest..data.len()]);
+            batch = tmem_store::Batch { stored: rest + again.stored, refused: again.refused };
+        }
+        for (page, slot) in pages.iter().zip(&slots[..batch.stored]) {
+            device.slot_of[*page] = slot.0 + 1;
+        }
+        (batch.stored, batch.refused)
+    }
+
+    /// Reads a page back; false when it has no slot.
+    pub fn load(&mut self, page: usize, into: &mut Page) -> bool {
+        let Some(device) = &mut self.device else { return false };
+        let Some(slot) = device.slot_of[page].checked_sub(1) else { return false };
+        match device.swap.read(SwapSlot(slot), into) {
+            Ok(()) => true,
+            Err(tmem_store::SwapFault::Corrupt(_)) => {
+                die("a page on the swap device came back changed: its checksum does not match (law 12)")
+            }
+            Err(tmem_store::SwapFault::Io(..)) => die(
+                "a page on the swap device cannot be read back: input/output error or a truncated file (law 12)",
+            ),
+        }
+    }
+
+    /// The page's slot is of no use any more.
+    pub fn forget(&mut self, page: usize) {
+        if let Some(device) = &mut self.device
+            && let Some(slot) = device.slot_of[page].checked_sub(1)
+        {
+            device.slot_of[page] = 0;
+            device.swap.free(SwapSlot(slot));
+        }
+    }
+
+    /// Bytes of memory the device takes; its pages too where it lies on a file system in memory.
+    pub fn memory_bytes(&self) -> usize {
+        self.device.as_ref().map_or(0, |d| d.swap.footprint())
+    }
+
+    pub fn used(&self) -> usize {
+        self.device.as_ref().map_or(0, |d| d.swap.stats().used as usize)
+    }
+
+    pub fn cap(&self) -> usize {
+        self.device.as_ref().map_or(0, |d| d.swap.stats().cap as usize)
+    }
+
+    pub fn traffic(&self) -> (u64, u64) {
+        self.device.as_ref().map_or((0, 0), |d| (d.swap.stats().read, d.swap.stats().written))
+    }
+
+    pub fn refused(&self, reason: Reason) -> u64 {
+        let none = if reason == Reason::Unwilling { self.no_device } else { 0 };
+        none + self.device.as_ref().map_or(0, |d| d.swap.stats().refused.get(reason))
+    }
+
+    pub fn check(&self) -> Vec<String> {
+        let Some(device) = &self.device else { return Vec::new() };
+        let mut broken = device.swap.check();
+        for (page, &slot) in device.slot_of.iter().enumerate().filter(|(_, s)| **s != 0) {
+            if !device.swap.holds(SwapSlot(slot - 1)) {
+                broken.push(format!("page {page} is noted in slot {}, which holds no page", slot - 1));
+            }
+        }
+        broken
+    }
+
+    /// Before a fork: the child's generation, for which the caller makes a pipe. `None` without a device.
+    pub fn fork_prepare(&mut self) -> Option<u32> {
+        self.device.as_mut().map(|d| d.swap.fork_prepare())
+    }
+
+    /// In the parent: `alive` reads end-of-file when the child, and whoever it forked, is gone.
+    pub fn fork_parent(&mut self, generation: u32, alive: Option<OwnedFd>) {
+        if let Some(device) = &mut self.device {
+            device.swap.fork_parent();
+            device.children.extend(alive.map(|fd| (generation, fd)));
+        }
+    }
+
+    /// In the child: inherited slots are read only, and the parent's other children are none of ours.
+    pub fn fork_child(&mut self) {
+        if let Some(device) = &mut self.device {
+            device.swap.fork_child();
+            device.children.clear();
+        }
+    }
+}
+
+impl Device {
+    /// Frees what only dead children could read; whether anything may have become free.
+    fn reap(&mut self) -> bool {
+        let before = self.children.len();
+        self.children.retain(|(_, fd)| tmem_sys::fork::pipe_is_open(fd));
+        let children = &self.children;
+        self.swap.reap(&mut |generation| children.iter().any(|(g, _)| *g == generation));
+        self.children.len() < before
+    }
+}

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: what a program asks of paged memory on purpose: allocate, release, prefetch, evict, pin, advise.
+//! Callers: `pager` (from Python threads), the guard's hooks (hold, release_hold). Lock: the pager's, held.
+
+use crate::error::PagerError;
+use crate::page::{Event, PageState};
+use crate::readahead::Pattern;
+use crate::slots::GROUP;
+use crate::state::{BATCH, State};
+use crate::stats::Stat;
+use std::ops::Range;
+use tmem_sys::PAGE_SIZE;
+
+/// Advice for a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advice {
+    Pattern(Pattern),
+    WillNeed,
+    Cold,
+}
+
+impl State {
+    /// Bytes that all extents would take with `pages` more.
+    pub fn mapped_with(&self, pages: usize) -> usize {
+        (self.frames.arena_pages() - self.states.count(PageState::Free) + pages) * PAGE_SIZE
+    }
+
+    /// Whether `pages` more still fit as plain memory.
+    pub fn fits_plain(&self, pages: usize, top: usize) -> bool {
+        let tables = top.max(self.top) * crate::state::META_BYTES;
+        self.mapped_with(pages) + tables + crate::state::FIXED_OVERHEAD <= self.ram
+    }
+
+    /// Makes a range part of an extent.
+    pub fn allocate(&mut self, range: Range<usize>) {
+        self.top = self.top.max(range.end);
+        for page in range {
+            self.states.change(page, Event::Allocate);
+            let meta = &mut self.meta[page];
+            (meta.pattern, meta.flags) = (0, 0);
+        }
+        self.stats.add(Stat::Regions, 1);
+        self.publish();
+    }
+
+    /// Ends an extent: whatever its pages held, anywhere, is gone.
+    ///
+    /// # Errors
+    /// The kernel's, when the memory is locked; then frames stay until the arena goes.
+    pub fn release(&mut self, range: Range<usize>) -> Result<(), PagerError> {
+        let n = range.len();
+        for page in range.clone() {
+            if self.states.is(page, PageState::Standby) {
+                let slot = self.meta[page].slot as usize;
+                self.slots.free_standby(slot);
+            }
+            self.forget_copies(page);
+            let meta = &mut self.meta[page];
+            self.pinned -= usize::from(std::mem::take(&mut meta.pins) != 0);
+            self.held -= usize::from(std::mem::take(&mut meta.holds) != 0);
+            meta.flags = 0;
+            self.states.change(page, Event::Release);
+        }
+        let dropped = self.frames.drop_pages(range.start, n);
+        let regions = self.stats.get(Stat::Regions);
+        self.stats.set(Stat::Regions, regions.saturating_sub(1));
+        self.overshot = self.overshot && self.frame_count() > self.allowance();
+        self.backoff = 0;
+        self.publish();
+        dropped.map_err(|e| PagerError::Kernel("giving memory back", e))
+    }
+
+    /// Makes one page resident from wherever it is.
+    fn ensure(&mut self, page: usize, run: usize) {
+        match self.states.get(page) {
+            PageState::Standby => self.put_back(page, run.min(GROUP)),
+            PageState::Fresh | PageState::Out => {
+                let missing = |p: usize| matches!(self.states.get(p), PageState::Fresh | PageState::Out);
+                let n = (page..page + run.min(GROUP)).take_while(|&p| missing(p)).count();
+                self.bring_run(page, n);
+            }
+            PageState::Resident | PageState::Free => {}
+        }
+    }
+
+    /// Brings in as much of a range as the budget lets stay.
+    pub fn prefetch(&mut self, range: Range<usize>) {
+        let room = self.allowance().saturating_sub(self.allowance() / 8 + self.pinned + self.held);
+        let mut page = range.start;
+        let end = range.end.min(range.start + room);
+        while page < end {
+            self.ensure(page, end - page);
+            page = self.states_end_of_resident(page, end);
+        }
+    }
+
+    fn states_end_of_resident(&self, page: usize, end: usize) -> usize {
+        (page..end).find(|&p| !self.states.is(p, PageState::Resident)).unwrap_or(end).max(page + 1)
+    }
+
+    /// Sends a range out because the program asks; how many pages left. Pinned and held pages stay.
+    pub fn evict_on_request(&mut self, range: Range<usize>) -> usize {
+        let mut left = 0;
+        let mut page = range.start;
+        while page < range.end {
+            if !self.states.is(page, PageState::Resident)
+                || self.meta[page].pins != 0
+                || self.meta[page].holds != 0
+            {
+                page += 1;
+                continue;
+            }
+            let mut n = 1;
+            while n < BATCH && page + n < range.end && self.may_leave(page + n) {
+                n += 1;
+            }
+            let Some((slot, found)) = self.slots.find_holes(n) else {
+                if self.pack_oldest(BATCH) == 0 {
+                    break;
+                }
+                self.supply(0);
+                continue;
+            };
+            let moved = self.take_out(page, n.min(found), slot);
+            left += moved;
+            page += moved.max(1);
+        }
+        while self.slots.standby_count() > 0 && self.pack_oldest(BATCH) > 0 {}
+        self.supply(0);
+        left
+    }
+
+    fn may_leave(&self, page: usize) -> bool {
+        self.states.is(page, PageState::Resident) && self.meta[page].pins == 0 && self.meta[page].holds == 0
+    }
+
+    /// Makes a range resident and keeps it so until as many unpins.
+    ///
+    /// # Errors
+    /// `Budget` when pinned pages would take more than the budget can spare; then nothing is pinned.
+    pub fn pin(&mut self, range: Range<usize>) -> Result<(), PagerError> {
+        let fresh = range.clone().filter(|&p| self.meta[p].pins == 0).count();
+        if self.pinned + self.held + fresh > self.pin_limit() && self.is_armed() {
+            let mib = |pages: usize| pages * PAGE_SIZE / (1 << 20);
+            return Err(PagerError::Budget(format!(
+                "pinning {} MiB more would leave too little of the budget to page with: {} MiB may be pinned in all and \
+                 {} MiB are. Pin a smaller part, or raise ram=",
+                mib(fresh),
+                mib(self.pin_limit()),
+                mib(self.pinned + self.held)
+            )));
+        }
+        for page in range.clone() {
+            let meta = &mut self.meta[page];
+            self.pinned += usize::from(meta.pins == 0);
+            meta.pins = meta.pins.saturating_add(1);
+        }
+        if self.is_armed() {
+            (range.start..range.end).for_each(|page| self.ensure(page, range.end - page));
+        }
+        Ok(())
+    }
+
+    pub fn unpin(&mut self, range: Range<usize>) {
+        for page in range {
+            let meta = &mut self.meta[page];
+            if meta.pins > 0 {
+                meta.pins -= 1;
+                self.pinned -= usize::from(meta.pins == 0);
+            }
+        }
+    }
+
+    /// For a system call: as many pages from `first` as may be held are made resident and kept. How many.
+    pub fn hold(&mut self, first: usize, want: usize) -> usize {
+        let want = want.min(self.frames.arena_pages() - first);
+        let room = self.pin_limit().saturating_sub(self.pinned + self.held).max(GROUP);
+        let n = if self.is_armed() { want.min(room) } else { want };
+        for page in first..first + n {
+            let meta = &mut self.meta[page];
+            self.held += usize::from(meta.holds == 0);
+            meta.holds = meta.holds.saturating_add(1);
+        }
+        if self.is_armed() {
+            (first..first + n).for_each(|page| self.ensure(page, first + n - page));
+        }
+        n
+    }
+
+    pub fn release_hold(&mut self, first: usize, count: usize) {
+        for page in first..first + count {
+            let meta = &mut self.meta[page];
+            if meta.holds > 0 {
+                meta.holds -= 1;
+                self.held -= usize::from(meta.holds == 0);
+            }
+        }
+    }
+
+    pub fn advise(&mut self, range: Range<usize>, advice: Advice) {
+        match advice {
+            Advice::Pattern(pattern) => range.for_each(|p| self.meta[p].pattern = pattern as u8),
+            Advice::WillNeed if self.is_armed() => self.prefetch(range),
+            Advice::Cold if self.is_armed() => drop(self.evict_on_request(range)),
+            Advice::WillNeed | Advice::Cold => {}
+        }
+    }
+}
