@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `tmem._core`: the export list of the bindings. PyO3 is used in this crate only; the floors below know no Python.
+
+mod error;
+mod memory;
+mod probe;
+mod region;
+
+use pyo3::prelude::*;
+
+/// From here on nothing is unmapped any more; registered with `atexit` by the package.
+#[pyfunction]
+fn finalize() {
+    tmem_pager::finalize();
+}
+
+/// The compiled part of tmem.
+#[pymodule(gil_used = false)]
+fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    m.add("BUILD_PROFILE", if cfg!(debug_assertions) { "debug" } else { "release" })?;
+    m.add("MIN_RAM", tmem_pager::MIN_RAM)?;
+    m.add_class::<memory::Memory>()?;
+    m.add_class::<region::Region>()?;
+    m.add_function(wrap_pyfunction!(probe::probe, m)?)?;
+    m.add_function(wrap_pyfunction!(memory::stats_read, m)?)?;
+    m.add_function(wrap_pyfunction!(finalize, m)?)?;
+    Ok(())
+}

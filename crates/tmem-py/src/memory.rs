@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: the Python face of one pager. Callers: `python/tmem/memory.py`. The GIL is let go before any lock of the
+//! pager is taken, and nothing below ever asks for it.
+
+use crate::error::to_python;
+use crate::region::Region;
+use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tmem_pager::{Advice, Backend, Choice, Config, Pager, PagerError, Pattern, stats};
+use tmem_sys::entry::Entry;
+
+/// A budget of RAM and what is paged under it.
+#[pyclass(frozen, module = "tmem._core")]
+pub struct Memory {
+    pager: Arc<Pager>,
+    #[pyo3(get)]
+    name: String,
+    #[pyo3(get)]
+    ram: usize,
+}
+
+impl Memory {
+    /// Runs a verb without the GIL.
+    fn run<R: Send>(
+        &self,
+        py: Python<'_>,
+        verb: impl FnOnce(&Pager) -> Result<R, PagerError> + Send,
+    ) -> PyResult<R> {
+        let pager = &self.pager;
+        py.detach(|| verb(pager)).map_err(|e| to_python(py, e))
+    }
+}
+
+#[pymethods]
+impl Memory {
+    #[new]
+    #[pyo3(signature = (ram, *, swap_dir, swap_bytes, faults, name, backend="store"))]
+    fn new(
+        py: Python<'_>,
+        ram: usize,
+        swap_dir: Option<PathBuf>,
+        swap_bytes: u64,
+        faults: &str,
+        name: Option<String>,
+        backend: &str,
+    ) -> PyResult<Memory> {
+        let name = name.unwrap_or_default();
+        let config = Config {
+            ram,
+            swap: swap_dir.map(|dir| (dir, swap_bytes)),
+            faults: choice(faults)?,
+            name: name.clone(),
+            backend: backend_of(backend)?,
+        };
+        let pager = py.detach(|| Pager::new(config)).map_err(|e| to_python(py, e))?;
+        Ok(Memory { pager: Arc::new(pager), name, ram })
+    }
+
+    /// A zeroed extent of at least `nbytes`, freed with the last reference to it.
+    fn allocate(&self, py: Python<'_>, nbytes: usize) -> PyResult<Region> {
+        let address = self.run(py, |p| p.allocate(nbytes))?;
+        Ok(Region::new(Arc::clone(&self.pager), address, nbytes))
+    }
+
+    /// Brings a range in as far as the budget lets it stay.
+    fn prefetch(&self, py: Python<'_>, address: usize, nbytes: usize) -> PyResult<()> {
+        self.run(py, |p| p.prefetch(address, nbytes))
+    }
+
+    /// Sends a range out; the number of pages that left.
+    fn evict(&self, py: Python<'_>, address: usize, nbytes: usize) -> PyResult<usize> {
+        self.run(py, |p| p.evict(address, nbytes))
+    }
+
+    /// Keeps a range resident until it is unpinned.
+    fn pin(&self, py: Python<'_>, address: usize, nbytes: usize) -> PyResult<()> {
+        self.run(py, |p| p.pin(address, nbytes))
+    }
+
+    /// Ends one pin of a range.
+    fn unpin(&self, py: Python<'_>, address: usize, nbytes: usize) -> PyResult<()> {
+        self.run(py, |p| p.unpin(address, nbytes))
+    }
+
+    /// Says how a range will be used.
+    fn advise(&self, py: Python<'_>, address: usize, nbytes: usize, advice: &str) -> PyResult<()> {
+        let advice = match advice {
+            "normal" => Advice::Pattern(Pattern::Normal),
+            "sequential" => Advice::Pattern(Pattern::Sequential),
+            "random" => Advice::Pattern(Pattern::Random),
+            "willneed" => Advice::WillNeed,
+            "cold" => Advice::Cold,
+            other => {
+                return Err(PyValueError::new_err(format!(
+                    "unknown advice {other:?}: use normal, sequential, random, willneed or cold"
+                )));
+            }
+        };
+        self.run(py, |p| p.advise(address, nbytes, advice))
+    }
+
+    /// Whether a range lies in one live extent of this memory.
+    fn owns(&self, address: usize, nbytes: usize) -> bool {
+        self.pager.owns(address, nbytes)
+    }
+
+    /// All counters, brought up to date.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let values =
+            self.run(py, |p| p.stats(|s| stats::places().map(|(n, i)| (n, s.at(i))).collect::<Vec<_>>()))?;
+        describe(py, values, &self.name, u64::from(std::process::id()), Some(self.pager.entry()))
+    }
+
+    /// Every broken law, in words.
+    fn check(&self, py: Python<'_>) -> Vec<String> {
+        let pager = &self.pager;
+        py.detach(|| pager.check())
+    }
+
+    /// Warnings that the path of a page could not raise itself; each is given once.
+    fn notices(&self) -> Vec<String> {
+        self.pager.notices()
+    }
+
+    /// No new allocations; the number of live extents.
+    fn close(&self, py: Python<'_>) -> usize {
+        let pager = &self.pager;
+        py.detach(|| pager.close())
+    }
+
+    #[getter]
+    fn closed(&self) -> bool {
+        self.pager.is_closed()
+    }
+
+    #[getter]
+    fn faults(&self) -> &'static str {
+        self.pager.entry().name()
+    }
+}
+
+fn choice(faults: &str) -> PyResult<Choice> {
+    match faults {
+        "auto" => Ok(Choice::Auto),
+        "signal" => Ok(Choice::Only(Entry::Signal)),
+        "thread" => Ok(Choice::Only(Entry::Thread)),
+        other => Err(PyValueError::new_err(format!("unknown faults={other:?}: use auto, signal or thread"))),
+    }
+}
+
+fn backend_of(name: &str) -> PyResult<Backend> {
+    match name {
+        "store" => Ok(Backend::Store),
+        "refuse" => Ok(Backend::RefuseAll),
+        "plain" => Ok(Backend::Plain),
+        other => Err(PyValueError::new_err(format!("unknown backend={other:?}: use store, refuse or plain"))),
+    }
+}
+
+fn describe<'py>(
+    py: Python<'py>,
+    values: Vec<(String, u64)>,
+    name: &str,
+    pid: u64,
+    entry: Option<Entry>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    let mut published = 0;
+    for (key, value) in values {
+        if key == "entry" {
+            published = value;
+        } else {
+            dict.set_item(key, value)?;
+        }
+    }
+    let in_force = match published {
+        1 => Some(Entry::Signal),
+        2 => Some(Entry::Thread),
+        _ => entry,
+    };
+    dict.set_item("entry", in_force.map_or("", Entry::name))?;
+    dict.set_item("name", name)?;
+    dict.set_item("pid", pid)?;
+    Ok(dict)
+}
+
+/// Reads the counters that another process publishes, from the path of its descriptor.
+#[pyfunction]
+pub fn stats_read<'py>(py: Python<'py>, fd_path: PathBuf) -> PyResult<Bound<'py, PyDict>> {
+    let bytes = std::fs::read(&fd_path).map_err(PyErr::from)?;
+    let snapshot = tmem_sys::counters::decode(&bytes).ok_or_else(|| {
+        PyOSError::new_err(format!("{} holds no tmem statistics of this version", fd_path.display()))
+    })?;
+    let values = stats::places().map(|(n, i)| (n, snapshot.values[i])).collect();
+    describe(py, values, &snapshot.name, snapshot.pid, None)
+}

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Transcendent memory for Linux user space: NumPy arrays larger than the RAM they may use.
+
+mem = tmem.Memory(ram="2G", swap="20G")
+a = mem.zeros((50_000, 100_000), dtype="f4")  # a real numpy.ndarray
+mem.stats()
+"""
+
+from tmem._core import __version__
+from tmem.errors import (
+    BudgetError,
+    ClosedError,
+    GuardWarning,
+    KernelUnsupported,
+    OvershootWarning,
+    SizeError,
+    SwapError,
+    TmemError,
+    TmemWarning,
+)
+from tmem.memory import Memory
+from tmem.stats import Stats
+
+__all__ = [
+    "BudgetError",
+    "ClosedError",
+    "GuardWarning",
+    "KernelUnsupported",
+    "Memory",
+    "OvershootWarning",
+    "SizeError",
+    "Stats",
+    "SwapError",
+    "TmemError",
+    "TmemWarning",
+    "__version__",
+]

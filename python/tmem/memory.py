@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory: one RAM budget, and the arrays that live under it.
+
+Owns: what a caller may ask of a Memory. Called by users, cli, demo. Calls array, limits, swapdir, stats and the native
+module, which does the paging. Nothing here is on the path of a page.
+Law: a Memory that is closed unmaps nothing; its arrays stay valid for as long as anything refers to them.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from tmem import _core
+from tmem.array import Array, Order, Shape, byte_range, element_type, file_layout, nbytes_of, shape_of
+from tmem.errors import ClosedError, SizeError, TmemWarning, warning_of
+from tmem.limits import allowance
+from tmem.stats import PAGE, Stats, make_stats
+from tmem.swapdir import Swap, plan_swap
+from tmem.units import Size, format_size, parse_size
+
+__all__ = ["MINIMUM_RAM", "Advice", "Memory"]
+
+MINIMUM_RAM = _core.MIN_RAM
+"""The smallest budget, in bytes: below it the pager's own tables and frames would be most of it."""
+
+Advice = Literal["normal", "sequential", "random", "cold", "willneed"]
+_ADVICE = ("normal", "sequential", "random", "cold", "willneed")
+_FAULTS = ("auto", "signal", "thread")
+_LONGEST_NAME = 63
+_COPY_BYTES = 4 << 20
+_NUMBERS = itertools.count(1)
+
+_A = TypeVar("_A", bound=Array)
+
+atexit.register(_core.finalize)
+
+
+class Memory:
+    """RAM for arrays under one budget: what does not fit is compressed, and beyond that goes to a swap device.
+
+    `ram` is the budget for everything: pages in RAM, compressed pages, metadata. Bytes, or text such as `2G`
+    (1024-based), `512MiB`, `1.5GB` (1000-based), `50%` and `auto` (half) of what the machine or the cgroup allows.
+    `swap` is `auto` (a file without a name in a directory on a disk, at most 16 times `ram` and half of what is
+    free), `none` or None, a size, a directory, or (directory, size).
+    `faults` is how missing pages are served: `auto`, `signal` (in the faulting thread) or `thread` (by a thread that
+    reads the userfaultfd).
+    `name` shows in `tmem stats` and in messages.
+
+    Raises SizeError for a budget below 16 MiB or above what may be used, SwapError for a swap device that cannot be
+    made, KernelUnsupported where faults cannot be served.
+    """
+
+    def __init__(self, ram: Size, *, swap: Swap = "auto", faults: str = "auto", name: str | None = None) -> None:
+        if faults not in _FAULTS:
+            raise ValueError(f"faults must be one of {', '.join(_FAULTS)}, not {faults!r}")
+        if name is not None and (not name.isprintable() or not 0 < len(name.encode()) <= _LONGEST_NAME):
+            raise ValueError(f"name must be 1 to {_LONGEST_NAME} printable bytes, not {name!r}")
+        budget = _budget(ram)
+        plan = plan_swap(swap, budget)
+        self._core = _core.Memory(
+            budget,
+            swap_dir=plan.directory,
+            swap_bytes=plan.count,
+            faults=faults,
+            name=name or f"memory-{next(_NUMBERS)}",
+        )
+        self._final = Stats()
+        if plan.warning:
+            warnings.warn(plan.warning, TmemWarning, stacklevel=2)
+        self._drain()
+
+    # Making arrays
+
+    def empty(self, shape: Shape, dtype: npt.DTypeLike = float, order: Order = "C") -> Array:
+        """Return a new array; its contents are zeros, but do not rely on it."""
+        return self.zeros(shape, dtype, order)
+
+    def zeros(self, shape: Shape, dtype: npt.DTypeLike = float, order: Order = "C") -> Array:
+        """Return a new array of zeros.
+
+        It is a plain numpy.ndarray whose base owns its pages: views keep them, the last reference frees them.
+        Raises BudgetError where neither RAM nor the tiers below have room, ClosedError after close().
+        """
+        result = self._new(shape_of(shape), element_type(dtype), _order(order))
+        self._drain()
+        return result
+
+    def full(
+        self, shape: Shape, fill_value: npt.ArrayLike, dtype: npt.DTypeLike | None = None, order: Order = "C"
+    ) -> Array:
+        """Return a new array filled with `fill_value`, which also gives the dtype where none is named."""
+        kind = np.asarray(fill_value).dtype if dtype is None else dtype
+        result = self._new(shape_of(shape), element_type(kind), _order(order))
+        np.copyto(result, fill_value, casting="unsafe")
+        self._drain()
+        return result
+
+    def array(
+        self, source: npt.ArrayLike, dtype: npt.DTypeLike | None = None, order: Literal["K", "C", "F"] = "K"
+    ) -> Array:
+        """Return a new array with the values of `source`.
+
+        What is no array yet (a list, say) becomes a plain one on the way. `K` keeps column order where there is one.
+        """
+        plain = np.asarray(source)
+        if order == "K":
+            order = "F" if plain.flags.fnc else "C"
+        result = self._new(plain.shape, element_type(plain.dtype if dtype is None else dtype), _order(order))
+        np.copyto(result, plain, casting="unsafe")
+        self._drain()
+        return result
+
+    def from_file(
+        self,
+        path: str | os.PathLike[str],
+        dtype: npt.DTypeLike | None = None,
+        shape: Shape | None = None,
+        *,
+        offset: int = 0,
+        order: Order = "C",
+    ) -> Array:
+        """Return a new array with the contents of a file: a `.npy`, or a raw one if its `dtype` is given.
+
+        Of a raw file, `offset` bytes are skipped, and `shape` defaults to all the rest in one dimension. It is read in
+        pieces of a few MiB. OSError where it cannot be read, ValueError where it is not what was said.
+        """
+        source = Path(path)
+        lengths, kind, start, layout = file_layout(source, dtype, shape, offset, _order(order))
+        result = self._new(lengths, kind, layout)
+        _read_into(result, source, start)
+        self._drain()
+        return result
+
+    # Steering
+
+    def prefetch(self, array: Array) -> None:
+        """Bring the pages under `array` into RAM, as far as the budget has room for them."""
+        address, count = self._range(array)
+        if count:
+            self._core.prefetch(address, count)
+        self._drain()
+
+    def evict(self, array: Array) -> int:
+        """Send the pages under `array` out of RAM now; return how many bytes left. Pinned pages stay."""
+        address, count = self._range(array)
+        pages = self._core.evict(address, count) if count else 0
+        self._drain()
+        return pages * PAGE
+
+    @contextmanager
+    def pin(self, array: _A) -> Iterator[_A]:
+        """Keep the pages under `array` in RAM inside a `with` block. BudgetError where they would not fit."""
+        address, count = self._range(array)
+        if count:
+            self._core.pin(address, count)
+        try:
+            self._drain()
+            yield array
+        finally:
+            if count:
+                self._core.unpin(address, count)
+
+    def advise(self, array: Array, advice: Advice) -> None:
+        """Tell how `array` will be used: `normal`, `sequential`, `random`, `cold` (first out), `willneed`."""
+        if advice not in _ADVICE:
+            raise ValueError(f"advice must be one of {', '.join(_ADVICE)}, not {advice!r}")
+        address, count = self._range(array)
+        if count:
+            self._core.advise(address, count, advice)
+        self._drain()
+
+    # Looking
+
+    def stats(self) -> Stats:
+        """Return the counters as they are now; once closed and without arrays, as they were at close()."""
+        try:
+            result = make_stats(self._core.stats())
+        except ClosedError:
+            return self._final
+        self._drain()
+        return result
+
+    def check(self) -> list[str]:
+        """Walk everything and return each broken law in words; an empty list when all is sound. Slow."""
+        return self._core.check()
+
+    @property
+    def ram(self) -> int:
+        """The budget in bytes."""
+        return self._core.ram
+
+    @property
+    def name(self) -> str:
+        """The name given, or one made up."""
+        return self._core.name
+
+    @property
+    def faults(self) -> str:
+        """The fault entry in force: `signal` or `thread`."""
+        return self._core.faults
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called."""
+        return self._core.closed
+
+    def __repr__(self) -> str:
+        state = " closed" if self.closed else ""
+        return f"<tmem.Memory {self.name!r} ram={format_size(self.ram)} faults={self.faults}{state}>"
+
+    # Ending
+
+    def close(self) -> None:
+        """Make no more arrays. Those alive stay valid, and a ResourceWarning counts them. Twice does no harm."""
+        if self.closed:
+            return
+        self._final = make_stats(self._core.stats())
+        alive = self._core.close()
+        if alive:
+            text = f"{self.name} closed with {alive} array(s) alive: they stay valid until the last reference goes"
+            warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
+        self._drain()
+
+    def __enter__(self) -> Self:
+        if self.closed:
+            raise ClosedError(f"{self.name} is closed: make a new Memory")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Within
+
+    def _new(self, shape: tuple[int, ...], dtype: np.dtype[Any], order: Order) -> Array:
+        if self.closed:
+            raise ClosedError(f"{self.name} is closed and makes no new arrays: make a new Memory")
+        count = nbytes_of(shape, dtype)
+        if count == 0:
+            return np.empty(shape, dtype, order)  # no byte, so nothing to manage
+        return np.ndarray(shape, dtype, buffer=memoryview(self._core.allocate(count)), order=order)
+
+    def _range(self, array: Array) -> tuple[int, int]:
+        """Return the bytes under `array`, which must be ours. A read-only view will do: nothing is written."""
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"a numpy.ndarray of this Memory is needed, not {type(array).__name__}")
+        if self.closed:
+            raise ClosedError(f"{self.name} is closed: its arrays are valid, but can no longer be steered")
+        address, count = byte_range(array)
+        if count and not self._core.owns(address, count):
+            raise ValueError(f"the array is not one of {self.name}: copy it there first, {self.name}.array(a)")
+        return address, count
+
+    def _drain(self) -> None:
+        """Raise as warnings what the path of a page had to say; it cannot call Python itself."""
+        for notice in self._core.notices():
+            warnings.warn(notice, warning_of(notice), stacklevel=3)
+
+
+def _budget(ram: Size) -> int:
+    allowed = allowance()
+    budget = parse_size(ram, whole=allowed.count, what="ram")
+    if budget < MINIMUM_RAM:
+        raise SizeError(
+            f"ram of {format_size(budget)} is below the minimum of {MINIMUM_RAM >> 20} MiB: ask for that or more"
+        )
+    if budget > allowed.count:
+        raise SizeError(
+            f"ram of {format_size(budget)} is more than the {format_size(allowed.count)} that {allowed.source} has: "
+            "ask for less, or for a share such as '50%'"
+        )
+    return budget
+
+
+def _order(order: str) -> Order:
+    if order == "C":
+        return "C"
+    if order == "F":
+        return "F"
+    raise ValueError(f"order must be 'C' (rows together) or 'F' (columns together), not {order!r}")
+
+
+def _read_into(target: Array, path: Path, start: int) -> None:
+    """Fill `target` from the file through a plain buffer, so that no system call ever meets a missing page."""
+    if target.nbytes == 0:
+        return
+    flat = target.reshape(-1, order="A").view(np.uint8)
+    buffer = memoryview(bytearray(min(_COPY_BYTES, target.nbytes)))
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        done = 0
+        while done < target.nbytes:
+            count = file.readinto(buffer[: target.nbytes - done])
+            if not count:
+                raise ValueError(f"{path} ended after {start + done} bytes: did another program cut it short?")
+            flat[done : done + count] = np.frombuffer(buffer[:count], dtype=np.uint8)
+            done += count

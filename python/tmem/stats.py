@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a Memory says of itself: the counters, with the few numbers derived from them.
+
+Owns: the names and units of the counters. Called by memory, cli, demo. Reads other processes through the native module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+from tmem import _core
+
+__all__ = ["PAGE", "Stats", "make_stats", "published"]
+
+PAGE = 4096
+"""The unit of paging, in bytes."""
+
+_MEMFD = "/memfd:tmem-stats"
+
+Value = int | float | str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """One reading of a Memory's counters. Sizes are bytes unless the comment says otherwise."""
+
+    name: str = ""
+    pid: int = 0
+    entry: str = ""  # which fault entry serves: signal or thread
+    armed: int = 0  # 1 once the arrays have outgrown the budget and paging has begun
+    ram: int = 0  # the budget
+    mapped: int = 0  # the arrays alive, whether touched or not
+    regions: int = 0  # how many they are
+    resident: int = 0  # arrays' pages in RAM
+    standby: int = 0  # evicted, but not yet packed: a fault takes them back
+    free_frames: int = 0
+    store_bytes: int = 0  # RAM taken by the page store
+    store_pages: int = 0  # pages it holds
+    store_packed: int = 0  # of these, pages that are compressed
+    store_same: int = 0  # of these, pages of one repeated value, which take no room
+    store_data: int = 0  # the compressed pages' own size
+    metadata: int = 0
+    swap_used: int = 0
+    swap_cap: int = 0
+    pinned: int = 0
+    overshoot: int = 0  # over the budget now
+    overshoot_events: int = 0
+    faults: int = 0
+    fault_ns: int = 0  # time that threads waited for pages, in nanoseconds
+    readahead_pages: int = 0
+    standby_hits: int = 0
+    evictions: int = 0
+    clean_evictions: int = 0  # evictions that found their packed copy still good
+    moves: int = 0
+    move_busy: int = 0  # pages the kernel would not move: pinned, or shared with a forked child
+    move_retries: int = 0
+    unshared: int = 0  # pages copied free of a forked child
+    spurious_faults: int = 0  # faults that another thread had served already
+    copies_dropped: int = 0  # packed copies of resident pages, given up for room
+    swap_loads: int = 0
+    swap_stores: int = 0
+    loads: int = 0
+    succ_stores: int = 0
+    failed_stores: int = 0
+    invalidates: int = 0
+    guard_calls: int = 0
+    guard_holds: int = 0
+    forks: int = 0
+    outside: int = 0  # anonymous memory of the process in RAM that is not tmem's
+    refused: Mapping[str, int] = field(default_factory=dict)  # why the store refused pages, counted
+    other: Mapping[str, Value] = field(default_factory=dict)  # counters that this version has no name for
+
+    @property
+    def used(self) -> int:
+        """All that counts against the budget, in bytes."""
+        return self.resident + self.standby + self.free_frames + self.store_bytes + self.metadata
+
+    @property
+    def ratio(self) -> float:
+        """How many bytes of pages the store holds in one byte of RAM; 0 when it is empty."""
+        return self.store_pages * PAGE / self.store_bytes if self.store_bytes else 0.0
+
+    @property
+    def share(self) -> float:
+        """How much of the process's anonymous memory is managed, from 0 to 1: arrays against everything else."""
+        whole = self.mapped + self.outside
+        return self.mapped / whole if whole else 0.0
+
+    def as_dict(self) -> dict[str, object]:
+        """Return every counter and derived number, ready for JSON."""
+        flat: dict[str, object] = asdict(self)
+        return flat | {"used": self.used, "ratio": self.ratio, "share": self.share}
+
+
+_NAMED = {item.name for item in fields(Stats)} - {"outside", "refused", "other"}
+_REFUSED = "refused_"
+
+
+def make_stats(raw: Mapping[str, Value], pid: int | str = "self") -> Stats:
+    """Return the Stats of a flat reading, with what the kernel says of the rest of process `pid`."""
+    named = {key: value for key, value in raw.items() if key in _NAMED}
+    refused = {key.removeprefix(_REFUSED): int(value) for key, value in raw.items() if key.startswith(_REFUSED)}
+    other = {key: value for key, value in raw.items() if key not in _NAMED and not key.startswith(_REFUSED)}
+    alone = Stats(**named, refused=refused, other=other)  # type: ignore[arg-type]
+    # Below the budget the arrays' pages are not counted: all of them may be in RAM.
+    ours = alone.used if alone.armed else alone.used + alone.mapped
+    outside = max(0, _anonymous(pid) - ours)
+    return Stats(**named, refused=refused, other=other, outside=outside)  # type: ignore[arg-type]
+
+
+def published(pid: int | None = None) -> Iterator[Stats]:
+    """Yield the Stats of every Memory of process `pid`, or of every process that this user may look into."""
+    directories = [Path(f"/proc/{pid}")] if pid is not None else sorted(Path("/proc").glob("[0-9]*"), key=_number)
+    for directory in directories:
+        for path in _descriptors(directory):
+            try:
+                yield make_stats(_core.stats_read(str(path)), directory.name)
+            except (OSError, ValueError):
+                continue  # the process went, or its counters are not of this version
+
+
+def _number(path: Path) -> int:
+    return int(path.name)
+
+
+def _descriptors(directory: Path) -> list[Path]:
+    """Return the descriptors of a process that publish counters; each Memory once, however often it is open."""
+    found: dict[int, Path] = {}
+    try:
+        for path in (directory / "fd").iterdir():
+            if str(path.readlink()).startswith(_MEMFD):
+                found.setdefault(path.stat().st_ino, path)
+    except OSError:
+        pass  # not ours to look into, or gone meanwhile: what was found until then counts
+    return list(found.values())
+
+
+def _anonymous(pid: int | str) -> int:
+    """Return the anonymous memory of a process that is in RAM, in bytes; 0 where that cannot be read."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0
+    line = next((line for line in text.splitlines() if line.startswith("RssAnon:")), "RssAnon: 0 kB")
+    return int(line.split()[1]) * 1024
