@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+# The one entry for people who work on tmem. Every target makes what it needs from a fresh clone:
+# Python >= 3.11 with venv, cargo and a C compiler are all it expects to find.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+SIZE   ?= 1G
+
+# The native module is built again when any of these changes; Python sources are used where they are (editable).
+NATIVE := Cargo.toml setup.py $(wildcard Cargo.lock) $(shell find crates -name '*.rs' -o -name Cargo.toml)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo build test test-rust test-python lint long fmt bench clean
+
+help: ## show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: build ## a real table at four times its RAM budget, with and without tmem (SIZE=1G)
+	@$(BIN)/tmem demo --size $(SIZE)
+
+build: $(VENV)/.native ## make .venv and build the native module into it
+
+$(VENV)/.deps: pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON): install Python 3.11 or newer, or set PYTHON="; exit 1; }
+	@command -v cargo >/dev/null || { echo "no cargo: install Rust (rustup.rs or your distribution), then try again"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11: set PYTHON="; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip 'setuptools>=77' 'setuptools-rust>=1.10' wheel
+	@touch $@
+
+$(VENV)/.native: $(VENV)/.deps $(NATIVE)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[test,demo,bench,dev]'
+	@touch $@
+
+test: test-rust test-python ## the fast tests: Rust, then Python (about three minutes after the build)
+
+test-rust:
+	cargo test --workspace --exclude tmem-py --quiet
+
+test-python: build
+	$(BIN)/python -m pytest -q
+
+long: build ## the marked long tests
+	$(BIN)/python -m pytest -q -m long
+
+lint: build ## ruff, mypy, stubtest, import-linter, rustfmt, clippy; every warning is an error
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/stubtest --mypy-config-file pyproject.toml --allowlist .stubtest-allowlist --ignore-unused-allowlist tmem._core
+	$(BIN)/lint-imports
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+fmt: build ## format Rust and Python
+	$(BIN)/ruff check --fix --quiet . || true
+	$(BIN)/ruff format .
+	cargo fmt --all
+
+bench: build ## run the measurements in benches/ (raw results land beside the scripts)
+	$(BIN)/python -m benches
+
+clean: ## remove what was built
+	rm -rf $(VENV) target build dist python/tmem.egg-info python/tmem/_core*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
