@@ -13,6 +13,7 @@ use tmem_sys::caps::Caps;
 use tmem_sys::entry::{self, Entry};
 use tmem_sys::guard::{self, HoldResult, Hooks};
 use tmem_sys::uffd::Reach;
+use tmem_sys::page::HUGE_SIZE;
 use tmem_sys::{Lock, PAGE_SIZE};
 
 /// What the program asked for.
@@ -24,6 +25,8 @@ pub enum Choice {
 
 /// How long other threads have to come under the guard.
 const GUARD_TIMEOUT: Duration = Duration::from_secs(2);
+
+const HUGE_PAGES: usize = HUGE_SIZE / PAGE_SIZE;
 
 static ARMING: Lock<()> = Lock::new(());
 
@@ -78,6 +81,7 @@ impl State {
     pub fn arm(&mut self, entry: Entry, guarded: bool) -> Result<(), PagerError> {
         let scan = |e| PagerError::Kernel("reading /proc/self/pagemap", e);
         self.frames.register(entry.uffd()).map_err(|e| PagerError::Kernel("registering paged memory", e))?;
+        self.drop_strays()?;
         let State { frames, states, .. } = self;
         frames
             .scan_present(0..self.top, |page| {
@@ -88,6 +92,19 @@ impl State {
             .map_err(scan)?;
         self.entry = Some(entry);
         self.guarded = guarded;
+        Ok(())
+    }
+
+    /// A huge page reaches past the array that was touched. Frames that belong to no extent would be in the way of
+    /// the next one, and uncounted.
+    fn drop_strays(&mut self) -> Result<(), PagerError> {
+        let end = self.top.next_multiple_of(HUGE_PAGES).min(self.frames.arena_pages());
+        let mut from = 0;
+        while let Some(first) = self.states.find(PageState::Free, from, end) {
+            let n = (first..end).take_while(|&p| self.states.is(p, PageState::Free)).count();
+            self.frames.drop_pages(first, n).map_err(|e| PagerError::Kernel("giving memory back", e))?;
+            from = first + n;
+        }
         Ok(())
     }
 }

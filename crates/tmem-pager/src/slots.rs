@@ -15,7 +15,9 @@ pub struct Slots {
     /// Page + 1 on standby in the slot, or 0.
     owner: Table<u32>,
     /// Slots in the order their pages went on standby; entries of pages that went back are stale.
-    queue: Table<[u32; 2]>,
+    queue: Table<u32>,
+    /// Where in the queue a slot's own entry is: the same slot may have stale ones beside it.
+    place: Table<u32>,
     head: usize,
     tail: usize,
     free_count: usize,
@@ -33,6 +35,7 @@ impl Slots {
             holes: Table::new(slots / GROUP)?,
             owner: Table::new(slots)?,
             queue: Table::new(slots * 4)?,
+            place: Table::new(slots)?,
             head: 0,
             tail: 0,
             free_count: 0,
@@ -85,36 +88,40 @@ impl Slots {
         if self.tail - self.head == self.queue.len() {
             self.compact_queue();
         }
+        self.push(slot);
+    }
+
+    fn push(&mut self, slot: usize) {
         let at = self.tail % self.queue.len();
-        self.queue[at] = [slot as u32, page as u32];
+        self.queue[at] = slot as u32;
+        self.place[slot] = self.tail as u32;
         self.tail += 1;
     }
 
-    /// Stale entries leave the queue; live ones are at most a quarter of it.
+    /// Stale entries leave the queue; live ones, at most one a slot, are at most a quarter of it.
     fn compact_queue(&mut self) {
         let (from, to) = (self.head, self.tail);
         self.tail = from;
         for i in from..to {
-            let entry = self.queue[i % self.queue.len()];
-            if self.is_live(entry) {
-                let at = self.tail % self.queue.len();
-                self.queue[at] = entry;
-                self.tail += 1;
+            if let Some(slot) = self.live(i) {
+                self.push(slot);
             }
         }
     }
 
-    fn is_live(&self, [slot, page]: [u32; 2]) -> bool {
-        self.owner[slot as usize] == page + 1
+    /// The slot of the queue's `i`th entry, if that is still the entry of a page on standby.
+    fn live(&self, i: usize) -> Option<usize> {
+        let slot = self.queue[i % self.queue.len()] as usize;
+        (self.owner[slot] != 0 && self.place[slot] == i as u32).then_some(slot)
     }
 
     /// The slot whose page has been on standby longest, taken from the queue; the page stays its owner.
     pub fn pop_oldest(&mut self) -> Option<usize> {
         while self.head < self.tail {
-            let entry = self.queue[self.head % self.queue.len()];
+            let live = self.live(self.head);
             self.head += 1;
-            if self.is_live(entry) {
-                return Some(entry[0] as usize);
+            if live.is_some() {
+                return live;
             }
         }
         None

@@ -192,5 +192,5 @@ pub fn landing(i: usize, thread: bool) -> usize {
 #[must_use]
 pub fn return_slots() -> &'static [AtomicUsize; CLONE_SLOTS] {
     // SAFETY: the symbol is 32 zeroed words in writable data, aligned to 64 bytes, and only ever accessed as atomics.
-    unsafe { &*(&raw const tmem_clone_return) }
+    unsafe { &tmem_clone_return }
 }
