@@ -47,9 +47,7 @@ impl Record {
     fn end(&self) {
         let token = self.token.load(Ordering::Relaxed);
         self.call.store(FREE, Ordering::Release);
-        if LIVE.fetch_sub(1, Ordering::AcqRel) == 1 {
-            HIGH.store(0, Ordering::Relaxed);
-        }
+        LIVE.fetch_sub(1, Ordering::AcqRel);
         if let Some(hooks) = hooks() {
             (hooks.release)(token);
         }
@@ -58,7 +56,7 @@ impl Record {
 
 static TABLE: [Record; RECORDS] = [const { Record::new() }; RECORDS];
 static LIVE: AtomicUsize = AtomicUsize::new(0);
-/// No record at or above this is in use. May lag behind for a moment, which only delays a reclaim.
+/// No record at or above this was ever in use. Never lowered: a claim under way elsewhere would be lost from sight.
 static HIGH: AtomicUsize = AtomicUsize::new(0);
 static NEXT_CALL: AtomicU64 = AtomicU64::new(BUSY + 1);
 
@@ -118,12 +116,14 @@ impl Holds {
     pub(super) fn release(&mut self) {
         while let Some(record) = TABLE.get(self.head as usize) {
             let next = record.next.load(Ordering::Relaxed);
-            // Not ours any more: the call was taken for dead, and all its holds were ended.
-            self.head = if record.take(self.call) { next } else { END };
-            if self.head == next {
-                record.end();
+            if !record.take(self.call) {
+                // Not ours any more: the call was taken for dead, and all its holds were ended.
+                break;
             }
+            record.end();
+            self.head = next;
         }
+        self.head = END;
         self.from = 0;
     }
 }

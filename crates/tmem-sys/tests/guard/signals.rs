@@ -275,7 +275,7 @@ unsafe extern "C" {
 static NEVER: AtomicI32 = AtomicI32::new(0);
 
 extern "C" fn jump_out(_: i32) {
-    let own = bit(libc::SIGALRM);
+    let own = bit(libc::SIGUSR1);
     ok(unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_UNBLOCK, &raw const own, 0, 8) });
     unsafe { guard_test_leave() }
 }
@@ -287,14 +287,18 @@ extern "C" fn read_for_ever() {
 /// A handler that never returns leaves a call of the guard behind; what it held is found and released.
 pub fn long_jump_out_of_handler() {
     arena::arm();
-    handle(libc::SIGALRM, jump_out, 0, false);
+    handle(libc::SIGUSR1, jump_out, 0, false);
     let [r, w] = pipe();
     NEVER.store(r, Ordering::SeqCst);
+    // To this very thread: another one would jump to a stack that is not its own.
+    let reader = unsafe { libc::pthread_self() };
     for _ in 0..3 {
-        let once = libc::timeval { tv_sec: 0, tv_usec: 20_000 };
-        let timer = libc::itimerval { it_interval: unsafe { zeroed() }, it_value: once };
-        ok(unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, null_mut()) });
+        let alarm = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            ok(unsafe { libc::pthread_kill(reader, libc::SIGUSR1) });
+        });
         assert_eq!(unsafe { guard_test_catch(read_for_ever) }, 1);
+        alarm.join().unwrap();
     }
     ok(unsafe { libc::write(w, at(0, 3).set(b"abc").ptr(), 3) });
     assert_eq!(ok(unsafe { libc::read(r, at(4094, 10).ptr(), 10) }), 3);
