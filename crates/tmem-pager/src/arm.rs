@@ -12,8 +12,8 @@ use std::time::Duration;
 use tmem_sys::caps::Caps;
 use tmem_sys::entry::{self, Entry};
 use tmem_sys::guard::{self, HoldResult, Hooks};
-use tmem_sys::uffd::Reach;
 use tmem_sys::page::HUGE_SIZE;
+use tmem_sys::uffd::Reach;
 use tmem_sys::{Lock, PAGE_SIZE};
 
 /// What the program asked for.
