@@ -313,7 +313,7 @@ fn local_store(ram: usize) -> Result<LocalBackend, PagerError> {
 fn swap_device(config: &Config, pages: usize) -> Result<SwapOut, PagerError> {
     let Some((dir, bytes)) = &config.swap else { return Ok(SwapOut::none()) };
     let wanted = SwapConfig { dir: dir.clone(), cap_pages: bytes / PAGE_SIZE as u64, allow_memory: true };
-    match SwapDevice::new(wanted) {
+    match SwapDevice::new(&wanted) {
         Ok(device) => Ok(SwapOut::new(device, pages)?),
         Err(SwapOpenError::Errno(e)) => Err(PagerError::Swap(
             e,

@@ -14,6 +14,7 @@ pub use crate::swapanswer::{MAX_CAP, SwapFault, SwapOpenError, SwapSlot};
 use crate::swapfork::Children;
 use crate::swaplevel::Level;
 use std::path::PathBuf;
+use tmem_sys::file::SwapDir;
 use tmem_sys::{Errno, PAGE_SIZE, Page, Table};
 use xxhash_rust::xxh3::xxh3_64_with_secret;
 
@@ -41,7 +42,8 @@ pub struct Batch {
 }
 
 pub struct SwapDevice {
-    config: SwapConfig,
+    dir: SwapDir,
+    cap: u64,
     levels: [Option<Level>; LEVELS],
     /// The level that is written; `None` in a forked child that has written nothing yet.
     own: Option<usize>,
@@ -56,11 +58,12 @@ impl SwapDevice {
     ///
     /// # Errors
     /// [`SwapOpenError`].
-    pub fn new(config: SwapConfig) -> Result<SwapDevice, SwapOpenError> {
+    pub fn new(config: &SwapConfig) -> Result<SwapDevice, SwapOpenError> {
         let mut secret = [0; SECRET_LEN];
         tmem_sys::random::random_bytes(&mut secret)?;
         let mut device = SwapDevice {
-            config: SwapConfig { cap_pages: config.cap_pages.min(MAX_CAP), ..config },
+            dir: SwapDir::open(&config.dir)?,
+            cap: config.cap_pages.min(MAX_CAP),
             levels: [const { None }; LEVELS],
             own: None,
             children: Children::new()?,
@@ -70,7 +73,7 @@ impl SwapDevice {
         };
         device.own_level()?;
         let in_memory = device.levels[0].as_ref().is_some_and(|l| l.file.in_memory());
-        if in_memory && !device.config.allow_memory { Err(SwapOpenError::InMemory) } else { Ok(device) }
+        if in_memory && !config.allow_memory { Err(SwapOpenError::InMemory) } else { Ok(device) }
     }
 
     /// Writes pages to slots, next to one another where there is room; `slots` must be as long as `pages`.
@@ -244,7 +247,7 @@ impl SwapDevice {
     pub fn stats(&self) -> SwapStats {
         let levels = || self.levels.iter().flatten();
         SwapStats {
-            cap: self.config.cap_pages,
+            cap: self.cap,
             used: levels().map(|l| l.used as u64).sum(),
             limbo: levels().map(|l| l.in_limbo as u64).sum(),
             levels: levels().count() as u32,
@@ -283,7 +286,7 @@ impl SwapDevice {
             return Ok(number);
         }
         let number = self.levels.iter().position(Option::is_none).ok_or(Errno::ENOSPC)?;
-        self.levels[number] = Some(Level::create(&self.config.dir, self.config.cap_pages as usize)?);
+        self.levels[number] = Some(Level::create(&self.dir, self.cap as usize)?);
         self.own = Some(number);
         Ok(number)
     }
@@ -318,7 +321,7 @@ mod tests {
     #[test]
     fn check_convicts_a_wrong_count() {
         let config = SwapConfig { dir: std::env::temp_dir(), cap_pages: 8, allow_memory: true };
-        let mut device = SwapDevice::new(config).unwrap();
+        let mut device = SwapDevice::new(&config).unwrap();
         device.write(&[1; PAGE_SIZE]).unwrap();
         assert!(device.check().is_empty());
         device.break_count();

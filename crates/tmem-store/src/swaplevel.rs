@@ -4,8 +4,7 @@
 
 use crate::page_bytes;
 use crate::swapfork::Children;
-use std::path::Path;
-use tmem_sys::file::SwapFile;
+use tmem_sys::file::{SwapDir, SwapFile};
 use tmem_sys::{Errno, Page, Table};
 
 /// How many free runs a search looks at before it is content with the longest.
@@ -46,7 +45,7 @@ fn set_bit(table: &mut Table<u64>, slot: usize, on: bool) {
 }
 
 impl Level {
-    pub fn create(dir: &Path, cap: usize) -> Result<Level, Errno> {
+    pub fn create(dir: &SwapDir, cap: usize) -> Result<Level, Errno> {
         Ok(Level {
             file: SwapFile::create(dir)?,
             read_only: false,

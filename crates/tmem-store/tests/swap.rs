@@ -16,7 +16,7 @@ use tmem_sys::{PAGE_SIZE, Page};
 fn device(cap_pages: u64) -> SwapDevice {
     // Built here, because the default directory of temporary files may be memory.
     let dir = env!("CARGO_TARGET_TMPDIR").into();
-    SwapDevice::new(SwapConfig { dir, cap_pages, allow_memory: true }).unwrap()
+    SwapDevice::new(&SwapConfig { dir, cap_pages, allow_memory: true }).unwrap()
 }
 
 fn noise(n: u64) -> Page {
@@ -109,8 +109,8 @@ fn a_full_file_system_is_a_refusal() {
         return;
     }
     let config = SwapConfig { dir: dir.clone(), cap_pages: 1000, allow_memory: true };
-    let refused = SwapDevice::new(SwapConfig { allow_memory: false, ..config.clone() });
-    let mut d = SwapDevice::new(config).unwrap();
+    let refused = SwapDevice::new(&SwapConfig { allow_memory: false, ..config.clone() });
+    let mut d = SwapDevice::new(&config).unwrap();
     let slots: Vec<SwapSlot> = std::iter::successors(Some(write(&mut d, 0)), |last| {
         let n = u64::from(last.0) + 1;
         d.write(&noise(n)).ok()

@@ -1,17 +1,63 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: the file behind a swap device: unnamed, mode 0600, outside the page cache where the file system lets it.
 //! Callers: the store's swap device. Law 13: what direct I/O cannot keep out of the page cache is dropped from it
-//! after every write, and a file that is itself memory (tmpfs) says so.
+//! after every write, and a file that is itself memory (tmpfs) says so. Law 17: a forked child makes its file in the
+//! middle of a fault, so nothing here but [`SwapDir::open`] uses the heap.
 
 use crate::errno::Errno;
-use crate::page::{PAGE_SIZE, Page};
+use crate::page::{PAGE_SIZE, Page, ZERO_PAGE};
 use crate::syscall::{call, close};
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 const TMPFS_MAGIC: i64 = 0x0102_1994;
 const RAMFS_MAGIC: i64 = 0x8584_58f6;
+
+/// A directory for swap files, kept open: what becomes of its path later does not matter.
+#[derive(Debug)]
+pub struct SwapDir {
+    fd: i32,
+}
+
+impl SwapDir {
+    /// # Errors
+    /// The kernel's: `ENOENT`, `ENOTDIR`, `EACCES`.
+    pub fn open(dir: &Path) -> Result<SwapDir, Errno> {
+        let path = CString::new(dir.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
+        let fd = open_at(libc::AT_FDCWD, &path, libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC)?;
+        Ok(SwapDir { fd })
+    }
+
+    fn make_file(&self) -> Result<i32, Errno> {
+        match open_at(self.fd, c".", libc::O_RDWR | libc::O_CLOEXEC | libc::O_TMPFILE | libc::O_EXCL) {
+            Err(Errno(libc::EOPNOTSUPP | libc::EISDIR)) => self.named_then_removed(),
+            made => made,
+        }
+    }
+
+    fn named_then_removed(&self) -> Result<i32, Errno> {
+        let mut secret = [0u8; 12];
+        crate::random::random_bytes(&mut secret)?;
+        let mut bytes = *b".tmem-swap-............\0";
+        for (place, random) in bytes[11..23].iter_mut().zip(secret) {
+            *place = b'a' + random % 26;
+        }
+        let name = CStr::from_bytes_until_nul(&bytes).map_err(|_| Errno::EINVAL)?;
+        let how = libc::O_RDWR | libc::O_CLOEXEC | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
+        let fd = open_at(self.fd, name, how)?;
+        // SAFETY: the name is a live C string.
+        let removed = unsafe { call(libc::SYS_unlinkat, [self.fd as usize, name.as_ptr() as usize, 0]) };
+        removed.inspect_err(|_| close(fd))?;
+        Ok(fd)
+    }
+}
+
+impl Drop for SwapDir {
+    fn drop(&mut self) {
+        close(self.fd);
+    }
+}
 
 /// An open swap file. Reads and writes are whole pages at page offsets.
 #[derive(Debug)]
@@ -25,16 +71,10 @@ impl SwapFile {
     /// Makes an unnamed file in `dir`.
     ///
     /// # Errors
-    /// The kernel's: `ENOENT`, `EACCES`, `EROFS`, `EOPNOTSUPP` where the file system has no unnamed files and
-    /// no name could be made and removed either.
-    pub fn create(dir: &Path) -> Result<SwapFile, Errno> {
-        let path = CString::new(dir.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
-        let base = libc::O_RDWR | libc::O_CLOEXEC | libc::O_TMPFILE | libc::O_EXCL;
-        let fd = match open(&path, base) {
-            Ok(fd) => fd,
-            Err(Errno(libc::EOPNOTSUPP | libc::EISDIR)) => named_then_removed(dir)?,
-            Err(e) => return Err(e),
-        };
+    /// The kernel's: `EACCES`, `EROFS`, `EOPNOTSUPP` where the file system has no unnamed files and no name could be
+    /// made and removed either.
+    pub fn create(dir: &SwapDir) -> Result<SwapFile, Errno> {
+        let fd = dir.make_file()?;
         let in_memory = is_in_memory(fd);
         let direct = !in_memory && set_direct(fd);
         let file = SwapFile { fd, direct, in_memory };
@@ -55,8 +95,7 @@ impl SwapFile {
     }
 
     fn direct_works(&self) -> bool {
-        let probe = Box::new(crate::page::AlignedPage::zeroed());
-        let ok = self.write_at(0, std::slice::from_ref(&probe.0)).is_ok();
+        let ok = self.write_at(0, std::slice::from_ref(&ZERO_PAGE.0)).is_ok();
         // SAFETY: no pointers.
         let _ = unsafe { call(libc::SYS_ftruncate, [self.fd as usize, 0]) };
         ok
@@ -150,24 +189,10 @@ impl Drop for SwapFile {
     }
 }
 
-fn open(path: &CString, flags: i32) -> Result<i32, Errno> {
+fn open_at(dir: i32, path: &CStr, flags: i32) -> Result<i32, Errno> {
+    let args = [dir as usize, path.as_ptr() as usize, flags as usize, 0o600];
     // SAFETY: the path is a live C string.
-    unsafe {
-        call(libc::SYS_openat, [libc::AT_FDCWD as usize, path.as_ptr() as usize, flags as usize, 0o600])
-    }
-    .map(|fd| fd as i32)
-}
-
-fn named_then_removed(dir: &Path) -> Result<i32, Errno> {
-    let mut secret = [0u8; 8];
-    crate::random::random_bytes(&mut secret)?;
-    let name = dir.join(format!(".tmem-swap-{:016x}", u64::from_le_bytes(secret)));
-    let path = CString::new(name.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
-    let fd = open(&path, libc::O_RDWR | libc::O_CLOEXEC | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW)?;
-    // SAFETY: the path is a live C string.
-    let removed = unsafe { call(libc::SYS_unlinkat, [libc::AT_FDCWD as usize, path.as_ptr() as usize, 0]) };
-    removed.inspect_err(|_| close(fd))?;
-    Ok(fd)
+    unsafe { call(libc::SYS_openat, args) }.map(|fd| fd as i32)
 }
 
 fn set_direct(fd: i32) -> bool {
