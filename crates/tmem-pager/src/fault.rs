@@ -4,7 +4,7 @@
 //! Laws 12 and 17: the bytes that left come back, or the process stops; no heap, no GIL, no paged memory touched.
 
 use crate::frontswap::Frontswap;
-use crate::page::{Event, PageState};
+use crate::page::{Event, PageState, States};
 use crate::readahead::{Pattern, Window};
 use crate::slots::GROUP;
 use crate::state::{COPY, Meta, SECOND_CHANCE, State};
@@ -12,9 +12,9 @@ use crate::stats::Stat;
 use crate::swapout::SwapOut;
 use tmem_store::Loaded;
 use tmem_sys::entry::Served;
-use tmem_sys::frames::Moved;
+use tmem_sys::frames::{Frames, Moved};
 use tmem_sys::syscall::{die, sched_yield};
-use tmem_sys::{Errno, Page};
+use tmem_sys::{Errno, Page, Table};
 
 /// Tries of one transfer that the kernel turns away for the moment.
 const TRIES: usize = 64;
@@ -115,18 +115,8 @@ impl State {
 
     fn bring_by_move(&mut self, page: usize, want: usize) -> usize {
         let Some((slot, n)) = self.slots.find_free(want) else { return 0 };
-        for i in 0..n {
-            let frame = self.frames.frame_mut(slot + i);
-            fill(
-                &mut self.frontswap,
-                &mut self.swap,
-                &self.states,
-                &mut self.meta,
-                &self.secret,
-                page + i,
-                frame,
-            );
-        }
+        let State { frames, frontswap, swap, states, meta, secret, .. } = self;
+        Stored { frontswap, swap, states, meta, secret }.fill(page, n, &mut Staged { frames, slot });
         let moved = self.frames.put_in(slot, n, page);
         self.stats.add(Stat::Moves, 1);
         self.slots.use_free(slot, moved.pages);
@@ -135,18 +125,8 @@ impl State {
 
     fn bring_by_copy(&mut self, page: usize, want: usize) -> usize {
         let n = want.min(GROUP);
-        for i in 0..n {
-            let target = &mut self.scratch[i];
-            fill(
-                &mut self.frontswap,
-                &mut self.swap,
-                &self.states,
-                &mut self.meta,
-                &self.secret,
-                page + i,
-                target,
-            );
-        }
+        let State { scratch, frontswap, swap, states, meta, secret, .. } = self;
+        Stored { frontswap, swap, states, meta, secret }.fill(page, n, scratch);
         let moved = self.frames.copy_in(page, &self.scratch[..n]);
         self.arrived(page, moved)
     }
@@ -215,26 +195,70 @@ pub fn pattern_of(meta: &Meta) -> Pattern {
     }
 }
 
-/// Puts a missing page's contents into a frame.
-fn fill(
-    frontswap: &mut Frontswap,
-    swap: &mut SwapOut,
-    states: &crate::page::States,
-    meta: &mut tmem_sys::Table<Meta>,
-    secret: &[u8; 192],
-    page: usize,
-    frame: &mut Page,
-) {
-    if states.is(page, PageState::Fresh) {
-        return frame.fill(0);
+/// Pages that are being put together before they go to the arena.
+trait Pages {
+    fn at(&mut self, i: usize) -> &mut Page;
+}
+
+/// Free frames in the staging area, from `slot` on.
+struct Staged<'a> {
+    frames: &'a mut Frames,
+    slot: usize,
+}
+
+impl Pages for Staged<'_> {
+    fn at(&mut self, i: usize) -> &mut Page {
+        self.frames.frame_mut(self.slot + i)
     }
-    let loaded = match frontswap.load(page, frame) {
-        Ok(Loaded::Loaded) => true,
-        Ok(Loaded::Absent) => swap.load(page, frame),
-        Err(_) => die("a stored page is lost: its bytes in the page store were overwritten (law 12)"),
-    };
-    if !loaded {
-        die("a page that is out is stored nowhere (law 12)");
+}
+
+impl Pages for Table<Page> {
+    fn at(&mut self, i: usize) -> &mut Page {
+        &mut self[i]
     }
-    meta[page].hash = State::hash(secret, frame);
+}
+
+/// The parts of the state that know what a missing page holds.
+struct Stored<'a> {
+    frontswap: &'a mut Frontswap,
+    swap: &'a mut SwapOut,
+    states: &'a States,
+    meta: &'a mut Table<Meta>,
+    secret: &'a [u8; 192],
+}
+
+impl Stored<'_> {
+    /// Puts together the contents of `n` missing pages from `page`.
+    fn fill(&mut self, page: usize, n: usize, into: &mut impl Pages) {
+        let mut i = 0;
+        while i < n {
+            i += self.fill_some(page + i, n - i, i, into);
+        }
+    }
+
+    /// Puts together one page, or as many as lie side by side on the swap device: each read of it is a system call.
+    fn fill_some(&mut self, page: usize, most: usize, first: usize, into: &mut impl Pages) -> usize {
+        if self.states.is(page, PageState::Fresh) {
+            into.at(first).fill(0);
+            return 1;
+        }
+        match self.frontswap.load(page, into.at(first)) {
+            Ok(Loaded::Loaded) => {
+                self.meta[page].hash = State::hash(self.secret, into.at(first));
+                1
+            }
+            Ok(Loaded::Absent) => {
+                let (meta, secret) = (&mut *self.meta, self.secret);
+                let n = self.swap.load_run(page, most, &mut |k, bytes| {
+                    meta[page + k].hash = State::hash(secret, bytes);
+                    into.at(first + k).copy_from_slice(bytes);
+                });
+                if n == 0 {
+                    die("a page that is out is stored nowhere (law 12)");
+                }
+                n
+            }
+            Err(_) => die("a stored page is lost: its bytes in the page store were overwritten (law 12)"),
+        }
+    }
 }

@@ -4,6 +4,7 @@
 //! it stays the caller's. Law 12: what cannot be read back ends the process, with a report.
 
 use std::os::fd::OwnedFd;
+use tmem_store::swap::MAX_RUN;
 use tmem_store::{Reason, SwapDevice, SwapSlot};
 use tmem_sys::syscall::die;
 use tmem_sys::{Errno, Page, Table};
@@ -66,12 +67,16 @@ impl SwapOut {
         (batch.stored, batch.refused)
     }
 
-    /// Reads a page back; false when it has no slot.
-    pub fn load(&mut self, page: usize, into: &mut Page) -> bool {
-        let Some(device) = &mut self.device else { return false };
-        let Some(slot) = device.slot_of[page].checked_sub(1) else { return false };
-        match device.swap.read(SwapSlot(slot), into) {
-            Ok(()) => true,
+    /// Reads pages back, from `page` on as many as lie in slots side by side, at most `most`; shows each and answers how
+    /// many. None when `page` has no slot.
+    pub fn load_run(&mut self, page: usize, most: usize, each: &mut dyn FnMut(usize, &Page)) -> usize {
+        let Some(device) = &mut self.device else { return 0 };
+        let Some(first) = device.slot_of[page].checked_sub(1) else { return 0 };
+        let most = most.min(MAX_RUN).min(device.slot_of.len() - page);
+        let beside = |k: &usize| device.slot_of[page + k] == first + 1 + *k as u32;
+        let n = 1 + (1..most).take_while(beside).count();
+        match device.swap.read_run(SwapSlot(first), n, each) {
+            Ok(()) => n,
             Err(tmem_store::SwapFault::Corrupt(_)) => {
                 die("a page on the swap device came back changed: its checksum does not match (law 12)")
             }

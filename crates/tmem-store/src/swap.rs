@@ -21,7 +21,7 @@ use xxhash_rust::xxh3::xxh3_64_with_secret;
 /// Files that one device can have: forks nest this deep while inherited pages live.
 const LEVELS: usize = 16;
 /// Pages of one system call.
-pub const MAX_RUN: usize = 32;
+pub const MAX_RUN: usize = 64;
 const SECRET_LEN: usize = 192;
 
 #[derive(Clone, Debug)]
