@@ -80,6 +80,7 @@ impl State {
         if !self.may_evict() {
             return 0;
         }
+        self.share_out();
         let target = self.standby_target();
         let short = (target + BATCH).saturating_sub(self.slots.standby_count());
         let taken = self.take_out_victims(short.min(2 * BATCH));

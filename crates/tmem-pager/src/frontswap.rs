@@ -123,6 +123,15 @@ impl Frontswap {
         self.present_count = 0;
     }
 
+    /// Shares out how many bytes of memory the backends may take: each in turn what those before it leave.
+    pub fn set_capacity(&mut self, bytes: usize) {
+        let mut left = bytes;
+        for backend in &mut self.backends {
+            backend.set_capacity(left);
+            left = left.saturating_sub(backend.footprint());
+        }
+    }
+
     /// Bytes of memory behind the hook.
     pub fn footprint(&self) -> usize {
         self.backends.iter().map(|b| b.footprint()).sum()

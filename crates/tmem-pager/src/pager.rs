@@ -119,6 +119,12 @@ impl Pager {
     }
 
     fn admit(&self, range: &Range<usize>) -> Result<usize, PagerError> {
+        if !self.with(|s| s.tables_fit(range.end))? {
+            return Err(PagerError::Budget(format!(
+                "the tables alone for {} MiB of arrays would take more than half of the budget: free arrays, or raise ram=",
+                (range.end * PAGE_SIZE) >> 20
+            )));
+        }
         let must_arm = self.with(|s| !s.is_armed() && !s.fits_plain(range.len(), range.end))?;
         let armed = if must_arm { Some(arm::prepare(self.choice, self.planned)?) } else { None };
         self.with(|s| {
@@ -301,7 +307,7 @@ fn build(config: &Config) -> Result<State, PagerError> {
     Ok(state)
 }
 
-/// The store may take three fifths of the budget: the rest stays for pages in use, below which paging thrashes.
+/// At most three fifths of the budget; `State::share_out` sets what it may really take.
 fn local_store(ram: usize) -> Result<LocalBackend, PagerError> {
     let capacity = ram / 5 * 3;
     let pages = (ARENA_BYTES / PAGE_SIZE) as u64;

@@ -24,8 +24,9 @@ pub const SECOND_CHANCE: u8 = 2;
 
 /// Frames and tables that every pager needs whatever its budget: stacks, streams, code, slot tables.
 pub const FIXED_OVERHEAD: usize = 2 << 20;
-/// Bytes of table touched for every page of the arena that was ever part of an extent.
-pub const META_BYTES: usize = size_of::<Meta>() + 3;
+/// Bytes of table touched for every page of the arena that was ever part of an extent: its state, what is known of it,
+/// its swap slot, whether it is spared or present.
+pub const META_BYTES: usize = size_of::<Meta>() + 8;
 /// Pages one eviction batch takes out or packs.
 pub const BATCH: usize = GROUP;
 
@@ -146,6 +147,19 @@ impl State {
     /// Frames the budget leaves room for.
     pub fn allowance(&self) -> usize {
         self.ram.saturating_sub(self.overhead()) / PAGE_SIZE
+    }
+
+    /// Shares the budget between frames and store: the store gets three fifths at most, and never what frames need
+    /// so that the pages in use at one time find room beside the tables.
+    pub fn share_out(&mut self) {
+        let others = FIXED_OVERHEAD + self.metadata_bytes() + self.swap.memory_bytes();
+        let beside = (self.ram - self.ram / 10 * 3).saturating_sub(others);
+        self.frontswap.set_capacity(beside.min(self.ram / 5 * 3));
+    }
+
+    /// Whether tables for all pages up to `top` leave at least half of the budget.
+    pub fn tables_fit(&self, top: usize) -> bool {
+        FIXED_OVERHEAD + top.max(self.top) * META_BYTES <= self.ram / 2
     }
 
     /// Frames there are: in the arena, on standby, free.

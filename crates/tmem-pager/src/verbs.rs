@@ -39,6 +39,7 @@ impl State {
             let meta = &mut self.meta[page];
             (meta.pattern, meta.flags) = (0, 0);
         }
+        self.share_out();
         self.stats.add(Stat::Regions, 1);
         self.publish();
     }

@@ -45,11 +45,6 @@ impl LocalBackend {
         })
     }
 
-    /// As [`PageStore::set_capacity`].
-    pub fn set_capacity(&mut self, bytes: usize) {
-        self.store.set_capacity(bytes);
-    }
-
     /// Gives back all memory that holds no page.
     pub fn trim(&mut self) {
         self.store.trim();
@@ -131,6 +126,11 @@ impl BackendOps for LocalBackend {
         if let Some(pages) = self.areas.get_mut(area as usize) {
             *pages = 0;
         }
+    }
+
+    fn set_capacity(&mut self, bytes: usize) {
+        let tables = self.footprint() - self.store.mapped_bytes();
+        self.store.set_capacity(bytes.saturating_sub(tables));
     }
 
     fn footprint(&self) -> usize {

@@ -150,6 +150,11 @@ pub trait BackendOps: Send {
     /// Bytes of memory taken for everything, metadata included: this backend's part of the RAM budget.
     fn footprint(&self) -> usize;
 
+    /// Sets how many bytes of memory may be taken for everything.
+    ///
+    /// Implementer: where that is less than is taken, refuses until invalidations have made up for it; drops nothing.
+    fn set_capacity(&mut self, _bytes: usize) {}
+
     /// What a backend that is a page store holds; `None` for others.
     fn store_stats(&self) -> Option<StoreStats> {
         None

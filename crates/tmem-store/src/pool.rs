@@ -255,6 +255,12 @@ impl PageStore {
         self.slab.set_capacity(bytes);
     }
 
+    /// Bytes of chunks that are mapped now.
+    #[inline]
+    pub fn mapped_bytes(&self) -> usize {
+        self.slab.mapped_bytes()
+    }
+
     /// Gives back all memory that holds no page.
     pub fn trim(&mut self) {
         self.slab.trim();

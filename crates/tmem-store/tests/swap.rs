@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 use std::process::Command;
+use tmem_store::swap::MAX_RUN;
 use tmem_store::{Reason, SwapConfig, SwapDevice, SwapFault, SwapSlot};
 use tmem_sys::{PAGE_SIZE, Page};
 
@@ -35,21 +36,25 @@ fn read(device: &mut SwapDevice, slot: SwapSlot) -> Result<Page, SwapFault> {
 #[test]
 fn a_batch_lies_together_and_comes_back_in_one_run() {
     let mut d = device(100);
-    let pages: Vec<Page> = (0..40).map(noise).collect();
+    let pages: Vec<Page> = (0..70).map(noise).collect();
     let refs: Vec<&Page> = pages.iter().collect();
-    let mut slots = [SwapSlot::NONE; 40];
+    let mut slots = [SwapSlot::NONE; 70];
     let batch = d.write_batch(&refs, &mut slots);
-    assert_eq!((batch.stored, batch.refused), (40, None));
+    assert_eq!((batch.stored, batch.refused), (70, None));
     assert!(slots.windows(2).all(|w| w[1].0 == w[0].0 + 1));
     let mut shown = 0;
-    d.read_run(slots[3], 32, &mut |i, p| {
+    d.read_run(slots[3], MAX_RUN, &mut |i, p| {
         assert!(*p == pages[3 + i]);
         shown += 1;
     })
     .unwrap();
-    assert_eq!(shown, 32);
-    assert_eq!(d.read_run(slots[0], 33, &mut |_, _| ()), Err(SwapFault::Corrupt(slots[0])), "too long a run");
-    assert_eq!((d.stats().used, d.stats().written, d.stats().read), (40, 40, 32));
+    assert_eq!(shown, MAX_RUN);
+    assert_eq!(
+        d.read_run(slots[0], MAX_RUN + 1, &mut |_, _| ()),
+        Err(SwapFault::Corrupt(slots[0])),
+        "too long a run"
+    );
+    assert_eq!((d.stats().used, d.stats().written, d.stats().read), (70, 70, MAX_RUN as u64));
     assert!(d.check().is_empty());
 }
 
