@@ -27,6 +27,9 @@ fn object_of(area: u32) -> ObjectId {
     ObjectId([u64::from(area), 0, 0])
 }
 
+/// Leaves of the index looked at when the store is full: the search for sparse chunks is spread over many puts.
+const COMPACTED_AT_ONCE: usize = 2;
+
 impl LocalBackend {
     /// `raw`: keep pages that do not shrink as they are, instead of refusing them.
     ///
@@ -103,7 +106,12 @@ impl BackendOps for LocalBackend {
             self.refused.count(reason);
             return Outcome::Refused(reason);
         }
-        self.store.put(self.pool, object_of(area), page, data).unwrap_or(Outcome::Refused(Reason::NoArea))
+        let none = Outcome::Refused(Reason::NoArea);
+        let mut outcome = self.store.put(self.pool, object_of(area), page, data).unwrap_or(none);
+        if outcome == Outcome::Refused(Reason::StoreFull) && self.store.compact(COMPACTED_AT_ONCE) > 0 {
+            outcome = self.store.put(self.pool, object_of(area), page, data).unwrap_or(none);
+        }
+        outcome
     }
 
     #[inline]
