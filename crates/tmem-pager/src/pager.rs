@@ -313,7 +313,7 @@ fn local_store(ram: usize) -> Result<LocalBackend, PagerError> {
     let pages = (ARENA_BYTES / PAGE_SIZE) as u64;
     let config = StoreConfig { reserve_bytes: capacity, ..StoreConfig::for_pages(pages, capacity) };
     // An incompressible page gains nothing in the store: it goes down.
-    Ok(LocalBackend::new(config, PoolConfig { raw: false })?)
+    Ok(LocalBackend::new(config, PoolConfig::default())?)
 }
 
 fn swap_device(config: &Config, pages: usize) -> Result<SwapOut, PagerError> {

@@ -91,7 +91,7 @@ mod tests {
     /// A store with 100 packed pages, and two of their places.
     fn store() -> (PageStore, PoolId, Vec<Loc>) {
         let mut store = PageStore::new(StoreConfig::for_pages(1000, 1 << 20)).unwrap();
-        let pool = store.new_pool(PoolConfig { raw: true }).unwrap();
+        let pool = store.new_pool(PoolConfig { raw: true, ..PoolConfig::default() }).unwrap();
         for n in 0..100 {
             assert_eq!(store.put(pool, OBJECT, n, &text(n)), Ok(Outcome::Stored));
         }

@@ -23,9 +23,13 @@ impl Codec {
         Ok(Codec { lz4: Lz4State::new()?, packed: Table::new(LARGEST_PACKED)? })
     }
 
-    pub fn encode(&mut self, page: &Page) -> Coded<'_> {
+    /// Without `pack`, only a repeated word is seen.
+    pub fn encode(&mut self, page: &Page, pack: bool) -> Coded<'_> {
         if let Some(word) = same_filled(page) {
             return Coded::Same(word);
+        }
+        if !pack {
+            return Coded::Incompressible;
         }
         match self.lz4.compress(page, &mut self.packed) {
             Some(len) => Coded::Packed(&self.packed[..len]),
@@ -87,9 +91,9 @@ mod tests {
         let mut codec = Codec::new().unwrap();
         let mut page = [0u8; PAGE_SIZE];
         tmem_sys::random::random_bytes(&mut page).unwrap();
-        assert!(matches!(codec.encode(&page), Coded::Incompressible));
+        assert!(matches!(codec.encode(&page, true), Coded::Incompressible));
         page.iter_mut().enumerate().for_each(|(i, b)| *b = (i / 9) as u8);
-        let Coded::Packed(bytes) = codec.encode(&page) else { panic!("must shrink") };
+        let Coded::Packed(bytes) = codec.encode(&page, true) else { panic!("must shrink") };
         let bytes = bytes.to_vec();
         let mut back = [0; PAGE_SIZE];
         assert!(decode(&bytes, &mut back));

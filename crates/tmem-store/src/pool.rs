@@ -40,10 +40,18 @@ impl StoreConfig {
 }
 
 /// What a pool does with pages.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct PoolConfig {
+    /// Pack pages that shrink to 7/8 or less.
+    pub pack: bool,
     /// Keep pages that do not shrink as they are, instead of refusing them.
     pub raw: bool,
+}
+
+impl Default for PoolConfig {
+    fn default() -> PoolConfig {
+        PoolConfig { pack: true, raw: false }
+    }
 }
 
 /// A live pool. The id of a destroyed pool is never valid again.
@@ -306,7 +314,7 @@ impl PageStore {
         if pool.stats.frozen {
             return Err(Reason::Frozen);
         }
-        let entry = match self.codec.encode(page) {
+        let entry = match self.codec.encode(page, pool.config.pack) {
             Coded::Same(word) => Entry::same(word),
             Coded::Packed(bytes) => {
                 Entry::packed(self.slab.store(bytes).ok_or(Reason::StoreFull)?, bytes.len())

@@ -81,8 +81,8 @@ proptest! {
     #[test]
     fn every_backend_keeps_the_contract(ops in proptest::collection::vec(ops(), 1..120)) {
         let config = StoreConfig::for_pages(3 * PAGES, 4 << 15);
-        run(&mut LocalBackend::new(config, PoolConfig { raw: true }).unwrap(), &ops);
-        run(&mut LocalBackend::new(config, PoolConfig { raw: false }).unwrap(), &ops);
+        run(&mut LocalBackend::new(config, PoolConfig { raw: true, ..PoolConfig::default() }).unwrap(), &ops);
+        run(&mut LocalBackend::new(config, PoolConfig::default()).unwrap(), &ops);
         // Plain copies do not reuse the room of an invalidated area: leave room for each to come again.
         run(&mut PlainCopies::new(120 * PAGES as usize).unwrap(), &ops);
         run(&mut RefuseAll::default(), &ops);

@@ -19,7 +19,7 @@ fn resident() -> u64 {
 fn footprint_is_what_the_kernel_counts() {
     let before = resident();
     let mut store = PageStore::new(StoreConfig::for_pages(1 << 20, 1 << 30)).unwrap();
-    let pool = store.new_pool(PoolConfig { raw: true }).unwrap();
+    let pool = store.new_pool(PoolConfig { raw: true, ..PoolConfig::default() }).unwrap();
     let check = |store: &PageStore, when: &str| {
         let (says, is) = (store.footprint() as u64, resident() - before);
         eprintln!("{when}: {says} bytes, {is} counted by the kernel");

@@ -43,15 +43,15 @@ fn indexes() -> impl Strategy<Value = u64> {
 }
 
 fn ops() -> impl Strategy<Value = Op> {
-    let handle = || (0usize..2, objects(), indexes());
+    let handle = || (0usize..3, objects(), indexes());
     prop_oneof![
         24 => (handle(), kinds(), 0u64..1000).prop_map(|((p, o, i), k, s)| Op::Put(p, o, i, k, s)),
         12 => handle().prop_map(|(p, o, i)| Op::Get(p, o, i)),
         8 => handle().prop_map(|(p, o, i)| Op::Flush(p, o, i)),
-        2 => (0usize..2, objects()).prop_map(|(p, o)| Op::FlushObject(p, o)),
-        1 => (0usize..2).prop_map(Op::Freeze),
-        2 => (0usize..2).prop_map(Op::Thaw),
-        1 => (0usize..2).prop_map(Op::Destroy),
+        2 => (0usize..3, objects()).prop_map(|(p, o)| Op::FlushObject(p, o)),
+        1 => (0usize..3).prop_map(Op::Freeze),
+        2 => (0usize..3).prop_map(Op::Thaw),
+        1 => (0usize..3).prop_map(Op::Destroy),
         2 => (0usize..12).prop_map(Op::Capacity),
         1 => Just(Op::Compact),
         1 => Just(Op::Trim),
@@ -61,19 +61,23 @@ fn ops() -> impl Strategy<Value = Op> {
 struct Tested {
     store: PageStore,
     /// The first keeps raw pages, the second refuses them.
-    pools: [PoolId; 2],
-    frozen: [bool; 2],
+    pools: [PoolId; 3],
+    frozen: [bool; 3],
     model: BTreeMap<(usize, ObjectId, u64), (Kind, u64)>,
     lowered: bool,
 }
 
-const CONFIGS: [PoolConfig; 2] = [PoolConfig { raw: true }, PoolConfig { raw: false }];
+const CONFIGS: [PoolConfig; 3] = [
+    PoolConfig { pack: true, raw: true },
+    PoolConfig { pack: true, raw: false },
+    PoolConfig { pack: false, raw: true },
+];
 
 impl Tested {
     fn new() -> Tested {
         let mut store = PageStore::new(StoreConfig::for_pages(4096, 8 * CHUNK)).unwrap();
         let pools = CONFIGS.map(|c| store.new_pool(c).unwrap());
-        Tested { store, pools, frozen: [false; 2], model: BTreeMap::new(), lowered: false }
+        Tested { store, pools, frozen: [false; 3], model: BTreeMap::new(), lowered: false }
     }
 
     fn step(&mut self, op: &Op) {
@@ -236,7 +240,7 @@ fn pools_are_limited_and_slots_are_reused() {
 #[test]
 fn one_object_that_fills_the_store_is_refused_and_can_be_flushed() {
     let mut store = PageStore::new(StoreConfig::for_pages(4096, 16 * CHUNK)).unwrap();
-    let pool = store.new_pool(PoolConfig { raw: true }).unwrap();
+    let pool = store.new_pool(PoolConfig { raw: true, ..PoolConfig::default() }).unwrap();
     let object = ObjectId([9; 3]);
     let outcomes: Vec<Outcome> =
         (0..1000).map(|i| store.put(pool, object, i, &page(Kind::Noise, i)).unwrap()).collect();

@@ -28,7 +28,7 @@ fn word(page: &Page, at: usize) -> u64 {
 #[test]
 fn two_threads_on_one_handle_never_see_a_torn_page() {
     let store = SharedStore::new(PageStore::new(StoreConfig::for_pages(1024, 1 << 20)).unwrap());
-    let pool = store.new_pool(PoolConfig { raw: true }).unwrap();
+    let pool = store.new_pool(PoolConfig { raw: true, ..PoolConfig::default() }).unwrap();
     let hits = AtomicU64::new(0);
     std::thread::scope(|s| {
         for thread in 0..2 {
