@@ -21,7 +21,7 @@ pub enum Advice {
     PopulateWrite = 23,
 }
 
-/// An owned range of anonymous memory: zero-filled, committed as it is touched, absent from core dumps.
+/// An owned range of anonymous memory: zero-filled, committed as it is touched, absent from core dumps, in small pages.
 #[derive(Debug)]
 pub struct Mapping {
     addr: usize,
@@ -54,6 +54,8 @@ impl Mapping {
         unmap(addr + len, got + span - (addr + len));
         // Core dumps would hold the contents of pages; a refusal of this advice only makes dumps larger.
         let _ = mapping.advise(0..len, Advice::DontDump);
+        // What is touched is what counts in the budget: a huge page would commit 512 times that. The arena asks for them.
+        let _ = mapping.advise(0..len, Advice::NoHugePage);
         Ok(mapping)
     }
 
