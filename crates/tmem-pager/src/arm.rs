@@ -92,7 +92,21 @@ impl State {
             .map_err(scan)?;
         self.entry = Some(entry);
         self.guarded = guarded;
+        self.bring_kept();
         Ok(())
+    }
+
+    /// A system call that waits since before the arming (`recv` above all) has its pages held but, where they were
+    /// never written, not there: the kernel would find them missing (law 16).
+    fn bring_kept(&mut self) {
+        if self.held + self.pinned == 0 {
+            return;
+        }
+        for page in 0..self.top {
+            if self.meta[page].holds != 0 || self.meta[page].pins != 0 {
+                self.ensure(page, 1);
+            }
+        }
     }
 
     /// A huge page reaches past the array that was touched. Frames that belong to no extent would be in the way of

@@ -23,21 +23,24 @@ const ROUNDS: usize = 64;
 impl State {
     /// Sees to it that up to `want` frames can be had.
     pub fn supply(&mut self, want: usize) -> Supply {
+        let mut rested = false;
         for _ in 0..ROUNDS {
             let total = self.frame_count();
             let allowance = self.allowance();
             if total > allowance {
                 self.give_up_frames(total - allowance);
+            } else {
+                self.overshot = false;
             }
             if self.slots.free_count() >= want {
                 return Supply::Free;
             }
             if self.frame_count() + want <= allowance {
-                self.overshot = false;
                 return Supply::New;
             }
             if self.backoff > 0 {
                 self.backoff -= 1;
+                rested = true;
                 break;
             }
             if self.reclaim() == 0 {
@@ -47,6 +50,10 @@ impl State {
         }
         if self.slots.free_count() > 0 {
             return Supply::Free;
+        }
+        if !rested {
+            // Pages may move to and fro for all rounds and none find a place: that is no progress either.
+            self.backoff = BACKOFF;
         }
         self.overshoot();
         Supply::New
@@ -60,18 +67,19 @@ impl State {
         }
     }
 
-    /// Returns free frames to the system, at most `n`.
-    fn give_up_frames(&mut self, n: usize) {
+    /// Returns free frames to the system, at most `n`; how many.
+    pub fn give_up_frames(&mut self, n: usize) -> usize {
         let mut left = n;
         while left > 0 {
-            let Some((slot, len)) = self.slots.find_free(left.min(BATCH)) else { return };
+            let Some((slot, len)) = self.slots.find_free(left.min(BATCH)) else { break };
             self.frames.discard_frames(slot..slot + len);
             if self.frames.is_filled(slot) {
-                return;
+                break;
             }
             self.slots.use_free(slot, len);
             left -= len;
         }
+        n - left
     }
 
     /// One batch of each half: pages leave the arena for standby, the oldest standby pages are packed. How many
@@ -155,9 +163,11 @@ impl State {
     /// Moves a run of resident pages to the holes at `slot`. What the kernel turns away stays, marked.
     pub fn take_out(&mut self, page: usize, n: usize, slot: usize) -> usize {
         let mut done = 0;
-        let mut unshared = false;
+        let mut unshared = None;
+        let mut most = n;
         while done < n {
-            let moved = self.frames.take_out(page + done, n - done, slot + done);
+            let run = most.min(n - done);
+            let moved = self.frames.take_out(page + done, run, slot + done);
             self.stats.add(Stat::Moves, 1);
             for i in done..done + moved.pages {
                 self.states.change(page + i, Event::TakeOut);
@@ -167,10 +177,15 @@ impl State {
             done += moved.pages;
             match moved.stopped {
                 None => {}
+                // The program's advice ends inside the run, and a transfer does not cross that.
+                Some(Errno::EINVAL) if run > 1 => most = 1,
                 // Shared with a forked child, perhaps one long gone: a write of our own unshares, and then it moves.
-                Some(Errno::EBUSY) if !unshared && self.frames.unshare(page + done, n - done).is_ok() => {
-                    self.stats.add(Stat::Unshared, (n - done) as u64);
-                    unshared = true;
+                // Of this page alone is it known that it is there: the write of a missing one would wait for this lock.
+                Some(Errno::EBUSY)
+                    if unshared != Some(done) && self.frames.unshare(page + done, 1).is_ok() =>
+                {
+                    self.stats.add(Stat::Unshared, 1);
+                    unshared = Some(done);
                 }
                 Some(why) => {
                     self.turned_away(page + done, why);

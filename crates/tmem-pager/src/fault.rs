@@ -60,7 +60,8 @@ impl State {
 
     /// Brings in the window's first page, and the rest of the window as far as frames are at hand.
     fn fault_in(&mut self, window: Window) {
-        let limit = (self.allowance() / 16).clamp(1, GROUP);
+        // Past the budget only what is needed comes in (law 14).
+        let limit = if self.overshot { 1 } else { (self.allowance() / 16).clamp(1, GROUP) };
         let count = window.count.min(limit);
         match window.stride {
             1 => self.bring_run(window.first, self.missing_after(window.first, count)),
@@ -120,6 +121,11 @@ impl State {
         let moved = self.frames.put_in(slot, n, page);
         self.stats.add(Stat::Moves, 1);
         self.slots.use_free(slot, moved.pages);
+        if moved == (Moved { pages: 0, stopped: Some(Errno::EINVAL) }) {
+            // The program locked the page (mlock), and frames do not move between locked and other memory; or its
+            // advice ends inside the run, and a transfer does not cross that.
+            return self.bring_by_copy(page, 1);
+        }
         self.arrived(page, moved)
     }
 
@@ -128,6 +134,9 @@ impl State {
         let State { scratch, frontswap, swap, states, meta, secret, .. } = self;
         Stored { frontswap, swap, states, meta, secret }.fill(page, n, scratch);
         let moved = self.frames.copy_in(page, &self.scratch[..n]);
+        if n > 1 && moved.pages == 0 && matches!(moved.stopped, Some(Errno::EINVAL | Errno::ENOENT)) {
+            return self.bring_by_copy(page, 1);
+        }
         self.arrived(page, moved)
     }
 
@@ -180,10 +189,23 @@ impl State {
                     self.stats.add(Stat::MoveRetries, 1);
                     sched_yield();
                 }
+                (0, Some(Errno::EINVAL)) if self.copy_back(page, slot) => return,
                 _ => break,
             }
         }
         die("a page on standby cannot be moved back (law 12)")
+    }
+
+    /// As `put_back` for one page, into a range that the program has locked: its frame stays and is free.
+    fn copy_back(&mut self, page: usize, slot: usize) -> bool {
+        self.scratch[0].copy_from_slice(self.frames.frame(slot));
+        if self.frames.copy_in(page, &self.scratch[..1]).pages == 0 {
+            return false;
+        }
+        self.slots.free_standby(slot);
+        self.states.change(page, Event::PutBack);
+        self.meta[page].flags |= SECOND_CHANCE;
+        true
     }
 }
 

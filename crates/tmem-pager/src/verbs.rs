@@ -72,7 +72,7 @@ impl State {
     }
 
     /// Makes one page resident from wherever it is.
-    fn ensure(&mut self, page: usize, run: usize) {
+    pub fn ensure(&mut self, page: usize, run: usize) {
         match self.states.get(page) {
             PageState::Standby => self.put_back(page, run.min(GROUP)),
             PageState::Fresh | PageState::Out => {
@@ -116,10 +116,11 @@ impl State {
                 n += 1;
             }
             let Some((slot, found)) = self.slots.find_holes(n) else {
-                if self.pack_oldest(BATCH) == 0 {
+                // Packed pages leave free frames in their slots: only giving those up makes holes.
+                self.pack_oldest(BATCH);
+                if self.give_up_frames(BATCH) == 0 {
                     break;
                 }
-                self.supply(0);
                 continue;
             };
             let moved = self.take_out(page, n.min(found), slot);
@@ -140,6 +141,11 @@ impl State {
     /// # Errors
     /// `Budget` when pinned pages would take more than the budget can spare; then nothing is pinned.
     pub fn pin(&mut self, range: Range<usize>) -> Result<(), PagerError> {
+        if range.clone().any(|p| self.meta[p].pins == u16::MAX) {
+            return Err(PagerError::Budget(
+                "a page is pinned 65535 times already; end some of those pins first".into(),
+            ));
+        }
         let fresh = range.clone().filter(|&p| self.meta[p].pins == 0).count();
         if self.pinned + self.held + fresh > self.pin_limit() && self.is_armed() {
             let mib = |pages: usize| pages * PAGE_SIZE / (1 << 20);
