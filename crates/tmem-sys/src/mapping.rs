@@ -11,7 +11,9 @@ use std::ops::Range;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub enum Advice {
-    DontNeed = libc::MADV_DONTNEED,
+    /// `MADV_DONTNEED_LOCKED`: the plain one is refused where the program has locked the range in memory, and what
+    /// was there would be the next owner's.
+    DontNeed = 24,
     DontFork = libc::MADV_DONTFORK,
     DoFork = libc::MADV_DOFORK,
     DontDump = libc::MADV_DONTDUMP,
