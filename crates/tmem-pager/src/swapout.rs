@@ -23,8 +23,9 @@ struct Device {
     swap: SwapDevice,
     /// Slot + 1 of a page, or 0.
     slot_of: Table<u32>,
-    /// Read ends of the pipes whose write ends the children of each fork hold open.
-    children: Vec<(u32, OwnedFd)>,
+    /// Read ends of the pipes whose write ends the children of each fork hold open; without one a child is taken to
+    /// live for ever.
+    children: Vec<(u32, Option<OwnedFd>)>,
 }
 
 impl SwapOut {
@@ -138,7 +139,9 @@ impl SwapOut {
     pub fn fork_parent(&mut self, generation: u32, alive: Option<OwnedFd>) {
         if let Some(device) = &mut self.device {
             device.swap.fork_parent();
-            device.children.extend(alive.map(|fd| (generation, fd)));
+            // Each child alive costs a descriptor, a dead one must not.
+            device.reap();
+            device.children.push((generation, alive));
         }
     }
 
@@ -155,7 +158,7 @@ impl Device {
     /// Frees what only dead children could read; whether anything may have become free.
     fn reap(&mut self) -> bool {
         let before = self.children.len();
-        self.children.retain(|(_, fd)| tmem_sys::fork::pipe_is_open(fd));
+        self.children.retain(|(_, fd)| fd.as_ref().is_none_or(tmem_sys::fork::pipe_is_open));
         let children = &self.children;
         self.swap.reap(&mut |generation| children.iter().any(|(g, _)| *g == generation));
         self.children.len() < before
