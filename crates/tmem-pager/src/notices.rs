@@ -3,7 +3,7 @@
 //! logger. A notice is kept until somebody asks, and goes to standard error once in a while, never with contents.
 //! Callers: `evict`, `arm`, the guard (write); `verbs` (drain). Lock: the pager's.
 
-use tmem_sys::syscall::write_stderr;
+use tmem_sys::syscall::{stderr_has_room, write_stderr};
 use tmem_sys::time::now_ns;
 
 /// The quiet time between two lines of one kind on standard error.
@@ -76,9 +76,12 @@ impl Notices {
         self.pending[i] = true;
         if self.last_line[i] == 0 || now - self.last_line[i] > QUIET_NS {
             self.last_line[i] = now;
-            write_stderr("tmem: warning: ");
-            write_stderr(notice.text());
-            write_stderr("\n");
+            // The pager's lock is held, and perhaps the GIL: whoever empties a full pipe may need either.
+            if stderr_has_room() {
+                write_stderr("tmem: warning: ");
+                write_stderr(notice.text());
+                write_stderr("\n");
+            }
         }
     }
 

@@ -66,6 +66,14 @@ pub fn write_stderr(text: &str) {
     }
 }
 
+/// Whether a line to standard error is taken at once: of a pipe the kernel says so from 4096 free bytes on.
+pub fn stderr_has_room() -> bool {
+    let mut ask = libc::pollfd { fd: 2, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: one live `pollfd`, no waiting.
+    let answer = unsafe { call(libc::SYS_poll, [&raw mut ask as usize, 1, 0]) };
+    answer == Ok(1) && ask.revents & libc::POLLOUT != 0
+}
+
 /// Ends the process after a report on standard error. For what law 12 and law 17 call "stops with a report":
 /// the alternative would be wrong bytes. `abort` is raised by signal so that the exit status and core say so.
 pub fn die(report: &str) -> ! {
