@@ -101,10 +101,11 @@ impl Pager {
     /// `Closed`; `Budget` while the budget is overshot or when address space ends; `Unsupported` when the
     /// allocation passes the budget and the machine's state does not permit paging.
     pub fn allocate(&self, bytes: usize) -> Result<usize, PagerError> {
+        let mut extents = self.slot().extents.lock();
+        // Under the lock: a close that saw no extent ends the arena before it lets go of it.
         if self.is_closed() {
             return Err(PagerError::Closed);
         }
-        let mut extents = self.slot().extents.lock();
         let range = extents.take(bytes).ok_or_else(|| {
             PagerError::Budget(format!(
                 "no room for {bytes} bytes in the {} GiB of address space",
@@ -134,7 +135,8 @@ impl Pager {
                 s.arm(entry, guarded)?;
             }
             if s.is_armed() && s.overshot {
-                s.reclaim();
+                s.backoff = 0;
+                s.supply(1);
                 if s.frame_count() > s.allowance() {
                     return Err(PagerError::Budget(
                         "the budget is overshot and nothing can be packed or swapped out: free arrays, raise ram=, or \
@@ -161,19 +163,18 @@ impl Pager {
             // Refused only for locked memory: the frames then stay until the arena goes.
             let _ = self.with(|s| s.release(range));
         }
-        let last = extents.live() == 0;
-        drop(extents);
-        if last && self.is_closed() {
+        if extents.live() == 0 && self.is_closed() {
             self.end();
         }
     }
 
     /// No new allocations from here on; live arrays stay valid. How many there are.
     pub fn close(&self) -> usize {
+        let extents = self.slot().extents.lock();
         if self.slot().closed.swap(true, Ordering::AcqRel) {
             return 0;
         }
-        let live = self.slot().extents.lock().live();
+        let live = extents.live();
         if live == 0 {
             self.end();
         }
