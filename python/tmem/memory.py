@@ -223,9 +223,13 @@ class Memory:
 
     def close(self) -> None:
         """Make no more arrays. Those alive stay valid, and a ResourceWarning counts them. Twice does no harm."""
+        try:
+            final = make_stats(self._core.stats())
+        except ClosedError:
+            return  # by another thread, to its very end
         if self.closed:
             return
-        self._final = make_stats(self._core.stats())
+        self._final = final
         alive = self._core.close()
         if alive:
             text = f"{self.name} closed with {alive} array(s) alive: they stay valid until the last reference goes"

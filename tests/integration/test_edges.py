@@ -123,6 +123,16 @@ assert memory.stats().pinned == 4096
 core.unpin(*page)
 assert memory.stats().pinned == 0
 """
+LOCK_ALL = """
+MCL_FUTURE = 2
+assert libc.mlockall(MCL_FUTURE) == 0
+memory = new("64M")
+a = memory.zeros(MIB, "u1")
+assert libc.munlockall() == 0
+with open("/proc/self/status") as status:
+    resident = next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+assert resident < 1 << 20, resident  # KiB: address space was not filled
+"""
 CLOSING = "\nassert memory.check() == []\nprint('done')\n"
 
 
@@ -140,6 +150,11 @@ CLOSING = "\nassert memory.check() == []\nprint('done')\n"
 )
 def test_edge(code: str, entry: str) -> None:
     _run(code, entry)
+
+
+@pytest.mark.root
+def test_address_space_is_not_filled_where_memory_is_locked(entry: str, need_root: None) -> None:
+    _run(LOCK_ALL, entry)
 
 
 def test_pages_dropped_beside_shared_ones(entry: str) -> None:

@@ -16,8 +16,9 @@ use tmem_sys::frames::{Frames, Moved};
 use tmem_sys::syscall::{die, sched_yield};
 use tmem_sys::{Errno, Page, Table};
 
-/// Tries of one transfer that the kernel turns away for the moment.
-const TRIES: usize = 64;
+/// Tries of one transfer that the kernel turns away for the moment: some milliseconds, what refers to a page meanwhile
+/// is gone by then.
+const TRIES: usize = 4096;
 
 /// Where the frames of a fault come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

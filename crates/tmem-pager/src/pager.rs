@@ -216,10 +216,13 @@ impl Pager {
     /// `NotOurs`, `Closed`, `Unsupported`.
     pub fn evict(&self, addr: usize, bytes: usize) -> Result<usize, PagerError> {
         let range = self.pages(addr, bytes)?;
+        // Held while paging begins, so that no fork comes in between.
+        let extents = self.slot().extents.lock();
         if self.with(|s| !s.is_armed())? {
             let (entry, guarded) = arm::prepare(self.choice, self.planned)?;
             self.with(|s| if s.is_armed() { Ok(()) } else { s.arm(entry, guarded) })??;
         }
+        drop(extents);
         self.with(|s| s.evict_on_request(range))
     }
 

@@ -47,13 +47,19 @@ impl Mapping {
         let len = len.max(1).next_multiple_of(PAGE_SIZE);
         let span = len.checked_add(align - PAGE_SIZE).ok_or(Errno::ENOMEM)?;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        let (none, prot) = (libc::PROT_NONE as usize, (libc::PROT_READ | libc::PROT_WRITE) as usize);
         // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
-        let got = unsafe { call(libc::SYS_mmap, [0, span, prot as usize, flags as usize, usize::MAX, 0])? };
+        let got = unsafe { call(libc::SYS_mmap, [0, span, none, flags as usize, usize::MAX, 0])? };
         let addr = got.next_multiple_of(align);
         let mapping = Mapping { addr, len };
         unmap(got, addr - got);
         unmap(addr + len, got + span - (addr + len));
+        // After `mlockall(MCL_FUTURE)` the kernel would fill all of it at once: that ends before there is access.
+        // SAFETY: both calls name the mapping just made, which nobody uses yet.
+        unsafe {
+            let _ = call(libc::SYS_munlock, [addr, len]);
+            call(libc::SYS_mprotect, [addr, len, prot])?;
+        }
         // Core dumps would hold the contents of pages; a refusal of this advice only makes dumps larger.
         let _ = mapping.advise(0..len, Advice::DontDump);
         // What is touched is what counts in the budget: a huge page would commit 512 times that. The arena asks for them.
