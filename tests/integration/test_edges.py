@@ -153,7 +153,8 @@ def test_edge(code: str, entry: str) -> None:
 
 
 @pytest.mark.root
-def test_address_space_is_not_filled_where_memory_is_locked(entry: str, need_root: None) -> None:
+@pytest.mark.usefixtures("need_root")
+def test_address_space_is_not_filled_where_memory_is_locked(entry: str) -> None:
     _run(LOCK_ALL, entry)
 
 
