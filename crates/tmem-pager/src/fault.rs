@@ -20,6 +20,9 @@ use tmem_sys::{Errno, Page, Table};
 /// is gone by then.
 const TRIES: usize = 4096;
 
+const CLOSED: &str = "the program closed the pager's userfaultfd, so that paged memory cannot be served any more (law 17). Close only \
+     what you opened, or close the rest before the first tmem.Memory";
+
 /// Where the frames of a fault come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Supply {
@@ -160,6 +163,7 @@ impl State {
             }
             Some(Errno::ENOMEM) => die("the kernel has no memory left to bring a page back (law 12)"),
             Some(Errno::EEXIST) => die("a page that is noted as missing is present (law 12)"),
+            Some(Errno::EBADF | Errno::ENOTTY) => die(CLOSED),
             Some(_) => die("the kernel refuses to move a page in (law 12)"),
         }
         moved.pages
@@ -191,6 +195,7 @@ impl State {
                     sched_yield();
                 }
                 (0, Some(Errno::EINVAL)) if self.copy_back(page, slot) => return,
+                (0, Some(Errno::EBADF | Errno::ENOTTY)) => die(CLOSED),
                 _ => break,
             }
         }

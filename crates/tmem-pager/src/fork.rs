@@ -66,7 +66,7 @@ extern "C" fn child() {
     let mut across = ACROSS.reclaim();
     if let Some((_read, write)) = across.pipe.take() {
         // Held until this process ends: its end tells the parent that nobody reads the shared slots any more.
-        let _ = write.into_raw_fd();
+        tmem_sys::kept::keep(write.into_raw_fd());
     }
     for slot in registry::slots() {
         if let Some(state) = slot.reclaim().as_mut()

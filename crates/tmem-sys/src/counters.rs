@@ -4,6 +4,7 @@
 //! Callers: the pager writes, `tmem stats` reads. Law: counts only, never contents.
 
 use crate::errno::Errno;
+use crate::kept;
 use crate::page::PAGE_SIZE;
 use crate::syscall::{call, close, getpid};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,6 +26,7 @@ impl Counters {
     pub fn new(name: &str) -> Result<Counters, Errno> {
         let fd = memfd()?;
         let addr = map(fd, 0, 0).inspect_err(|_| close(fd))?;
+        kept::keep(fd);
         let this = Counters { addr, fd };
         this.stamp(name);
         Ok(this)
@@ -53,7 +55,8 @@ impl Counters {
         copy.iter_mut().enumerate().for_each(|(i, v)| *v = self.word(i).load(Ordering::Relaxed));
         let fd = memfd()?;
         map(fd, self.addr, libc::MAP_FIXED).inspect_err(|_| close(fd))?;
-        close(std::mem::replace(&mut self.fd, fd));
+        kept::close(std::mem::replace(&mut self.fd, fd));
+        kept::keep(fd);
         copy.iter().enumerate().for_each(|(i, &v)| self.word(i).store(v, Ordering::Relaxed));
         self.word(2).store(getpid() as u64, Ordering::Relaxed);
         Ok(())
@@ -77,7 +80,7 @@ impl Drop for Counters {
     fn drop(&mut self) {
         // SAFETY: the mapping is this value's own.
         let _ = unsafe { call(libc::SYS_munmap, [self.addr, PAGE_SIZE]) };
-        close(self.fd);
+        kept::close(self.fd);
     }
 }
 

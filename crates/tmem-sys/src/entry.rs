@@ -5,6 +5,7 @@
 //! handler thread that cannot go on takes the process with it.
 
 use crate::errno::Errno;
+use crate::kept;
 use crate::page::PAGE_SIZE;
 use crate::signals::{self, ALL_BUT_SYNCHRONOUS};
 use crate::stack;
@@ -108,6 +109,7 @@ pub fn start(entry: Entry) -> Result<Reach, Errno> {
         slot.adopt(fd);
         if entry == Entry::Thread {
             spawn_handler()?;
+            kept::start_keeper(fd)?;
         }
     }
     if entry == Entry::Signal {

@@ -9,6 +9,7 @@ pub struct Errno(pub i32);
 
 impl Errno {
     pub const EAGAIN: Errno = Errno(libc::EAGAIN);
+    pub const EBADF: Errno = Errno(libc::EBADF);
     pub const EBUSY: Errno = Errno(libc::EBUSY);
     pub const EEXIST: Errno = Errno(libc::EEXIST);
     pub const EINTR: Errno = Errno(libc::EINTR);
@@ -17,6 +18,7 @@ impl Errno {
     pub const ENOENT: Errno = Errno(libc::ENOENT);
     pub const ENOMEM: Errno = Errno(libc::ENOMEM);
     pub const ENOSPC: Errno = Errno(libc::ENOSPC);
+    pub const ENOTTY: Errno = Errno(libc::ENOTTY);
     pub const EPERM: Errno = Errno(libc::EPERM);
 
     /// Splits a raw system call answer into value and error.
@@ -40,6 +42,7 @@ impl Errno {
             libc::EBUSY => "EBUSY",
             libc::EEXIST => "EEXIST",
             libc::EINVAL => "EINVAL",
+            libc::ENOTTY => "ENOTTY",
             libc::ENFILE => "ENFILE",
             libc::EMFILE => "EMFILE",
             libc::EFBIG => "EFBIG",

@@ -5,6 +5,7 @@
 //! middle of a fault, so nothing here but [`SwapDir::open`] uses the heap.
 
 use crate::errno::Errno;
+use crate::kept;
 use crate::page::{PAGE_SIZE, Page, ZERO_PAGE};
 use crate::syscall::{call, close};
 use std::ffi::{CStr, CString};
@@ -26,6 +27,7 @@ impl SwapDir {
     pub fn open(dir: &Path) -> Result<SwapDir, Errno> {
         let path = CString::new(dir.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
         let fd = open_at(libc::AT_FDCWD, &path, libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC)?;
+        kept::keep(fd);
         Ok(SwapDir { fd })
     }
 
@@ -55,7 +57,7 @@ impl SwapDir {
 
 impl Drop for SwapDir {
     fn drop(&mut self) {
-        close(self.fd);
+        kept::close(self.fd);
     }
 }
 
@@ -65,6 +67,7 @@ pub struct SwapFile {
     fd: i32,
     direct: bool,
     in_memory: bool,
+    identity: [u64; 2],
 }
 
 impl SwapFile {
@@ -75,9 +78,10 @@ impl SwapFile {
     /// made and removed either.
     pub fn create(dir: &SwapDir) -> Result<SwapFile, Errno> {
         let fd = dir.make_file()?;
+        kept::keep(fd);
         let in_memory = is_in_memory(fd);
         let direct = !in_memory && set_direct(fd);
-        let file = SwapFile { fd, direct, in_memory };
+        let file = SwapFile { fd, direct, in_memory, identity: identity(fd) };
         if direct && !file.direct_works() {
             return Ok(file.without_direct());
         }
@@ -113,8 +117,11 @@ impl SwapFile {
     /// Writes whole pages at page offset `at`.
     ///
     /// # Errors
-    /// `ENOSPC`, `EIO`, …; then some of the pages may have been written.
+    /// `ENOSPC`, `EIO`, …; then some of the pages may have been written. `EBADF` when the program closed the descriptor.
     pub fn write_at(&self, at: u64, pages: &[Page]) -> Result<(), Errno> {
+        if !self.is_open() {
+            return Err(Errno::EBADF);
+        }
         let (start, len) = (at as usize * PAGE_SIZE, size_of_val(pages));
         let mut done = 0;
         while done < len {
@@ -169,8 +176,17 @@ impl SwapFile {
         }
     }
 
+    /// Whether the descriptor still is this file: a program that closes what it did not open gives the number to
+    /// another file, which must not be written over.
+    fn is_open(&self) -> bool {
+        identity(self.fd) == self.identity
+    }
+
     /// Gives the disk space of a page range back; best effort.
     pub fn punch(&self, at: u64, pages: u64) {
+        if !self.is_open() {
+            return;
+        }
         let mode = (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE) as usize;
         let (start, len) = (at as usize * PAGE_SIZE, pages as usize * PAGE_SIZE);
         // SAFETY: no pointers.
@@ -185,7 +201,9 @@ impl SwapFile {
 
 impl Drop for SwapFile {
     fn drop(&mut self) {
-        close(self.fd);
+        if self.is_open() {
+            kept::close(self.fd);
+        }
     }
 }
 
@@ -199,6 +217,14 @@ fn set_direct(fd: i32) -> bool {
     let flags = (libc::O_RDWR | libc::O_DIRECT) as usize;
     // SAFETY: no pointers.
     unsafe { call(libc::SYS_fcntl, [fd as usize, libc::F_SETFL as usize, flags]) }.is_ok()
+}
+
+/// Device and inode: the first two words of `struct stat`, which has 18 on x86-64.
+fn identity(fd: i32) -> [u64; 2] {
+    let mut buf = [0u64; 18];
+    // SAFETY: the buffer is as long as the structure and outlives the call.
+    let _ = unsafe { call(libc::SYS_fstat, [fd as usize, buf.as_mut_ptr() as usize]) };
+    [buf[0], buf[1]]
 }
 
 fn is_in_memory(fd: i32) -> bool {

@@ -14,6 +14,7 @@
 //! [`threads`]. Nothing here allocates, takes a lock while a call of the program runs, or makes a system call outside the stub.
 
 mod clone;
+mod descriptors;
 mod exec;
 mod hold;
 mod mask;

@@ -8,8 +8,8 @@
 use super::ordinary::Args;
 use super::uncovered::{Uncovered, Why};
 use super::{
-    CALLS, PR_SET_SYSCALL_USER_DISPATCH, clone, count, exec, hold, is_armed, mask, memory, message, ordinary,
-    refuse, threads, transfer,
+    CALLS, PR_SET_SYSCALL_USER_DISPATCH, clone, count, descriptors, exec, hold, is_armed, mask, memory,
+    message, ordinary, refuse, threads, transfer,
 };
 use crate::signals;
 use crate::stub;
@@ -92,7 +92,7 @@ fn route(frame: &mut Frame) -> Option<isize> {
     if nr == libc::SYS_munmap as usize && memory::takes_stack(a, frame.stack()) {
         return clone::without_stack(frame);
     }
-    if let Some(answer) = memory::call(nr, a) {
+    if let Some(answer) = memory::call(nr, a).or_else(|| descriptors::call(nr, a)) {
         return Some(answer);
     }
     Some(match nr as libc::c_long {

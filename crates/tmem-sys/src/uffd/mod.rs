@@ -5,6 +5,7 @@
 pub mod abi;
 
 use crate::errno::Errno;
+use crate::kept;
 use crate::syscall::{call, close};
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -42,7 +43,10 @@ impl Uffd {
     pub fn adopt(&self, fd: i32) {
         let old = self.fd.swap(fd, Ordering::AcqRel);
         if old >= 0 {
-            close(old);
+            kept::close(old);
+        }
+        if fd >= 0 {
+            kept::keep(fd);
         }
     }
 

@@ -255,6 +255,22 @@ pub fn mappings_are_protected() {
     assert_eq!((over, errno()), (libc::MAP_FAILED, libc::EINVAL));
 }
 
+pub fn descriptors_are_protected() {
+    arena::arm();
+    let [ours, theirs] = pipe();
+    tmem_sys::kept::keep(ours);
+    fails(unsafe { libc::close(ours) }, libc::EBADF);
+    fails(unsafe { libc::dup2(theirs, ours) }, libc::EBADF);
+    fails(unsafe { libc::dup3(theirs, ours, 0) }, libc::EBADF);
+    ok(unsafe { libc::close_range(ours as u32, ours as u32, 0) });
+    ok(unsafe { libc::close_range(3, u32::MAX, 0) });
+    fails(unsafe { libc::close_range(9, 3, 0) }, libc::EINVAL);
+    ok(unsafe { libc::fcntl(ours, libc::F_GETFD) });
+    fails(unsafe { libc::fcntl(theirs, libc::F_GETFD) }, libc::EBADF);
+    tmem_sys::kept::close(ours);
+    fails(unsafe { libc::fcntl(ours, libc::F_GETFD) }, libc::EBADF);
+}
+
 pub fn refused_interfaces() {
     arena::arm();
     let space = [0u64; 64];

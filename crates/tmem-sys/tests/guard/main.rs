@@ -75,6 +75,7 @@ scenarios! {
     data::polls_and_sockets,
     data::bad_pointers_are_answers,
     data::mappings_are_protected,
+    data::descriptors_are_protected,
     data::refused_interfaces,
     large::file_in_windows,
     large::file_vectors_in_windows,
