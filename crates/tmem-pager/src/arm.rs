@@ -47,7 +47,13 @@ pub fn choose(choice: Choice) -> Result<Entry, PagerError> {
 /// Starts an entry and, where it needs one, the guard. Whether it is guarded.
 fn start(entry: Entry) -> Result<bool, PagerError> {
     entry::set_hooks(registry::on_fault, registry::owns_addr);
-    let reach = entry::start(entry).map_err(|e| PagerError::Kernel("opening userfaultfd", e))?;
+    // What the probe found when the Memory was made may have been taken away since, by a seccomp filter for one.
+    let refused = |e| {
+        Caps::probe()
+            .refusal(entry)
+            .map_or(PagerError::Kernel("opening userfaultfd", e), PagerError::Unsupported)
+    };
+    let reach = entry::start(entry).map_err(refused)?;
     if reach == Reach::Kernel {
         return Ok(false);
     }

@@ -38,6 +38,13 @@ impl std::error::Error for PagerError {}
 
 impl From<Errno> for PagerError {
     fn from(e: Errno) -> PagerError {
+        if e == Errno::ENOMEM {
+            return PagerError::Budget(
+                "no address space for arrays and tables (a little over 1 TiB, which takes no RAM): raise the limit \
+                 (ulimit -v unlimited), or let the kernel overcommit (sysctl vm.overcommit_memory=0)"
+                    .into(),
+            );
+        }
         PagerError::Kernel("reserving memory", e)
     }
 }

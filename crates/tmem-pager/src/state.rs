@@ -213,6 +213,7 @@ impl State {
         }
         s.set(Stat::SwapUsed, pages(self.swap.used()));
         s.set(Stat::SwapCap, pages(self.swap.cap()));
+        s.set(Stat::SwapLoads, self.swap.traffic().0);
         let c = self.frontswap.counters;
         s.set(Stat::Loads, c.loads);
         s.set(Stat::SuccStores, c.succ_stores);

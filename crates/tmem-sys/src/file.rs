@@ -67,7 +67,7 @@ pub struct SwapFile {
     fd: i32,
     direct: bool,
     in_memory: bool,
-    identity: [u64; 2],
+    identity: Identity,
 }
 
 impl SwapFile {
@@ -219,12 +219,23 @@ fn set_direct(fd: i32) -> bool {
     unsafe { call(libc::SYS_fcntl, [fd as usize, libc::F_SETFL as usize, flags]) }.is_ok()
 }
 
-/// Device and inode: the first two words of `struct stat`, which has 18 on x86-64.
-fn identity(fd: i32) -> [u64; 2] {
-    let mut buf = [0u64; 18];
-    // SAFETY: the buffer is as long as the structure and outlives the call.
-    let _ = unsafe { call(libc::SYS_fstat, [fd as usize, buf.as_mut_ptr() as usize]) };
-    [buf[0], buf[1]]
+/// What tells a file from one that was given its inode number later: when it was made, in ticks of a coarse clock, and whether
+/// it has a name.
+type Identity = [u64; 5];
+
+fn identity(fd: i32) -> Identity {
+    let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    let (flags, mask) =
+        (libc::AT_EMPTY_PATH as usize, (libc::STATX_INO | libc::STATX_NLINK | libc::STATX_BTIME) as usize);
+    let args = [fd as usize, c"".as_ptr() as usize, flags, mask, found.as_mut_ptr() as usize];
+    // SAFETY: the path is a static C string, and the structure, of plain numbers and zeroed, outlives the call.
+    let found = unsafe {
+        let _ = call(libc::SYS_statx, args);
+        found.assume_init()
+    };
+    let device = u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor);
+    let (born, links) = (found.stx_btime, u64::from(found.stx_nlink));
+    [device, found.stx_ino, links, born.tv_sec as u64, u64::from(born.tv_nsec)]
 }
 
 fn is_in_memory(fd: i32) -> bool {
