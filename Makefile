@@ -41,8 +41,9 @@ test-rust:
 test-python: build
 	$(BIN)/python -m pytest -q
 
-long: build ## the marked long tests
+long: build ## the marked long tests, and the page states under every order of threads
 	$(BIN)/python -m pytest -q -m long
+	RUSTFLAGS="--cfg loom" cargo test -p tmem-pager --test loom --release --quiet --target-dir target/loom
 
 lint: build ## ruff, mypy, stubtest, import-linter, rustfmt, clippy; every warning is an error
 	$(BIN)/ruff check .

@@ -40,6 +40,7 @@ impl State {
             PageState::Resident => {
                 // Another thread's fault, or its read-ahead, was first.
                 self.stats.add(Stat::Spurious, 1);
+                self.renew_if_dropped(page);
                 return Served::Yes;
             }
             PageState::Standby => {
@@ -59,6 +60,17 @@ impl State {
             Served::Yes
         } else {
             die("a faulted page could not be made resident (law 12)")
+        }
+    }
+
+    /// A page that is noted as resident and is missing was dropped by the program itself (`madvise`): it reads as zeros, as on
+    /// plain memory. Where it is present after all, the kernel says so and nothing changes.
+    fn renew_if_dropped(&mut self, page: usize) {
+        self.scratch[0].fill(0);
+        if self.frames.copy_in(page, &self.scratch[..1]).pages == 1 {
+            self.forget_copies(page);
+            self.states.change(page, Event::Vanish);
+            self.states.change(page, Event::Touch);
         }
     }
 

@@ -27,6 +27,9 @@ mod notices;
 mod pager;
 pub mod stats;
 
+#[doc(hidden)]
+pub use page::{Event, PageState, next};
+
 pub use arm::Choice;
 pub use error::PagerError;
 pub use pager::{Backend, Config, MIN_RAM, Pager, finalize};
