@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program that drops pages of an array itself (madvise): refused, or zeros as on plain memory; never a thread that hangs."""
+"""A program that drops pages of an array itself (madvise): refused, or zeros as on plain memory; no thread hangs."""
 
 from __future__ import annotations
 
