@@ -4,30 +4,14 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable, Iterator
-from typing import cast
 
 import pytest
 
 import tmem
-from tmem import _core
 
 RAM = 16 << 20
 Maker = Callable[..., tmem.Memory]
-
-
-def refusal(entry: str) -> str:
-    """Return why an entry cannot be used here; nothing when it can."""
-    return cast("dict[str, str]", _core.probe()["entries"])[entry]
-
-
-@pytest.fixture(params=["signal", "thread"])
-def entry(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    if reason := refusal(name):
-        pytest.skip(f"the {name} entry cannot be used here: {reason}")
-    return name
 
 
 @pytest.fixture
@@ -52,9 +36,3 @@ def make(entry: str) -> Iterator[Maker]:
 def memory(make: Maker) -> tmem.Memory:
     """A Memory of the smallest budget."""
     return make()
-
-
-@pytest.fixture
-def need_root() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
