@@ -116,3 +116,29 @@ impl Drop for Mapping {
         unmap(self.addr, self.len);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_huge_page_takes_more_than_is_touched() {
+        let map = Mapping::new(8 << 20).unwrap();
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut inside = false;
+        for line in smaps.lines() {
+            let range = line.split(' ').next().and_then(|word| word.split_once('-'));
+            if let Some((from, to)) = range
+                && let (Ok(from), Ok(to)) = (usize::from_str_radix(from, 16), usize::from_str_radix(to, 16))
+            {
+                inside = (from..to).contains(&map.addr());
+            }
+            if inside && let Some(flags) = line.strip_prefix("VmFlags:") {
+                let huge = std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists();
+                assert!(!huge || flags.split(' ').any(|flag| flag == "nh"), "{flags}");
+                return;
+            }
+        }
+        panic!("the mapping is not in smaps");
+    }
+}
