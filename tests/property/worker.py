@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One program over far more than its budget, in a process whose peak is that of the program alone.
 
-The argument is JSON: the entry, the budget, the program's operations, whether to fork, and the directory of a memory
-cgroup to move into, if any. What is read is compared with what must be there, which is made anew from seeds, piece by
-piece, so that no second copy of the arrays lives beside the budget. The last line told is JSON: peaks above baselines.
+The argument is JSON: the entry, the budget, the program's operations, how many budgets to allocate in all, whether to
+fork, and the directory of a memory cgroup to move into, if any. What is read is compared with what must be there; that
+is made anew from seeds, piece by piece, so that no second copy of the arrays lives beside the budget. The last line
+told is JSON: peaks above baselines.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ Bytes = npt.NDArray[np.uint8]
 PIECE = 64 << 10
 PAGE = 4096
 REPEAT = 128  # words of a compressible page that are not a repetition
-TOTAL = 8  # budgets that all arrays together come to
 LIVE = 4  # budgets that the arrays alive come to at most
 FORK_AFTER = 3  # budgets allocated before the fork
 STRIDE = 4  # of what a read covers, one piece in so many is compared
@@ -220,7 +220,7 @@ class Group:
 
 
 def main() -> None:
-    """Do the program in rounds until the arrays together come to 8 budgets."""
+    """Do the program, measure its peaks, compare what it left."""
     warnings.simplefilter("error", tmem.TmemWarning)
     memory = tmem.Memory(ARGUMENTS["budget"], faults=ARGUMENTS["entry"])
     run = Run(memory)
@@ -238,10 +238,10 @@ def main() -> None:
 
 
 def run_program(run: Run, group: Group | None) -> list[Child]:
-    """Do the operations over and over; fork on the way if that is asked for."""
+    """Do the operations over and over until the arrays come to `total` budgets; fork on the way if asked to."""
     children: list[Child] = []
     for operation in itertools.cycle(ARGUMENTS["program"]):
-        if run.allocated >= TOTAL * run.memory.ram:
+        if run.allocated >= ARGUMENTS["total"] * run.memory.ram:
             break
         run.do(*operation)
         if ARGUMENTS["child"] and not children and run.allocated >= FORK_AFTER * run.memory.ram:

@@ -211,7 +211,22 @@ impl Frames {
     /// # Errors
     /// The kernel's (`EINVAL` when the range is locked in memory).
     pub fn drop_pages(&mut self, page: usize, n: usize) -> Result<(), Errno> {
-        self.arena.advise(page << PAGE_SHIFT..(page + n) << PAGE_SHIFT, Advice::DontNeed)
+        let range = page << PAGE_SHIFT..(page + n) << PAGE_SHIFT;
+        self.split_edges(&range);
+        self.arena.advise(range, Advice::DontNeed)
+    }
+
+    /// Splits the huge pages that reach over either end of a byte range whose contents are of no use any more. Dropping a
+    /// part of one unmaps it and frees nothing until the kernel is short of memory; `MADV_FREE` of a part splits at once.
+    fn split_edges(&self, range: &Range<usize>) {
+        let head = range.start..range.end.min(range.start.next_multiple_of(HUGE_SIZE));
+        let tail = head.end.max(range.end / HUGE_SIZE * HUGE_SIZE)..range.end;
+        for edge in [&head, &tail] {
+            if !edge.is_empty() {
+                // A refusal (locked memory) costs nothing but the split.
+                let _ = self.arena.advise(edge.clone(), Advice::Free);
+            }
+        }
     }
 
     /// Breaks copy-on-write sharing of present pages, so that they can be moved again after a fork.

@@ -19,6 +19,7 @@ pub enum Advice {
     DontDump = libc::MADV_DONTDUMP,
     HugePage = libc::MADV_HUGEPAGE,
     NoHugePage = libc::MADV_NOHUGEPAGE,
+    Free = libc::MADV_FREE,
     /// Write-faults present pages in: after a fork this makes a shared page this process's own.
     PopulateWrite = 23,
 }
