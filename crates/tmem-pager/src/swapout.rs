@@ -23,6 +23,8 @@ struct Device {
     swap: SwapDevice,
     /// Slot + 1 of a page, or 0.
     slot_of: Table<u32>,
+    /// One past the highest page that ever had a slot.
+    top: usize,
     /// Read ends of the pipes whose write ends the children of each fork hold open; without one a child is taken to
     /// live for ever.
     children: Vec<(u32, Option<OwnedFd>)>,
@@ -36,7 +38,7 @@ impl SwapOut {
     /// # Errors
     /// `ENOMEM`.
     pub fn new(swap: SwapDevice, pages: usize) -> Result<SwapOut, Errno> {
-        let device = Device { swap, slot_of: Table::new(pages)?, children: Vec::new() };
+        let device = Device { swap, slot_of: Table::new(pages)?, top: 0, children: Vec::new() };
         Ok(SwapOut { device: Some(device), no_device: 0 })
     }
 
@@ -64,6 +66,7 @@ impl SwapOut {
         }
         for (page, slot) in pages.iter().zip(&slots[..batch.stored]) {
             device.slot_of[*page] = slot.0 + 1;
+            device.top = device.top.max(page + 1);
         }
         (batch.stored, batch.refused)
     }
@@ -122,7 +125,7 @@ impl SwapOut {
     pub fn check(&self) -> Vec<String> {
         let Some(device) = &self.device else { return Vec::new() };
         let mut broken = device.swap.check();
-        for (page, &slot) in device.slot_of.iter().enumerate().filter(|(_, s)| **s != 0) {
+        for (page, &slot) in device.slot_of[..device.top].iter().enumerate().filter(|(_, s)| **s != 0) {
             if !device.swap.holds(SwapSlot(slot - 1)) {
                 broken.push(format!("page {page} is noted in slot {}, which holds no page", slot - 1));
             }
