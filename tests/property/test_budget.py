@@ -47,7 +47,7 @@ def programs(budget: int) -> st.SearchStrategy[Program]:
     free = st.tuples(st.just("free"), which)
     opening = st.tuples(
         st.tuples(st.just("allocate"), st.integers(budget * 5 // 4, budget * 2)),
-        st.tuples(st.just("write"), st.just(0), st.just(0), st.just(16), kind),
+        st.tuples(st.just("write"), st.just(-1), st.just(0), st.just(16), kind),
     )
     before = st.lists(st.one_of(small, small, write, write, free), max_size=20)
     rest = st.lists(st.one_of(allocate, small, write, write, read, free), min_size=10, max_size=40)
@@ -70,6 +70,7 @@ def fragments(budget: int) -> Program:
         ("free", -1),
         *halved_again,
         *fill(budget * 5 // 16, 2),
+        ("allocate", budget // 64),
     ]
 
 
@@ -131,8 +132,8 @@ SIZES = pytest.mark.parametrize(
     ("budget", "examples"),
     [
         pytest.param(32 * MIB, 2, id="32M"),
-        pytest.param(64 * MIB, 4, id="64M", marks=[pytest.mark.long, pytest.mark.timeout(300)]),
-        pytest.param(128 * MIB, 2, id="128M", marks=[pytest.mark.long, pytest.mark.timeout(300)]),
+        pytest.param(64 * MIB, 8, id="64M", marks=[pytest.mark.long, pytest.mark.timeout(300)]),
+        pytest.param(128 * MIB, 4, id="128M", marks=[pytest.mark.long, pytest.mark.timeout(300)]),
     ],
 )
 
@@ -141,6 +142,13 @@ SIZES = pytest.mark.parametrize(
 @pytest.mark.parametrize("child", ["", "alive", "gone"], ids=["alone", "child-alive", "child-gone"])
 def test_peak_stays_within_the_budget(run_worker: Run, entry: str, child: str, budget: int, examples: int) -> None:
     _holds(run_worker, budget, {"entry": entry, "child": child}, examples)
+
+
+def test_packed_pages_count(run_worker: Run) -> None:
+    """A full page store is more than the allowance above the budget."""
+    program = [("allocate", 255 * MIB), ("write", 0, 0, 16, "compressible"), ("allocate", MIB)]
+    arguments = {"budget": 64 * MIB, "program": program, "total": 4, "child": "", "entry": "auto"}
+    assert _run(run_worker, arguments)["store"] > 20 * MIB
 
 
 def test_freed_parts_of_huge_pages_are_not_kept(run_worker: Run) -> None:

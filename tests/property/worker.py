@@ -234,7 +234,8 @@ def main() -> None:
     if group is not None:
         above["group"] = group.above()
     stats = memory.stats()
-    print(json.dumps({"above": above, "evictions": stats.evictions, "overshoots": stats.overshoot_events}))  # noqa: T201
+    counts = {"evictions": stats.evictions, "overshoots": stats.overshoot_events, "store": stats.store_bytes}
+    print(json.dumps({"above": above, **counts}))  # noqa: T201
 
 
 def run_program(run: Run, group: Group | None) -> list[Child]:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from numpy.random import Generator, default_rng  # now: nobody may not be able to read it
 
 import tmem
 
@@ -131,14 +132,14 @@ class Stress:
         self.failures: list[BaseException] = []
         self.done: Counter[str] = Counter()
         self.cells: list[Cell] = []
-        random = np.random.default_rng(seed)
+        random = default_rng(seed)
         left = BUDGETS * memory.ram // 8
         while left > 0:
             size = int(random.integers(1, LARGEST))
             self.cells.append(Cell(memory, len(self.cells) * 1000 + len(self.cells) % 2, size))
             left -= size
 
-    def one_thing(self, random: np.random.Generator) -> str:
+    def one_thing(self, random: Generator) -> str:
         """Do something to a cell that no other thread has."""
         cell = self.cells[random.integers(len(self.cells))]
         if not cell.lock.acquire(blocking=False):
@@ -156,14 +157,14 @@ class Stress:
             doing[name]()
         return name
 
-    def evict_any(self, random: np.random.Generator) -> str:
+    def evict_any(self, random: Generator) -> str:
         """Send out a part of an array that another thread may be using."""
         array = self.cells[random.integers(len(self.cells))].content.array
         start = int(random.integers(array.size + 1))
         self.memory.evict(array[start : start + PIECE])
         return "evict from beside"
 
-    def fork(self, random: np.random.Generator) -> str:
+    def fork(self, random: Generator) -> str:
         """Let a child verify some of the arrays as they were at the fork, and write to them."""
         chosen = random.choice(len(self.cells), 8, replace=False)
         child = os.fork()
@@ -191,8 +192,8 @@ class Stress:
         """Let the threads go on for so long, or until one fails."""
         ending = time.monotonic() + seconds
 
-        def repeat(act: Callable[[np.random.Generator], str], number: int) -> None:
-            random = np.random.default_rng([self.seed, number])
+        def repeat(act: Callable[[Generator], str], number: int) -> None:
+            random = default_rng([self.seed, number])
             try:
                 while time.monotonic() < ending and not self.failures:
                     self.done[act(random)] += 1
