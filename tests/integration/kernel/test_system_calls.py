@@ -71,3 +71,19 @@ def test_one_call_of_four_budgets(run: Any, entry: str) -> None:
 @WAYS
 def test_every_call_of_four_budgets(run: Any, entry: str, user: str, thread: str) -> None:
     _judge(run, "large", entry, user, thread)
+
+
+@pytest.mark.parametrize("user", ["nobody"], indirect=True)
+@pytest.mark.parametrize("entry", ["signal", "thread"], indirect=True)
+def test_no_reference_to_a_page_outlives_a_guarded_call(run: Any, entry: str, user: str) -> None:
+    _judge(run, "references", entry, user, "main")
+
+
+@pytest.mark.usefixtures("need_root")
+@pytest.mark.parametrize("case", ["references.vmsplice_and_read", "references.send_without_a_copy"])
+@pytest.mark.parametrize("entry", ["thread"], indirect=True)
+@pytest.mark.xfail(
+    strict=True, reason="where the kernel serves faults, nothing sees the call, and it takes a reference that is no pin"
+)
+def test_no_reference_to_a_page_outlives_an_unguarded_call(run: Any, entry: str, case: str) -> None:
+    _judge(run, case, entry, "root", "main")

@@ -26,6 +26,7 @@ from tests.integration.kernel import (
     cases_files,
     cases_large,
     cases_raw,
+    cases_references,
     cases_sockets,
 )
 from tests.integration.kernel.ground import Ground, Paged, Unavailable, become_nobody, tell
@@ -42,7 +43,8 @@ MODULES = {
         cases_files,
         cases_large,
         cases_raw,
-            cases_sockets,
+        cases_references,
+        cases_sockets,
     )
 }
 Case = Callable[[Ground], object]

@@ -42,6 +42,12 @@ pub(super) fn is_message(nr: usize) -> bool {
     matches!(nr, libc::SYS_sendmsg | libc::SYS_recvmsg | libc::SYS_sendmmsg | libc::SYS_recvmmsg)
 }
 
+/// Whether the data of one of `count` messages, in their headers at `at`, is what `test` looks for.
+pub(super) fn data_any(at: usize, count: usize, test: impl Fn(usize, usize) -> bool) -> bool {
+    let headers = (0..count).map_while(|i| user::read::<Header>(at + i * MANY_STRIDE));
+    headers.filter(|h| h.count <= MAX_VECTOR).any(|h| test(h.pieces, h.count))
+}
+
 /// Issues a message call.
 pub(super) fn call(nr: usize, a: Args) -> isize {
     match nr as libc::c_long {

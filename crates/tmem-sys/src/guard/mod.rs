@@ -7,7 +7,7 @@
 //! there, issues the call from the stub, and lets go. It covers calls from inside the C library and from every thread.
 //!
 //! Parts: [`trap`] is the handler and sorts the calls, [`table`] knows their buffers, [`hold`] keeps those present,
-//! [`transfer`] and [`message`] move what is too large to hold at once, [`mask`] keeps our signals deliverable, [`clone`] gets
+//! [`transfer`] and [`message`] move what is too large to hold at once, [`refer`] lets no reference outlive its call, [`mask`] keeps our signals deliverable, [`clone`] gets
 //! `fork` and new threads through, [`threads`] knows who is covered.
 //!
 //! Called by the pager (arm, disarm, coverage) and by the kernel (SIGSYS). Lock order: the pager's lock, then the arming lock of
@@ -22,6 +22,7 @@ mod memory;
 mod message;
 mod ordinary;
 mod procfs;
+mod refer;
 mod table;
 mod threads;
 mod transfer;

@@ -273,32 +273,36 @@ fn cut(len: usize, room: usize, first: bool) -> usize {
 
 /// How the file behind a descriptor takes pieces. Unknown and special files read like streams.
 pub(super) fn kind_of(fd: usize) -> Kind {
-    let mut stat = core::mem::MaybeUninit::<libc::stat>::zeroed();
-    // SAFETY: `stat` is a live buffer of the kernel's size.
-    if unsafe { syscall::call(libc::SYS_fstat, [fd, stat.as_mut_ptr() as usize]) }.is_err() {
-        return Kind::Stream;
-    }
-    // SAFETY: zeroed, then filled by the kernel; all its fields are integers.
-    let stat = unsafe { stat.assume_init() };
+    let Some(stat) = stat(fd) else { return Kind::Stream };
     match stat.st_mode & libc::S_IFMT {
         libc::S_IFREG | libc::S_IFBLK => Kind::Whole,
         // The memory devices (null, zero, random, …) give all that is asked.
         libc::S_IFCHR if libc::major(stat.st_rdev) == 1 => Kind::Whole,
-        libc::S_IFSOCK => socket_kind(fd),
+        libc::S_IFSOCK if socket_option(fd, libc::SO_TYPE as usize) == Some(libc::SOCK_STREAM) => {
+            Kind::Stream
+        }
+        libc::S_IFSOCK => Kind::Message,
         _ => Kind::Stream,
     }
 }
 
-fn socket_kind(fd: usize) -> Kind {
+/// Whether a descriptor is a pipe's, named or not.
+pub(super) fn is_pipe(fd: usize) -> bool {
+    stat(fd).is_some_and(|s| s.st_mode & libc::S_IFMT == libc::S_IFIFO)
+}
+
+fn stat(fd: usize) -> Option<libc::stat> {
+    let mut stat = core::mem::MaybeUninit::<libc::stat>::zeroed();
+    // SAFETY: `stat` is a live buffer of the kernel's size.
+    unsafe { syscall::call(libc::SYS_fstat, [fd, stat.as_mut_ptr() as usize]) }.ok()?;
+    // SAFETY: zeroed, then filled by the kernel; all its fields are integers.
+    Some(unsafe { stat.assume_init() })
+}
+
+/// The value of a socket's own option; None for what is no socket.
+pub(super) fn socket_option(fd: usize, option: usize) -> Option<i32> {
     let (mut value, mut len) = (0i32, 4u32);
-    let args = [
-        fd,
-        libc::SOL_SOCKET as usize,
-        libc::SO_TYPE as usize,
-        &raw mut value as usize,
-        &raw mut len as usize,
-    ];
+    let args = [fd, libc::SOL_SOCKET as usize, option, &raw mut value as usize, &raw mut len as usize];
     // SAFETY: both pointers are live locals of the sizes given.
-    let known = unsafe { syscall::call(libc::SYS_getsockopt, args) }.is_ok();
-    if known && value == libc::SOCK_STREAM { Kind::Stream } else { Kind::Message }
+    unsafe { syscall::call(libc::SYS_getsockopt, args) }.ok().map(|_| value)
 }

@@ -9,7 +9,7 @@ use super::ordinary::Args;
 use super::uncovered::{Uncovered, Why};
 use super::{
     CALLS, PR_SET_SYSCALL_USER_DISPATCH, clone, count, descriptors, exec, hold, is_armed, mask, memory,
-    message, ordinary, refuse, threads, transfer,
+    message, ordinary, refer, refuse, threads, transfer,
 };
 use crate::signals;
 use crate::stub;
@@ -86,6 +86,9 @@ fn dispatch(frame: &mut Frame, arch: u32) {
 /// Runs the call; None where the program goes on elsewhere with its registers as they are.
 fn route(frame: &mut Frame) -> Option<isize> {
     let (nr, a) = (frame.number(), frame.args());
+    if let Some(answer) = refer::zerocopy(nr, a) {
+        return Some(answer);
+    }
     if let Some(shape) = transfer::shape(nr) {
         return Some(transfer::call(nr, a, shape));
     }
@@ -110,6 +113,7 @@ fn route(frame: &mut Frame) -> Option<isize> {
         libc::SYS_ppoll => mask::wait_masked(nr, a, 3),
         libc::SYS_epoll_pwait | libc::SYS_epoll_pwait2 => mask::wait_masked(nr, a, 4),
         libc::SYS_pselect6 => mask::pselect6(nr, a),
+        libc::SYS_vmsplice => refer::vmsplice(nr, a),
         libc::SYS_execve => exec::call(nr, a, 0),
         libc::SYS_execveat => exec::call(nr, a, 1),
         libc::SYS_exit => {
