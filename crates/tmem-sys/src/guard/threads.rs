@@ -146,6 +146,11 @@ pub(super) fn answer(frame: &mut Frame) {
     }
 }
 
+/// What a question of ours carries, and no signal that the program sends itself.
+pub(super) fn question() -> u64 {
+    core::ptr::from_ref(&ASKED) as u64
+}
+
 /// A new thread, armed by its landing place, reports. A process that only shares our memory is guarded but not counted.
 pub(super) fn hello() -> isize {
     if getpid() == super::user::pid() {
@@ -194,8 +199,13 @@ fn ask(tid: i32) -> bool {
         return !procfs::task(tid).is_none_or(|t| t.is_dead());
     }
     ASKED.add(tid as u32);
-    // SAFETY: no pointers.
-    unsafe { call(libc::SYS_tgkill, [getpid() as usize, tid as usize, libc::SIGSYS as usize]) }.is_ok()
+    let mut info = [0u32; 32];
+    (info[0], info[2], info[4]) = (libc::SIGSYS as u32, libc::SI_QUEUE as u32, getpid() as u32);
+    (info[6], info[7]) = (question() as u32, (question() >> 32) as u32);
+    let args = [getpid() as usize, tid as usize, libc::SIGSYS as usize, info.as_ptr() as usize];
+    // SAFETY: `info` is a live `siginfo_t` of the kernel's size: number, code, sender and value are set.
+    let sent = unsafe { call(libc::SYS_rt_tgsigqueueinfo, args) };
+    sent.map_or_else(|e| e.0 != libc::ESRCH, |_| true)
 }
 
 /// Why a thread did not report.

@@ -16,8 +16,6 @@ use crate::stub;
 
 /// `si_code` of a dispatched system call.
 const SYS_USER_DISPATCH: i32 = 2;
-/// `si_code` of a signal sent by `tgkill`.
-const SI_TKILL: i32 = -6;
 const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 /// Both encodings of `syscall`, and `int $0x80`, take two bytes.
 const CALL_INSTRUCTION: usize = 2;
@@ -41,7 +39,7 @@ extern "C" fn on_sigsys(signal: i32, info: *mut libc::siginfo_t, context: *mut l
     let mut frame = unsafe { Frame::new(context) };
     match event.code {
         SYS_USER_DISPATCH => dispatch(&mut frame, event.arch),
-        SI_TKILL if event.sender == crate::syscall::getpid() => threads::answer(&mut frame),
+        libc::SI_QUEUE if event.value == threads::question() => threads::answer(&mut frame),
         // SAFETY: these are the kernel's arguments of this handler.
         _ => unsafe { signals::chain(signal, info, context) },
     }
@@ -50,19 +48,19 @@ extern "C" fn on_sigsys(signal: i32, info: *mut libc::siginfo_t, context: *mut l
 /// What the handler needs of `siginfo_t`.
 struct Event {
     code: i32,
-    sender: i32,
+    value: u64,
     arch: u32,
 }
 
 impl Event {
     fn of(info: *const libc::siginfo_t) -> Event {
         let words = info.cast::<u32>();
-        // SAFETY: the kernel's `siginfo_t` has 32 words: `si_code` is the third, the sender's process the fifth, and for SIGSYS
-        // the call's architecture the eighth (after the 8-byte address and the number).
+        // SAFETY: the kernel's `siginfo_t` has 32 words: `si_code` is the third. A queued signal's value is the seventh and
+        // eighth; for SIGSYS the call's architecture is the eighth (after the 8-byte address and the number).
         unsafe {
             Event {
                 code: words.add(2).read() as i32,
-                sender: words.add(4).read() as i32,
+                value: u64::from(words.add(6).read()) | u64::from(words.add(7).read()) << 32,
                 arch: words.add(7).read(),
             }
         }
