@@ -14,6 +14,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+
 from tests.integration.kernel.ground import Ground, digest, libc
 
 SIZE = 500_003

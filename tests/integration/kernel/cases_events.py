@@ -11,6 +11,7 @@ import threading
 import time
 
 import numpy as np
+
 from tests.integration.kernel.ground import PAGE, Ground, call, digest, libc
 
 SYS_TIMERFD_CREATE, SYS_TIMERFD_SETTIME, SYS_SIGNALFD4 = 283, 286, 289

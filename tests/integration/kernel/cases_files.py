@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+
 from tests.integration.kernel.ground import PAGE, Bytes, Ground, Unavailable, call, digest, libc, values
 
 SIZE = (200 << 10) + 124

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 
 import numpy as np
+
 from tests.integration.kernel.ground import RAM, Bytes, Ground, digest, values
 
 SIZE = 4 * RAM

@@ -11,6 +11,7 @@ import sys
 from typing import cast
 
 import numpy as np
+
 from tests.integration.kernel.ground import PAGE, Bytes, Ground, call, digest, libc
 
 SYS_SPLICE, SYS_READV, SYS_VM_READV, SYS_VM_WRITEV, SYS_GETRANDOM = 275, 19, 310, 311, 318

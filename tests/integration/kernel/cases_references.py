@@ -11,6 +11,7 @@ import socket
 from typing import Any
 
 import numpy as np
+
 from tests.integration.kernel.ground import PAGE, Bytes, Ground, Unavailable, call, digest
 
 SYS_VMSPLICE, SPLICE_F_NONBLOCK = 278, 2

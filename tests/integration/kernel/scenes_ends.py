@@ -13,6 +13,7 @@ import sys
 import threading
 
 import numpy as np
+
 from tests.integration.kernel.ground import PAGE, tell
 from tests.integration.kernel.stage import Stage
 

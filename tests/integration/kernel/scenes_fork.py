@@ -12,10 +12,10 @@ import threading
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
-from tests.integration.kernel.ground import PAGE, RAM, call, libc
-from tests.integration.kernel.stage import Stage, ended, fork
 
 import tmem
+from tests.integration.kernel.ground import PAGE, RAM, call, libc
+from tests.integration.kernel.stage import Stage, ended, fork
 
 SYS_CLONE = 56
 

@@ -8,10 +8,9 @@ import errno
 import os
 import struct
 
+import tmem
 from tests.integration.kernel.ground import RAM, call, libc, tell
 from tests.integration.kernel.stage import Stage
-
-import tmem
 
 SYS_PRCTL, SYS_USERFAULTFD, SYS_URING_SETUP, SYS_IO_SETUP, SYS_IO_DESTROY = 157, 323, 425, 206, 207
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, PR_SET_SYSCALL_USER_DISPATCH = 38, 22, 59

@@ -17,6 +17,7 @@ import time
 from types import FrameType
 
 import numpy as np
+
 from tests.integration.kernel.ground import PAGE, libc
 from tests.integration.kernel.stage import Stage
 

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from tests.integration.kernel.ground import PAGE, RAM, library, tell
-from tests.integration.kernel.stage import Stage
 
 import tmem
+from tests.integration.kernel.ground import PAGE, RAM, library, tell
+from tests.integration.kernel.stage import Stage
 
 ALL = signal.valid_signals()
 Routine = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)

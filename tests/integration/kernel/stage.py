@@ -12,9 +12,9 @@ import sys
 from typing import Any
 
 import numpy as np
-from tests.integration.kernel.ground import PAGE, RAM, become_nobody, tell, values
 
 import tmem
+from tests.integration.kernel.ground import PAGE, RAM, become_nobody, tell, values
 
 __all__ = ["Stage"]
 

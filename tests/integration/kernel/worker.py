@@ -19,8 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
+import tmem
 from tests.integration.kernel import (
     cases_async,
+    cases_borrowed,
     cases_code,
     cases_events,
     cases_files,
@@ -30,14 +32,13 @@ from tests.integration.kernel import (
     cases_sockets,
 )
 from tests.integration.kernel.ground import Ground, Paged, Unavailable, become_nobody, tell
-
-import tmem
 from tmem import _core
 
 MODULES = {
     module.__name__.rpartition("_")[2]: module
     for module in (
         cases_async,
+        cases_borrowed,
         cases_code,
         cases_events,
         cases_files,
