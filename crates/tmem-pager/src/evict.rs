@@ -7,7 +7,7 @@
 use crate::fault::Supply;
 use crate::notices::Notice;
 use crate::page::{Event, PageState};
-use crate::state::{BATCH, COPY, SECOND_CHANCE, State};
+use crate::state::{BATCH, COPY, PACKED, SECOND_CHANCE, State};
 use crate::stats::Stat;
 use crate::swapout::MAX_BATCH;
 use tmem_store::{Outcome, Reason};
@@ -17,6 +17,8 @@ use tmem_sys::{Errno, Page, entry, guard};
 
 /// Faults to let pass after reclaim found nothing: each try costs a walk over the resident set.
 const BACKOFF: u32 = 256;
+/// Pages looked at for a packed copy to drop before a page goes to the swap device instead.
+const DROP_WALK: usize = 4096;
 /// Batches one fault may reclaim before it takes what there is.
 const ROUNDS: usize = 64;
 
@@ -245,8 +247,7 @@ impl State {
                 self.packed(page, slot);
                 return true;
             }
-            self.meta[page].flags &= !COPY;
-            self.copies -= 1;
+            self.unmark_copy(page);
             self.swap.forget(page);
         }
         let mut outcome = self.frontswap.store(page, self.frames.frame(slot));
@@ -260,10 +261,7 @@ impl State {
     }
 
     fn packed(&mut self, page: usize, slot: usize) {
-        if self.meta[page].flags & COPY != 0 {
-            self.meta[page].flags &= !COPY;
-            self.copies -= 1;
-        }
+        self.unmark_copy(page);
         self.states.change(page, Event::Pack);
         self.slots.free_standby(slot);
         self.stats.add(Stat::Evictions, 1);
@@ -273,14 +271,14 @@ impl State {
     fn drop_copies(&mut self, want: usize) -> bool {
         let mut dropped = 0;
         let mut walked = 0;
-        while dropped < want && self.copies > 0 && walked <= self.top {
+        while dropped < want && self.packed_copies > 0 && walked < DROP_WALK.min(self.top) {
             if self.copy_hand >= self.top {
                 self.copy_hand = 0;
             }
             let page = self.copy_hand;
             self.copy_hand += 1;
             walked += 1;
-            let kept = self.meta[page].flags & COPY != 0 && self.states.is(page, PageState::Resident);
+            let kept = self.meta[page].flags & PACKED != 0 && self.states.is(page, PageState::Resident);
             if kept && self.frontswap.is_present(page) {
                 self.forget_copies(page);
                 dropped += 1;

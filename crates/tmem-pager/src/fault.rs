@@ -7,7 +7,7 @@ use crate::frontswap::Frontswap;
 use crate::page::{Event, PageState, States};
 use crate::readahead::{Pattern, Window};
 use crate::slots::GROUP;
-use crate::state::{COPY, Meta, SECOND_CHANCE, State};
+use crate::state::{Meta, SECOND_CHANCE, State};
 use crate::stats::Stat;
 use crate::swapout::SwapOut;
 use tmem_store::Loaded;
@@ -163,8 +163,7 @@ impl State {
                 self.states.change(p, Event::Touch);
             } else {
                 self.states.change(p, Event::FaultIn);
-                self.copies += 1;
-                self.meta[p].flags |= COPY;
+                self.mark_copy(p);
             }
         }
         match moved.stopped {

@@ -19,6 +19,8 @@ use tmem_sys::{PAGE_SIZE, Page, Table, pod};
 
 /// The page's contents equal what frontswap or the swap device still holds, unless its hash says otherwise.
 pub const COPY: u8 = 1;
+/// With COPY: it is frontswap that holds it, where dropping it makes room.
+pub const PACKED: u8 = 4;
 /// Skipped once by the hand: it came back from standby, or could not be moved.
 pub const SECOND_CHANCE: u8 = 2;
 
@@ -79,8 +81,8 @@ pub struct State {
     pub hand: usize,
     /// Where the search for droppable copies goes on.
     pub copy_hand: usize,
-    /// Resident pages whose packed copy is kept.
-    pub copies: usize,
+    /// Resident and standby pages whose packed copy is kept.
+    pub packed_copies: usize,
     pub pinned: usize,
     pub held: usize,
     /// Faults to let pass before reclaim is tried again after it found nothing.
@@ -115,7 +117,7 @@ impl State {
             top: 0,
             hand: 0,
             copy_hand: 0,
-            copies: 0,
+            packed_copies: 0,
             pinned: 0,
             held: 0,
             backoff: 0,
@@ -183,12 +185,22 @@ impl State {
         [h as u64, (h >> 64) as u64]
     }
 
+    /// Notes that the page, now with a frame, equals its stored copy.
+    pub fn mark_copy(&mut self, page: usize) {
+        let packed = self.frontswap.is_present(page);
+        self.packed_copies += usize::from(packed);
+        self.meta[page].flags |= if packed { COPY | PACKED } else { COPY };
+    }
+
+    /// The page has no stored copy, or no frame, any more.
+    pub fn unmark_copy(&mut self, page: usize) {
+        self.packed_copies -= usize::from(self.meta[page].flags & PACKED != 0);
+        self.meta[page].flags &= !(COPY | PACKED);
+    }
+
     /// The page's stored copy is of no use any more.
     pub fn forget_copies(&mut self, page: usize) {
-        if self.meta[page].flags & COPY != 0 {
-            self.meta[page].flags &= !COPY;
-            self.copies -= 1;
-        }
+        self.unmark_copy(page);
         self.frontswap.invalidate_page(page);
         self.swap.forget(page);
     }
@@ -246,7 +258,7 @@ impl State {
         for page in 0..self.top {
             let meta = &self.meta[page];
             let stored = self.frontswap.is_present(page) || self.swap.holds(page);
-            copies += usize::from(meta.flags & COPY != 0);
+            copies += usize::from(meta.flags & PACKED != 0);
             match self.states.get(page) {
                 PageState::Out if !stored => broken.push(format!("page {page} is out and stored nowhere")),
                 PageState::Standby if self.slots.owner(meta.slot as usize) != Some(page) => {
@@ -261,8 +273,8 @@ impl State {
                 _ => {}
             }
         }
-        if copies != self.copies {
-            broken.push(format!("{copies} pages keep a copy, {} noted", self.copies));
+        if copies != self.packed_copies {
+            broken.push(format!("{copies} pages keep a packed copy, {} noted", self.packed_copies));
         }
         broken
     }

@@ -2,6 +2,7 @@
 //! Owns: the backend in this process: a page store and its private persistent pool. Callers: the frontswap hook.
 //! An area is an object, a page its index. Locks: the pager's. Laws 1 to 4, by way of the pool.
 
+use crate::codec::same_filled;
 use crate::object::ObjectId;
 use crate::ops::{BackendOps, Corrupt, Loaded, Outcome, Reason};
 use crate::page_bytes;
@@ -21,12 +22,17 @@ pub struct LocalBackend {
     fresh_area: usize,
     /// What was refused before the store was asked.
     refused: Refusals,
+    /// Pages still to be refused unseen.
+    full_for: u32,
 }
 
 fn object_of(area: u32) -> ObjectId {
     ObjectId([u64::from(area), 0, 0])
 }
 
+/// Pages refused unseen after the store was full: to pack each of them only to find no room costs more than all the rest.
+/// Whatever makes room ends it.
+const FULL_FOR: u32 = 32;
 /// Leaves of the index looked at when the store is full: the search for sparse chunks is spread over many puts.
 const COMPACTED_AT_ONCE: usize = 2;
 
@@ -45,7 +51,19 @@ impl LocalBackend {
             areas: Table::new(MAX_AREAS)?,
             fresh_area: 0,
             refused: Refusals::default(),
+            full_for: 0,
         })
+    }
+
+    /// Forgets a page; whether there was one.
+    fn flush(&mut self, area: u32, page: u64) -> bool {
+        let found = self.store.flush_page(self.pool, object_of(area), page);
+        debug_assert!(found.is_ok());
+        let found = found.unwrap_or(false);
+        if found {
+            self.full_for = 0;
+        }
+        found
     }
 
     /// Gives back all memory that holds no page.
@@ -106,10 +124,19 @@ impl BackendOps for LocalBackend {
             self.refused.count(reason);
             return Outcome::Refused(reason);
         }
+        // Law 3: what was stored before goes first; where that made room, the page is looked at after all.
+        if self.full_for > 0 && same_filled(data).is_none() && !self.flush(area, page) {
+            self.full_for -= 1;
+            self.refused.count(Reason::StoreFull);
+            return Outcome::Refused(Reason::StoreFull);
+        }
         let none = Outcome::Refused(Reason::NoArea);
         let mut outcome = self.store.put(self.pool, object_of(area), page, data).unwrap_or(none);
         if outcome == Outcome::Refused(Reason::StoreFull) && self.store.compact(COMPACTED_AT_ONCE) > 0 {
             outcome = self.store.put(self.pool, object_of(area), page, data).unwrap_or(none);
+        }
+        if outcome == Outcome::Refused(Reason::StoreFull) {
+            self.full_for = FULL_FOR;
         }
         outcome
     }
@@ -124,13 +151,13 @@ impl BackendOps for LocalBackend {
     }
 
     fn invalidate_page(&mut self, area: u32, page: u64) {
-        let done = self.store.flush_page(self.pool, object_of(area), page);
-        debug_assert!(done.is_ok());
+        self.flush(area, page);
     }
 
     fn invalidate_area(&mut self, area: u32) {
         let done = self.store.flush_object(self.pool, object_of(area));
         debug_assert!(done.is_ok());
+        self.full_for = 0;
         if let Some(pages) = self.areas.get_mut(area as usize) {
             *pages = 0;
         }
@@ -138,7 +165,11 @@ impl BackendOps for LocalBackend {
 
     fn set_capacity(&mut self, bytes: usize) {
         let tables = self.footprint() - self.store.mapped_bytes();
+        let before = self.store.capacity_bytes();
         self.store.set_capacity(bytes.saturating_sub(tables));
+        if self.store.capacity_bytes() > before {
+            self.full_for = 0;
+        }
     }
 
     fn footprint(&self) -> usize {

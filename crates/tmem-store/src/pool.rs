@@ -269,6 +269,11 @@ impl PageStore {
         self.slab.mapped_bytes()
     }
 
+    /// Bytes of chunks that may be mapped.
+    pub fn capacity_bytes(&self) -> usize {
+        self.slab.capacity_bytes()
+    }
+
     /// Gives back all memory that holds no page.
     pub fn trim(&mut self) {
         self.slab.trim();
