@@ -98,7 +98,7 @@ def _named(path: Path, size: int | None, ram: int, table: list[Mount]) -> SwapPl
     mount = mount_of(str(path.resolve()), table)
     warning = ""
     if mount is not None and mount.kind in IN_RAM:
-        warning = f"swap directory {path} is a {mount.kind}: pages sent there stay in RAM, outside the budget"
+        warning = f"swap directory {path} is a {mount.kind}: pages there stay in RAM, in the budget: no room is won"
     return _sized(path, size, ram, warning)
 
 

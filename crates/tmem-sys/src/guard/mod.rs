@@ -7,8 +7,9 @@
 //! there, issues the call from the stub, and lets go. It covers calls from inside the C library and from every thread.
 //!
 //! Parts: [`trap`] is the handler and sorts the calls, [`table`] knows their buffers, [`hold`] keeps those present,
-//! [`transfer`] and [`message`] move what is too large to hold at once, [`refer`] lets no reference outlive its call, [`mask`] keeps our signals deliverable, [`clone`] gets
-//! `fork` and new threads through, [`threads`] knows who is covered.
+//! [`transfer`] and [`message`] move what is too large to hold at once, [`refer`] lets no reference outlive its call,
+//! [`descriptors`] keeps tmem's own open, [`mask`] keeps our signals deliverable, [`clone`] gets `fork` and new threads through,
+//! [`threads`] knows who is covered.
 //!
 //! Called by the pager (arm, disarm, coverage) and by the kernel (SIGSYS). Lock order: the pager's lock, then the arming lock of
 //! [`threads`]. Nothing here allocates, takes a lock while a call of the program runs, or makes a system call outside the stub.
@@ -96,7 +97,8 @@ pub fn counters() -> Counters {
 /// Sends every system call of every thread of the process through the guard, and of those to come.
 ///
 /// Returns when all threads have reported, each for itself; a call that was already waiting in the kernel is interrupted and
-/// started again, now through the guard. May be called again after [`disarm`], or to wait once more after an error.
+/// started again, now through the guard. Those that signals always interrupt, `poll` for one, answer EINTR. May be called again
+/// after [`disarm`], or to wait once more after an error.
 ///
 /// # Errors
 /// [`Uncovered`] names the thread or object that cannot be guarded and what to do; the guard is off again then.
