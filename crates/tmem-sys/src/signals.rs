@@ -36,6 +36,9 @@ pub const SYNCHRONOUS: u64 = bit(libc::SIGSYS)
 /// What our handlers and lock sections block.
 pub const ALL_BUT_SYNCHRONOUS: u64 = !SYNCHRONOUS;
 
+/// Never blocked: the guard, the fault entry, and what a fault that is nobody's becomes.
+pub const OURS: u64 = bit(libc::SIGSYS) | bit(libc::SIGBUS) | bit(libc::SIGSEGV);
+
 /// A handler with three arguments.
 pub type Handler = extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::ucontext_t);
 

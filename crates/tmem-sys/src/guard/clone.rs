@@ -6,8 +6,8 @@
 //! A new thread arms itself before its first instruction of its own. A new process runs unguarded: after `vfork` until it
 //! executes another program, after `fork` until the at-fork handler arms it.
 
+use super::frame::Frame;
 use super::ordinary::issue;
-use super::trap::Frame;
 use super::{refuse, threads, user};
 use crate::stub;
 use core::sync::atomic::Ordering;

@@ -6,15 +6,13 @@
 //! the handler returns; ours in the handler is the same, so nothing is lost in between. No locks but the version count of
 //! `signals`, taken with signals blocked.
 
+use super::frame::Frame;
 use super::ordinary::Args;
-use super::trap::Frame;
 use super::user;
-use crate::signals::{self, Action, bit};
+use crate::signals::{self, Action, OURS, bit};
 use crate::stub;
 use crate::syscall::raw6;
 
-/// Never blocked: the guard, the fault entry, and what a fault that is nobody's becomes.
-pub(super) const OURS: u64 = bit(libc::SIGSYS) | bit(libc::SIGBUS) | bit(libc::SIGSEGV);
 /// The kernel lets nobody block these.
 const UNBLOCKABLE: u64 = bit(libc::SIGKILL) | bit(libc::SIGSTOP);
 const MASK_SIZE: usize = 8;

@@ -6,7 +6,7 @@
 //! [`stub`](crate::stub) raises SIGSYS *before* it starts, the handler makes the buffers of that call present and holds them
 //! there, issues the call from the stub, and lets go. It covers calls from inside the C library and from every thread.
 //!
-//! Parts: [`trap`] is the handler and sorts the calls, [`table`] knows their buffers, [`hold`] keeps those present,
+//! Parts: [`trap`] is the handler and sorts the calls, [`frame`] is what it interrupted, [`table`] knows their buffers, [`hold`] keeps those present,
 //! [`transfer`] and [`message`] move what is too large to hold at once, [`refer`] lets no reference outlive its call,
 //! [`descriptors`] keeps tmem's own open, [`mask`] keeps our signals deliverable, [`clone`] gets `fork` and new threads through,
 //! [`threads`] knows who is covered.
@@ -17,6 +17,7 @@
 mod clone;
 mod descriptors;
 mod exec;
+mod frame;
 mod hold;
 mod mask;
 mod memory;

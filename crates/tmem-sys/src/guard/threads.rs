@@ -5,19 +5,19 @@
 //! Called by the guard's doors (arm, coverage) and by `trap` for what threads report. The table is lock-free; the arming lock
 //! keeps two threads from asking at once and is never taken in the handler.
 
+use super::frame::Frame;
 use super::procfs::{self, Task};
-use super::trap::Frame;
 use super::uncovered::{Uncovered, Why};
-use super::{PR_SET_SYSCALL_USER_DISPATCH, is_armed, mask};
+use super::{PR_SET_SYSCALL_USER_DISPATCH, is_armed};
 use crate::lock::RawLock;
-use crate::signals::{self, Blocked};
+use crate::signals::{self, Blocked, OURS};
 use crate::syscall::{call, getpid, gettid};
 use crate::{stub, time};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use core::time::Duration;
 
 /// Threads that can be kept track of.
-pub(super) const CAPACITY: usize = 4096;
+const CAPACITY: usize = 4096;
 
 const PR_SYS_DISPATCH_OFF: usize = 0;
 const PR_SYS_DISPATCH_ON: usize = 1;
@@ -109,9 +109,9 @@ fn set_dispatch(mode: usize) -> Result<(), crate::Errno> {
 
 /// Arms the calling thread.
 pub(super) fn arm_current() -> Result<(), Uncovered> {
-    signals::set_mask(mask::OURS, libc::SIG_UNBLOCK);
+    signals::set_mask(OURS, libc::SIG_UNBLOCK);
     set_dispatch(PR_SYS_DISPATCH_ON).map_err(|e| Uncovered::process(Why::Refused(e.0)))?;
-    if COVERED.add(gettid() as u32) { Ok(()) } else { Err(Uncovered::process(Why::TooManyThreads)) }
+    if COVERED.add(gettid() as u32) { Ok(()) } else { Err(Uncovered::process(Why::TooManyThreads(CAPACITY))) }
 }
 
 /// The calling thread leaves the guard.
@@ -141,7 +141,7 @@ fn is_known(tid: i32) -> bool {
 /// A thread was asked to arm itself: here it does, on its way out of whatever it was doing.
 pub(super) fn answer(frame: &mut Frame) {
     if is_armed() && !is_known(gettid()) && set_dispatch(PR_SYS_DISPATCH_ON).is_ok() {
-        frame.set_mask(frame.mask() & !mask::OURS);
+        frame.set_mask(frame.mask() & !OURS);
         COVERED.add(gettid() as u32);
     }
 }
@@ -216,7 +216,7 @@ fn explain(tid: i32) -> Uncovered {
     } else if task.blocked & signals::bit(libc::SIGSYS) != 0 {
         Why::BlocksSigsys
     } else if COVERED.count.load(Ordering::Relaxed) >= CAPACITY {
-        Why::TooManyThreads
+        Why::TooManyThreads(CAPACITY)
     } else {
         Why::NoAnswer(task.state as char)
     };

@@ -16,8 +16,8 @@ pub enum Why {
     AioContext,
     /// The thread did not answer in time; its scheduler state as in `/proc`.
     NoAnswer(char),
-    /// More threads than the guard keeps track of.
-    TooManyThreads,
+    /// More threads than the guard keeps track of, which is this many.
+    TooManyThreads(usize),
     /// The kernel refuses Syscall User Dispatch or the handler, with this error number.
     Refused(i32),
     /// `/proc/self` cannot be read, with this error number.
@@ -77,11 +77,9 @@ impl fmt::Display for Uncovered {
                 f,
                 "did not come under the system call guard in time (state {state}); try again when it runs, {PRIVILEGE}"
             ),
-            Why::TooManyThreads => write!(
-                f,
-                "more than {} threads cannot be guarded; use fewer, {PRIVILEGE}",
-                super::threads::CAPACITY
-            ),
+            Why::TooManyThreads(most) => {
+                write!(f, "more than {most} threads cannot be guarded; use fewer, {PRIVILEGE}")
+            }
             Why::Refused(e) => write!(
                 f,
                 "the kernel refuses Syscall User Dispatch ({}); it needs Linux 5.11 and a seccomp profile that lets prctl through, {PRIVILEGE}",
