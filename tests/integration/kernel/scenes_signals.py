@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 
 import numpy as np
@@ -29,7 +30,7 @@ def faulthandler_in_every_order(s: Stage) -> None:
     """Enabled, disabled, registered and armed with a timeout while paging goes on."""
     s.begin()
     with tempfile.TemporaryFile() as log:
-        changes = (
+        changes: tuple[Callable[[], object], ...] = (
             lambda: faulthandler.enable(log),
             faulthandler.disable,
             lambda: faulthandler.register(signal.SIGUSR1, log, chain=False),
