@@ -214,7 +214,7 @@ impl State {
         s.set(Stat::Standby, pages(self.slots.standby_count()));
         s.set(Stat::FreeFrames, pages(self.slots.free_count()));
         s.set(Stat::Mapped, pages(self.frames.arena_pages() - self.states.count(PageState::Free)));
-        s.set(Stat::Metadata, (FIXED_OVERHEAD + self.metadata_bytes()) as u64);
+        s.set(Stat::Metadata, (FIXED_OVERHEAD + self.metadata_bytes() + self.swap.memory_bytes()) as u64);
         s.set(Stat::Pinned, pages(self.pinned));
         s.set(Stat::StoreBytes, self.frontswap.footprint() as u64);
         s.set(Stat::StorePages, self.frontswap.present_count() as u64);

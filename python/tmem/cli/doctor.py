@@ -46,7 +46,7 @@ def _show(report: Report) -> None:
     if report.entry:
         out.print(f"\ntmem can page here; faults='auto' uses the {report.entry} entry.")
     else:
-        out.print("\ntmem cannot page here: arrays work up to the budget. The marked lines above say what to change.")
+        out.print("\ntmem cannot page here, so a Memory is refused. The marked lines above say what to change.")
 
 
 def _mark(finding: Finding) -> str:

@@ -20,7 +20,7 @@ from tmem.demo.recipe import Table
 
 __all__ = ["CHUNK", "JOBS", "Columns", "PlainRoom", "Room", "digest", "load"]
 
-CHUNK = 1 << 16
+CHUNK = 1 << 14
 _MONTHS = 13
 _LATE_MINUTES = 60
 _FAR_MILES = 1000
