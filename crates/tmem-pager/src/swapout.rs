@@ -142,9 +142,10 @@ impl SwapOut {
     pub fn fork_parent(&mut self, generation: u32, alive: Option<OwnedFd>) {
         if let Some(device) = &mut self.device {
             device.swap.fork_parent();
+            // Known before anybody asks who lives: the child just made would be taken for dead, and its slots rewritten.
+            device.children.push((generation, alive));
             // Each child alive costs a descriptor, a dead one must not.
             device.reap();
-            device.children.push((generation, alive));
         }
     }
 
