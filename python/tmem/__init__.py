@@ -7,6 +7,7 @@ mem.stats()
 """
 
 from tmem._core import __version__
+from tmem.counters import Stats
 from tmem.errors import (
     BudgetError,
     ClosedError,
@@ -19,7 +20,7 @@ from tmem.errors import (
     TmemWarning,
 )
 from tmem.memory import Memory
-from tmem.stats import Stats
+from tmem.outcome import Outcome, Reason, Refused, Stored
 
 __all__ = [
     "BudgetError",
@@ -27,9 +28,13 @@ __all__ = [
     "GuardWarning",
     "KernelUnsupported",
     "Memory",
+    "Outcome",
     "OvershootWarning",
+    "Reason",
+    "Refused",
     "SizeError",
     "Stats",
+    "Stored",
     "SwapError",
     "TmemError",
     "TmemWarning",

@@ -3,11 +3,22 @@
 
 from typing import final
 
-__all__ = ["BUILD_PROFILE", "MIN_RAM", "Memory", "Region", "__version__", "finalize", "probe", "stats_read"]
+__all__ = [
+    "BUILD_PROFILE",
+    "MIN_RAM",
+    "REASONS",
+    "Memory",
+    "Region",
+    "__version__",
+    "finalize",
+    "probe",
+    "stats_read",
+]
 
 __version__: str
 BUILD_PROFILE: str
 MIN_RAM: int
+REASONS: list[str]
 
 @final
 class Memory:

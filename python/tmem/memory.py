@@ -23,9 +23,9 @@ import numpy.typing as npt
 
 from tmem import _core
 from tmem.array import Array, Order, Shape, byte_range, element_type, file_layout, nbytes_of, shape_of
+from tmem.counters import PAGE, Stats, make_stats
 from tmem.errors import ClosedError, SizeError, TmemWarning, warning_of
 from tmem.limits import allowance
-from tmem.stats import PAGE, Stats, make_stats
 from tmem.swapdir import Swap, plan_swap
 from tmem.units import Size, format_size, parse_size
 

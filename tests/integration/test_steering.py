@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import tmem
-from tmem.stats import published
+from tmem.counters import published
 
 RAM = 16 << 20
 

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `tmem._core`: the export list of the bindings. PyO3 is used in this crate only; the floors below know no Python.
 
+mod buffer;
 mod error;
 mod memory;
 mod probe;
 mod region;
 
 use pyo3::prelude::*;
+use tmem_store::Reason;
 
 /// From here on nothing is unmapped any more; registered with `atexit` by the package.
 #[pyfunction]
@@ -20,6 +22,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add("BUILD_PROFILE", if cfg!(debug_assertions) { "debug" } else { "release" })?;
     m.add("MIN_RAM", tmem_pager::MIN_RAM)?;
+    m.add("REASONS", Reason::ALL.map(Reason::name))?;
     m.add_class::<memory::Memory>()?;
     m.add_class::<region::Region>()?;
     m.add_function(wrap_pyfunction!(probe::probe, m)?)?;

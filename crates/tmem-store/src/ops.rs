@@ -19,6 +19,22 @@ impl Outcome {
     pub fn is_stored(self) -> bool {
         self == Outcome::Stored
     }
+
+    /// As one number, for arrays of outcomes: 0 for stored, else the reason's place counted from 1.
+    pub const fn code(self) -> u8 {
+        match self {
+            Outcome::Stored => 0,
+            Outcome::Refused(reason) => reason as u8 + 1,
+        }
+    }
+
+    /// What a code says; `None` for one that no outcome has.
+    pub fn from_code(code: u8) -> Option<Outcome> {
+        match code {
+            0 => Some(Outcome::Stored),
+            _ => Reason::ALL.get(code as usize - 1).map(|reason| Outcome::Refused(*reason)),
+        }
+    }
 }
 
 /// Why a page was refused. Each has a counter in the statistics of whoever refused.
@@ -41,12 +57,16 @@ pub enum Reason {
     SwapFull,
     /// The swap device failed to write.
     SwapError,
-    /// A backend that exists to refuse.
+    /// Nobody was asked, or whoever was asked gives no reason.
     Unwilling,
+    /// The guest is at its cap.
+    OverCap,
+    /// The backend raised an exception, or its process is gone.
+    BackendFailed,
 }
 
 impl Reason {
-    pub const COUNT: usize = 9;
+    pub const COUNT: usize = 11;
     pub const ALL: [Reason; Reason::COUNT] = [
         Reason::Frozen,
         Reason::StoreFull,
@@ -57,6 +77,8 @@ impl Reason {
         Reason::SwapFull,
         Reason::SwapError,
         Reason::Unwilling,
+        Reason::OverCap,
+        Reason::BackendFailed,
     ];
 
     /// The counter's name in statistics.
@@ -71,6 +93,8 @@ impl Reason {
             Reason::SwapFull => "swap_full",
             Reason::SwapError => "swap_error",
             Reason::Unwilling => "unwilling",
+            Reason::OverCap => "over_cap",
+            Reason::BackendFailed => "backend_failed",
         }
     }
 }
@@ -172,9 +196,13 @@ mod tests {
     fn reasons_are_listed_once_and_in_order() {
         for (i, reason) in Reason::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, i);
+            let outcome = Outcome::Refused(*reason);
+            assert_eq!(Outcome::from_code(outcome.code()), Some(outcome));
         }
         let mut names = Reason::ALL.map(Reason::name);
         names.sort_unstable();
         assert!(names.windows(2).all(|w| w[0] != w[1]));
+        assert_eq!(Outcome::from_code(Outcome::Stored.code()), Some(Outcome::Stored));
+        assert_eq!(Outcome::from_code(Reason::COUNT as u8 + 1), None);
     }
 }

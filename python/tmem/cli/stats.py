@@ -6,8 +6,8 @@ from __future__ import annotations
 import argparse
 
 from tmem.cli.render import console, print_json, table
+from tmem.counters import Stats, published
 from tmem.errors import TmemError
-from tmem.stats import Stats, published
 from tmem.units import format_size
 
 __all__ = ["add_arguments", "run"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 
-from tmem.stats import Stats, make_stats, published
+from tmem.counters import Stats, make_stats, published
 
 
 def test_make_stats_sorts_counters_into_names() -> None:

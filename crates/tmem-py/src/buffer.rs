@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: memory that a caller lends for one call: any contiguous buffer, in the order in which its bytes lie.
+//! Callers: `host` and `frontswap`. Law 2: the loan ends with the call. Law 17: whether the memory is paged is asked
+//! first, because no paged memory is touched under a lock of ours.
+//!
+//! Like NumPy's own loops, calls read and write the buffer without the GIL: a program that changes it meanwhile from
+//! another thread gets some mixture of old and new bytes, and no other harm.
+
+use pyo3::exceptions::PyValueError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use tmem_pager::registry;
+use tmem_sys::{PAGE_SIZE, Page};
+
+/// A buffer on loan. Dropped under the GIL, which is where calls begin and end.
+pub struct Buffer {
+    // Boxed: the exporter may keep the address of the view.
+    view: Box<ffi::Py_buffer>,
+}
+
+impl Buffer {
+    /// # Errors
+    /// `TypeError` for what is no buffer, `BufferError` for one that is not contiguous.
+    pub fn read(object: &Bound<'_, PyAny>) -> PyResult<Buffer> {
+        Buffer::new(object, ffi::PyBUF_ANY_CONTIGUOUS)
+    }
+
+    /// # Errors
+    /// As [`Buffer::read`], and `BufferError` for one that is read-only.
+    pub fn write(object: &Bound<'_, PyAny>) -> PyResult<Buffer> {
+        Buffer::new(object, ffi::PyBUF_ANY_CONTIGUOUS | ffi::PyBUF_WRITABLE)
+    }
+
+    fn new(object: &Bound<'_, PyAny>, flags: std::ffi::c_int) -> PyResult<Buffer> {
+        let mut view = Box::new(ffi::Py_buffer::new());
+        // SAFETY: the object is alive, the view is ours to fill in and stays where it is.
+        let code = unsafe { ffi::PyObject_GetBuffer(object.as_ptr(), &raw mut *view, flags) };
+        if code == 0 { Ok(Buffer { view }) } else { Err(PyErr::fetch(object.py())) }
+    }
+
+    pub fn len(&self) -> usize {
+        self.view.len as usize
+    }
+
+    pub fn addr(&self) -> usize {
+        self.view.buf as usize
+    }
+
+    /// Whether touching it may fault into a pager.
+    pub fn is_paged(&self) -> bool {
+        registry::owns(self.addr(), self.len())
+    }
+
+    /// The buffer as whole pages.
+    ///
+    /// # Errors
+    /// `ValueError` where it is not `count` pages long.
+    pub fn pages(&self, count: usize) -> PyResult<&[Page]> {
+        self.check(count)?;
+        // SAFETY: the exporter keeps that many bytes alive until the release; bytes have no alignment.
+        Ok(unsafe { std::slice::from_raw_parts(self.start().cast(), count) })
+    }
+
+    /// The buffer as whole pages to write to; only of a buffer made by [`Buffer::write`].
+    ///
+    /// # Errors
+    /// As [`Buffer::pages`].
+    pub fn pages_mut(&mut self, count: usize) -> PyResult<&mut [Page]> {
+        self.check(count)?;
+        if self.view.readonly != 0 {
+            return Err(PyValueError::new_err("a read-only buffer cannot be written to"));
+        }
+        // SAFETY: as in `pages`; the exporter gave it as writable, and `self` is borrowed mutably.
+        Ok(unsafe { std::slice::from_raw_parts_mut(self.start().cast(), count) })
+    }
+
+    /// An empty buffer may have no address at all.
+    fn start(&self) -> *mut u8 {
+        if self.view.buf.is_null() { std::ptr::dangling_mut() } else { self.view.buf.cast() }
+    }
+
+    fn check(&self, count: usize) -> PyResult<()> {
+        let wanted = count.checked_mul(PAGE_SIZE);
+        if wanted == Some(self.len()) {
+            return Ok(());
+        }
+        Err(PyValueError::new_err(format!(
+            "a buffer of {count} page(s) of {PAGE_SIZE} bytes is needed, not of {} bytes",
+            self.len()
+        )))
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: filled in by `PyObject_GetBuffer`, released once; callers drop under the GIL.
+        unsafe { ffi::PyBuffer_Release(&raw mut *self.view) };
+    }
+}
