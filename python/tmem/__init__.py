@@ -7,6 +7,7 @@ mem.stats()
 """
 
 from tmem._core import __version__
+from tmem.census import NumpyBytes
 from tmem.counters import Stats
 from tmem.errors import (
     BudgetError,
@@ -20,16 +21,22 @@ from tmem.errors import (
     TmemWarning,
 )
 from tmem.memory import Memory
+from tmem.numpylimit import Limit, install, limit, uninstall
 from tmem.outcome import Outcome, Reason, Refused, Stored
+from tmem.process import ProcessStats, stats
+from tmem.steering import advise, evict, is_paged, pin, prefetch
 
 __all__ = [
     "BudgetError",
     "ClosedError",
     "GuardWarning",
     "KernelUnsupported",
+    "Limit",
     "Memory",
+    "NumpyBytes",
     "Outcome",
     "OvershootWarning",
+    "ProcessStats",
     "Reason",
     "Refused",
     "SizeError",
@@ -39,4 +46,13 @@ __all__ = [
     "TmemError",
     "TmemWarning",
     "__version__",
+    "advise",
+    "evict",
+    "install",
+    "is_paged",
+    "limit",
+    "pin",
+    "prefetch",
+    "stats",
+    "uninstall",
 ]

@@ -21,21 +21,20 @@ from typing import Any, Literal, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tmem import _core
+from tmem import _core, steering
 from tmem.array import Array, Order, Shape, byte_range, element_type, file_layout, nbytes_of, shape_of
-from tmem.counters import PAGE, Stats, make_stats
-from tmem.errors import ClosedError, SizeError, TmemWarning, warning_of
+from tmem.counters import Stats, make_stats
+from tmem.errors import ClosedError, SizeError, TmemWarning
 from tmem.limits import allowance
+from tmem.steering import Advice, raise_notices
 from tmem.swapdir import Swap, plan_swap
 from tmem.units import Size, format_size, parse_size
 
-__all__ = ["MINIMUM_RAM", "Advice", "Memory"]
+__all__ = ["MINIMUM_RAM", "Memory", "numpy_allocator"]
 
 MINIMUM_RAM = _core.MIN_RAM
 """The smallest budget, in bytes: below it the pager's own tables and frames would be most of it."""
 
-Advice = Literal["normal", "sequential", "random", "cold", "willneed"]
-_ADVICE = ("normal", "sequential", "random", "cold", "willneed")
 _FAULTS = ("auto", "signal", "thread")
 _LONGEST_NAME = 63
 _COPY_BYTES = 4 << 20
@@ -146,39 +145,25 @@ class Memory:
 
     def prefetch(self, array: Array) -> None:
         """Bring the pages under `array` into RAM, as far as the budget has room for them."""
-        address, count = self._range(array)
-        if count:
-            self._core.prefetch(address, count)
-        self._drain()
+        self._claim(array)
+        steering.prefetch(array)
 
     def evict(self, array: Array) -> int:
         """Send the pages under `array` out of RAM now; return how many bytes left. Pinned pages stay."""
-        address, count = self._range(array)
-        pages = self._core.evict(address, count) if count else 0
-        self._drain()
-        return pages * PAGE
+        self._claim(array)
+        return steering.evict(array)
 
     @contextmanager
     def pin(self, array: _A) -> Iterator[_A]:
         """Keep the pages under `array` in RAM inside a `with` block. BudgetError where they would not fit."""
-        address, count = self._range(array)
-        if count:
-            self._core.pin(address, count)
-        try:
-            self._drain()
+        self._claim(array)
+        with steering.pin(array):
             yield array
-        finally:
-            if count:
-                self._core.unpin(address, count)
 
     def advise(self, array: Array, advice: Advice) -> None:
         """Tell how `array` will be used: `normal`, `sequential`, `random`, `cold` (first out), `willneed`."""
-        if advice not in _ADVICE:
-            raise ValueError(f"advice must be one of {', '.join(_ADVICE)}, not {advice!r}")
-        address, count = self._range(array)
-        if count:
-            self._core.advise(address, count, advice)
-        self._drain()
+        self._claim(array)
+        steering.advise(array, advice)
 
     # Looking
 
@@ -256,8 +241,8 @@ class Memory:
             return np.empty(shape, dtype, order)  # no byte, so nothing to manage
         return np.ndarray(shape, dtype, buffer=memoryview(self._core.allocate(count)), order=order)
 
-    def _range(self, array: Array) -> tuple[int, int]:
-        """Return the bytes under `array`, which must be ours. A read-only view will do: nothing is written."""
+    def _claim(self, array: Array) -> None:
+        """Raise where `array` is none of ours, or can no longer be steered."""
         if not isinstance(array, np.ndarray):
             raise TypeError(f"a numpy.ndarray of this Memory is needed, not {type(array).__name__}")
         if self.closed:
@@ -265,12 +250,17 @@ class Memory:
         address, count = byte_range(array)
         if count and not self._core.owns(address, count):
             raise ValueError(f"the array is not one of {self.name}: copy it there first, {self.name}.array(a)")
-        return address, count
 
     def _drain(self) -> None:
-        """Raise as warnings what the path of a page had to say; it cannot call Python itself."""
-        for notice in self._core.notices():
-            warnings.warn(notice, warning_of(notice), stacklevel=3)
+        raise_notices(self._core)
+
+
+def numpy_allocator(memory: Memory, threshold: int, small: str, *, evict_every: int = 0) -> _core.Allocator:
+    """Return the allocator that NumPy is handed to have its arrays in `memory`; see numpylimit.
+
+    With `evict_every`, every page leaves each time so many blocks were made: for tests of other people's code.
+    """
+    return memory._core.allocator(threshold, small, evict_every)  # noqa: SLF001 - in the module that owns it
 
 
 def _budget(ram: Size) -> int:

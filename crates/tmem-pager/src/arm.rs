@@ -118,7 +118,7 @@ impl State {
     /// A huge page reaches past the array that was touched. Frames that belong to no extent would be in the way of
     /// the next one, and uncounted.
     fn drop_strays(&mut self) -> Result<(), PagerError> {
-        let end = self.top.next_multiple_of(HUGE_PAGES).min(self.frames.arena_pages());
+        let end = self.reach.next_multiple_of(HUGE_PAGES).min(self.frames.arena_pages());
         let mut from = 0;
         while let Some(first) = self.states.find(PageState::Free, from, end) {
             let n = (first..end).take_while(|&p| self.states.is(p, PageState::Free)).count();

@@ -2,6 +2,7 @@
 //! Owns: which ranges of an arena belong to an array. Callers: `verbs` (allocate, release), never the fault path.
 //! Lock: its own, taken before the pager lock. Allocates from the heap, which is why it is apart.
 
+use crate::runs::Runs;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use tmem_sys::page::HUGE_SIZE;
@@ -14,16 +15,19 @@ pub struct Extents {
     free: BTreeMap<usize, usize>,
     /// Live ranges by first page.
     live: BTreeMap<usize, usize>,
+    /// Those of them that small blocks share.
+    pub runs: Runs,
 }
 
 impl Extents {
     pub const fn new() -> Extents {
-        Extents { free: BTreeMap::new(), live: BTreeMap::new() }
+        Extents { free: BTreeMap::new(), live: BTreeMap::new(), runs: Runs::new() }
     }
 
     /// Makes `pages` available, all free.
     pub fn reset(&mut self, pages: usize) {
         self.live.clear();
+        self.runs.clear();
         self.free = BTreeMap::from([(0, pages)]);
     }
 
@@ -69,6 +73,11 @@ impl Extents {
         }
         self.free.insert(start, end - start);
         true
+    }
+
+    /// The live range that holds a page.
+    pub fn at(&self, page: usize) -> Option<Range<usize>> {
+        self.holding(&(page..page + 1))
     }
 
     /// The live range that holds all of `pages`.

@@ -21,16 +21,19 @@ mod arm;
 mod fork;
 mod verbs;
 
+mod blocks;
 mod error;
 mod extents;
 mod notices;
 mod pager;
+mod runs;
 pub mod stats;
 
 #[doc(hidden)]
 pub use page::{Event, PageState, next};
 
 pub use arm::Choice;
+pub use blocks::Block;
 pub use error::PagerError;
 pub use pager::{Backend, Config, MIN_RAM, Pager, finalize};
 pub use readahead::Pattern;

@@ -3,6 +3,7 @@
 //! Callers: `fault`, `evict`, `verbs`, `arm`, `fork`, under the pager lock. Law 12: a transition that is not in
 //! the table means that a page's whereabouts are no longer known, and the process stops with a report.
 
+use std::ops::Range;
 use tmem_sys::{Errno, Table};
 
 /// Where a page of the arena is.
@@ -121,6 +122,16 @@ impl States {
     pub fn find(&self, state: PageState, from: usize, to: usize) -> Option<usize> {
         let hay = self.table.get(from..to)?;
         hay.iter().position(|&b| b == state as u8).map(|i| from + i)
+    }
+
+    /// One past the last page below `top` that is part of an extent.
+    pub fn end_of_use(&self, top: usize) -> usize {
+        self.table[..top].iter().rposition(|&b| b != PageState::Free as u8).map_or(0, |last| last + 1)
+    }
+
+    /// Gives the memory back that the states of free pages take.
+    pub fn discard_free(&mut self, pages: Range<usize>) {
+        self.table.discard(pages);
     }
 
     /// Counts again, page by page.

@@ -4,6 +4,7 @@
 
 use crate::arm::{self, Choice};
 use crate::error::PagerError;
+use crate::extents::Extents;
 use crate::fork;
 use crate::frontswap::Frontswap;
 use crate::registry::{self, Slot};
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tmem_store::swap::{SwapConfig, SwapOpenError};
 use tmem_store::{BackendOps, LocalBackend, PoolConfig, StoreConfig, SwapDevice, testback};
+use tmem_sys::LockGuard;
 use tmem_sys::counters::Counters;
 use tmem_sys::entry::Entry;
 use tmem_sys::page::{PAGE_SIZE, pages_for};
@@ -52,6 +54,10 @@ pub struct Pager {
     index: usize,
     choice: Choice,
     planned: Entry,
+}
+
+pub(crate) fn is_finalized() -> bool {
+    FINALIZED.load(Ordering::Acquire)
 }
 
 static FINALIZED: AtomicBool = AtomicBool::new(false);
@@ -95,17 +101,32 @@ impl Pager {
         self.slot().closed.load(Ordering::Acquire)
     }
 
+    pub(crate) fn extents(&self) -> LockGuard<'static, Extents> {
+        self.slot().extents.lock()
+    }
+
+    /// The extents of a pager that still allocates.
+    pub(crate) fn open_extents(&self) -> Result<LockGuard<'static, Extents>, PagerError> {
+        let extents = self.extents();
+        // Under the lock: a close that saw no extent ends the arena before it lets go of it.
+        if self.is_closed() { Err(PagerError::Closed) } else { Ok(extents) }
+    }
+
+    /// Where the arena lies.
+    pub(crate) fn base(&self) -> Result<usize, PagerError> {
+        self.with(|s| s.frames.arena_addr())
+    }
+
     /// A zeroed extent; its address.
     ///
     /// # Errors
     /// `Closed`; `Budget` while the budget is overshot or when address space ends; `Unsupported` when the
     /// allocation passes the budget and the machine's state does not permit paging.
     pub fn allocate(&self, bytes: usize) -> Result<usize, PagerError> {
-        let mut extents = self.slot().extents.lock();
-        // Under the lock: a close that saw no extent ends the arena before it lets go of it.
-        if self.is_closed() {
-            return Err(PagerError::Closed);
-        }
+        self.allocate_in(&mut *self.open_extents()?, bytes)
+    }
+
+    pub(crate) fn allocate_in(&self, extents: &mut Extents, bytes: usize) -> Result<usize, PagerError> {
         let range = extents.take(bytes).ok_or_else(|| {
             PagerError::Budget(format!(
                 "no room for {bytes} bytes in the {} GiB of address space",
@@ -122,7 +143,7 @@ impl Pager {
     fn admit(&self, range: &Range<usize>) -> Result<usize, PagerError> {
         if !self.with(|s| s.tables_fit(range.end))? {
             return Err(PagerError::Budget(format!(
-                "the tables alone for {} MiB of arrays would take more than half of the budget: free arrays, or raise ram=",
+                "the tables alone for {} MiB of arrays would take more than three quarters of the budget: free arrays, or raise ram=",
                 (range.end * PAGE_SIZE) >> 20
             )));
         }
@@ -153,32 +174,53 @@ impl Pager {
 
     /// Ends the extent that begins at `addr`. At interpreter exit nothing happens.
     pub fn release(&self, addr: usize, bytes: usize) {
-        if FINALIZED.load(Ordering::Acquire) {
+        if is_finalized() {
             return;
         }
-        let mut extents = self.slot().extents.lock();
+        let extents = self.extents();
         let Ok(Some(first)) = self.with(|s| s.page_of(addr)) else { return };
-        let range = first..first + pages_for(bytes).max(1);
-        if extents.give(&range) {
+        self.release_in(extents, first..first + pages_for(bytes).max(1));
+    }
+
+    /// Ends an extent, and the pager where it is closed and that was the last; false when there is no such extent.
+    pub(crate) fn release_in(&self, mut extents: LockGuard<'_, Extents>, range: Range<usize>) -> bool {
+        let given = extents.give(&range);
+        if given {
             // Refused only for locked memory: the frames then stay until the arena goes.
             let _ = self.with(|s| s.release(range));
         }
-        if extents.live() == 0 && self.is_closed() {
+        if self.is_closed() {
+            self.release_empty_runs(extents);
+        }
+        given
+    }
+
+    /// For a closed pager: what waits for small blocks that never come goes, and with the last extent all of it.
+    pub(crate) fn release_empty_runs(&self, mut extents: LockGuard<'_, Extents>) {
+        while let Some(first) = extents.runs.drop_an_empty_one()
+            && let Some(run) = extents.at(first)
+        {
+            extents.give(&run);
+            let _ = self.with(|s| s.release(run));
+        }
+        if extents.live() == 0 {
             self.end();
         }
     }
 
     /// No new allocations from here on; live arrays stay valid. How many there are.
     pub fn close(&self) -> usize {
-        let extents = self.slot().extents.lock();
+        let extents = self.extents();
         if self.slot().closed.swap(true, Ordering::AcqRel) {
             return 0;
         }
-        let live = extents.live();
-        if live == 0 {
-            self.end();
-        }
-        live
+        self.release_empty_runs(extents);
+        self.extents().live()
+    }
+
+    /// Whether an address lies in this pager's arena. Takes no lock.
+    pub fn has(&self, addr: usize) -> bool {
+        self.slot().contains(addr)
     }
 
     fn end(&self) {
@@ -187,7 +229,7 @@ impl Pager {
 
     /// The pages of a byte range, if one live extent holds them all.
     fn pages(&self, addr: usize, bytes: usize) -> Result<Range<usize>, PagerError> {
-        let extents = self.slot().extents.lock();
+        let extents = self.extents();
         let first = self.with(|s| s.page_of(addr))?.ok_or(PagerError::NotOurs)?;
         let end = (addr % PAGE_SIZE).checked_add(bytes).map(pages_for).ok_or(PagerError::NotOurs)?;
         let range = first..first.checked_add(end.max(1)).ok_or(PagerError::NotOurs)?;
@@ -216,14 +258,27 @@ impl Pager {
     /// `NotOurs`, `Closed`, `Unsupported`.
     pub fn evict(&self, addr: usize, bytes: usize) -> Result<usize, PagerError> {
         let range = self.pages(addr, bytes)?;
+        self.begin_paging()?;
+        self.with(|s| s.evict_on_request(range))
+    }
+
+    fn begin_paging(&self) -> Result<(), PagerError> {
         // Held while paging begins, so that no fork comes in between.
-        let extents = self.slot().extents.lock();
+        let _extents = self.extents();
         if self.with(|s| !s.is_armed())? {
             let (entry, guarded) = arm::prepare(self.choice, self.planned)?;
             self.with(|s| if s.is_armed() { Ok(()) } else { s.arm(entry, guarded) })??;
         }
-        drop(extents);
-        self.with(|s| s.evict_on_request(range))
+        Ok(())
+    }
+
+    /// Sends everything out that may leave; pages that left.
+    ///
+    /// # Errors
+    /// `Closed`, `Unsupported`.
+    pub fn evict_all(&self) -> Result<usize, PagerError> {
+        self.begin_paging()?;
+        self.with(|s| s.evict_on_request(0..s.top))
     }
 
     /// # Errors
@@ -277,7 +332,7 @@ impl Pager {
 impl Drop for Pager {
     fn drop(&mut self) {
         // The bindings keep the handle as long as any array lives, so that the slot is empty or can be emptied.
-        if !FINALIZED.load(Ordering::Acquire) {
+        if !is_finalized() {
             self.slot().closed.store(true, Ordering::Release);
             self.end();
             registry::release(self.index);

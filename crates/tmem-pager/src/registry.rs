@@ -41,7 +41,7 @@ impl Slot {
         }
     }
 
-    fn contains(&self, addr: usize) -> bool {
+    pub fn contains(&self, addr: usize) -> bool {
         let base = self.base.load(Ordering::Acquire);
         base != 0 && addr.wrapping_sub(base) < self.len.load(Ordering::Relaxed)
     }

@@ -29,6 +29,8 @@ pub const FIXED_OVERHEAD: usize = 2 << 20;
 /// Bytes of table touched for every page of the arena that was ever part of an extent: its state, what is known of it,
 /// its swap slot, whether it is spared or present.
 pub const META_BYTES: usize = size_of::<Meta>() + 8;
+/// Free pages at the end whose tables are kept: arrays that come and go there cost no system calls.
+const TABLES_KEPT: usize = 4096;
 /// Pages one eviction batch takes out or packs.
 pub const BATCH: usize = GROUP;
 
@@ -75,8 +77,10 @@ pub struct State {
     pub scratch: Table<Page>,
     pub secret: Box<[u8; 192]>,
     pub ram: usize,
-    /// One past the highest page that was ever part of an extent.
+    /// One past the highest page that has room in the tables: every page of an extent is below.
     pub top: usize,
+    /// The highest `top` there ever was: a huge page may have left frames up to there.
+    pub reach: usize,
     /// Where the search for victims goes on.
     pub hand: usize,
     /// Where the search for droppable copies goes on.
@@ -115,6 +119,7 @@ impl State {
             secret,
             ram: setup.ram,
             top: 0,
+            reach: 0,
             hand: 0,
             copy_hand: 0,
             packed_copies: 0,
@@ -159,9 +164,24 @@ impl State {
         self.frontswap.set_capacity(beside.min(self.ram / 5 * 3));
     }
 
-    /// Whether tables for all pages up to `top` leave at least half of the budget.
+    /// Whether tables for all pages up to `top` leave at least a quarter of the budget.
     pub fn tables_fit(&self, top: usize) -> bool {
-        FIXED_OVERHEAD + top.max(self.top) * META_BYTES <= self.ram / 2
+        FIXED_OVERHEAD + top.max(self.top) * META_BYTES <= self.ram / 4 * 3
+    }
+
+    /// Gives the tables back of pages at the end that are part of no extent any more, where they are many.
+    pub fn lower_top(&mut self) {
+        let top = self.states.end_of_use(self.top);
+        if self.top - top < TABLES_KEPT {
+            return;
+        }
+        let gone = top..self.top;
+        self.meta.discard(gone.start * size_of::<Meta>()..gone.end * size_of::<Meta>());
+        self.states.discard_free(gone.clone());
+        self.swap.discard(gone);
+        self.top = top;
+        self.hand = self.hand.min(top);
+        self.copy_hand = self.copy_hand.min(top);
     }
 
     /// Frames there are: in the arena, on standby, free.

@@ -3,6 +3,7 @@
 //! `fault`, `verbs`. Lock: the pager's. Law 14: a refused page goes to the swap device, and where that refuses too
 //! it stays the caller's. Law 12: what cannot be read back ends the process, with a report.
 
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use tmem_store::swap::MAX_RUN;
 use tmem_store::{Reason, SwapDevice, SwapSlot};
@@ -97,6 +98,14 @@ impl SwapOut {
         {
             device.slot_of[page] = 0;
             device.swap.free(SwapSlot(slot));
+        }
+    }
+
+    /// Gives the memory back that pages without a slot take in the table.
+    pub fn discard(&mut self, pages: Range<usize>) {
+        if let Some(device) = &mut self.device {
+            device.top = device.top.min(pages.start);
+            device.slot_of.discard(pages.start * size_of::<u32>()..pages.end * size_of::<u32>());
         }
     }
 

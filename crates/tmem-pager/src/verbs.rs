@@ -34,6 +34,7 @@ impl State {
     /// Makes a range part of an extent.
     pub fn allocate(&mut self, range: Range<usize>) {
         self.top = self.top.max(range.end);
+        self.reach = self.reach.max(self.top);
         for page in range {
             self.states.change(page, Event::Allocate);
             let meta = &mut self.meta[page];
@@ -67,6 +68,7 @@ impl State {
         self.stats.set(Stat::Regions, regions.saturating_sub(1));
         self.overshot = self.overshot && self.frame_count() > self.allowance();
         self.backoff = 0;
+        self.lower_top();
         self.publish();
         dropped.map_err(|e| PagerError::Kernel("giving memory back", e))
     }
@@ -104,10 +106,11 @@ impl State {
         let mut left = 0;
         let mut page = range.start;
         while page < range.end {
-            if !self.states.is(page, PageState::Resident)
-                || self.meta[page].pins != 0
-                || self.meta[page].holds != 0
-            {
+            page = self.states.find(PageState::Resident, page, range.end).unwrap_or(range.end);
+            if page == range.end {
+                break;
+            }
+            if !self.may_leave(page) {
                 page += 1;
                 continue;
             }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `tmem._core`: the export list of the bindings. PyO3 is used in this crate only; the floors below know no Python.
 
+mod allocator;
 mod buffer;
 mod error;
 mod memory;
@@ -25,8 +26,12 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("REASONS", Reason::ALL.map(Reason::name))?;
     m.add_class::<memory::Memory>()?;
     m.add_class::<region::Region>()?;
+    m.add_class::<allocator::Allocator>()?;
     m.add_function(wrap_pyfunction!(probe::probe, m)?)?;
     m.add_function(wrap_pyfunction!(memory::stats_read, m)?)?;
+    m.add_function(wrap_pyfunction!(memory::memories, m)?)?;
+    m.add_function(wrap_pyfunction!(memory::find, m)?)?;
+    m.add_function(wrap_pyfunction!(allocator::set_handler, m)?)?;
     m.add_function(wrap_pyfunction!(finalize, m)?)?;
     Ok(())
 }

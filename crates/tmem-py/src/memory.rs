@@ -2,13 +2,14 @@
 //! Owns: the Python face of one pager. Callers: `python/tmem/memory.py`. The GIL is let go before any lock of the
 //! pager is taken, and nothing below ever asks for it.
 
+use crate::allocator::Allocator;
 use crate::error::to_python;
 use crate::region::Region;
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tmem_pager::{Advice, Backend, Choice, Config, Pager, PagerError, Pattern, stats};
 use tmem_sys::entry::Entry;
 
@@ -20,6 +21,26 @@ pub struct Memory {
     name: String,
     #[pyo3(get)]
     ram: usize,
+}
+
+/// The pagers of this process, for whoever has an array and no `Memory`.
+static LIVE: Mutex<Vec<(Weak<Pager>, String, usize)>> = Mutex::new(Vec::new());
+
+/// Every memory that has a handle or an array left.
+#[pyfunction]
+pub fn memories() -> Vec<Memory> {
+    let mut live = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
+    live.retain(|(pager, ..)| pager.strong_count() > 0);
+    let alive = |(pager, name, ram): &(Weak<Pager>, String, usize)| {
+        Some(Memory { pager: pager.upgrade()?, name: name.clone(), ram: *ram })
+    };
+    live.iter().filter_map(alive).collect()
+}
+
+/// The memory that has a byte range in one live extent.
+#[pyfunction]
+pub fn find(address: usize, nbytes: usize) -> Option<Memory> {
+    memories().into_iter().find(|memory| memory.pager.owns(address, nbytes))
 }
 
 impl Memory {
@@ -56,13 +77,36 @@ impl Memory {
             backend: backend_of(backend)?,
         };
         let pager = py.detach(|| Pager::new(config)).map_err(|e| to_python(py, e))?;
-        Ok(Memory { pager: Arc::new(pager), name, ram })
+        let pager = Arc::new(pager);
+        let entry = (Arc::downgrade(&pager), name.clone(), ram);
+        LIVE.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
+        Ok(Memory { pager, name, ram })
     }
 
     /// A zeroed extent of at least `nbytes`, freed with the last reference to it.
     fn allocate(&self, py: Python<'_>, nbytes: usize) -> PyResult<Region> {
         let address = self.run(py, |p| p.allocate(nbytes))?;
         Ok(Region::new(Arc::clone(&self.pager), address, nbytes))
+    }
+
+    /// A data allocator for NumPy over this memory: blocks of `threshold` bytes or more are paged, smaller ones too where
+    /// `small` is `packed`. With `evict_every`, all pages leave each time so many blocks were made.
+    #[pyo3(signature = (threshold, small, evict_every=0))]
+    fn allocator(
+        &self,
+        py: Python<'_>,
+        threshold: usize,
+        small: &str,
+        evict_every: u64,
+    ) -> PyResult<Allocator> {
+        let packs_small = match small {
+            "plain" => false,
+            "packed" => true,
+            other => {
+                return Err(PyValueError::new_err(format!("unknown small={other:?}: use plain or packed")));
+            }
+        };
+        Allocator::new(py, Arc::clone(&self.pager), threshold, packs_small, evict_every)
     }
 
     /// Brings a range in as far as the budget lets it stay.

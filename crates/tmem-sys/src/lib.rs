@@ -35,6 +35,7 @@ pub mod stack;
 pub mod caps;
 pub mod counters;
 pub mod file;
+pub mod heap;
 pub mod kept;
 pub mod lz4;
 pub mod proc;
