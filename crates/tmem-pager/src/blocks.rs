@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: what a `malloc` needs of a pager: blocks found again by their address alone. A large block is an extent, a
 //! small one shares pages with others of its size (`runs`). Callers: doors that stand in for an allocator.
-//! Locks: extents, then state. Law 17: no byte of a block is touched here, so nothing here can fault.
+//! Locks: extents, then state; where a block is used again, extents alone. Law 17: no byte of a block is touched here, so nothing here can fault.
 
 use crate::error::PagerError;
+use crate::extents::Extents;
 use crate::pager::Pager;
 use crate::runs::{LARGEST, RUN_BYTES};
-use tmem_sys::PAGE_SIZE;
+use std::ops::Range;
+use tmem_sys::page::pages_for;
+use tmem_sys::{LockGuard, PAGE_SIZE};
 
 /// A block that was just made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,10 +26,13 @@ impl Pager {
     /// As [`Pager::allocate`].
     pub fn allocate_block(&self, bytes: usize) -> Result<Block, PagerError> {
         let mut extents = self.open_extents()?;
+        let base = self.base();
         if bytes > LARGEST {
+            if let Some(extent) = extents.idle.take(pages_for(bytes)) {
+                return Ok(Block { addr: base + extent.start * PAGE_SIZE, zeroed: false });
+            }
             return Ok(Block { addr: self.allocate_in(&mut extents, bytes)?, zeroed: true });
         }
-        let base = self.base()?;
         let bytes = bytes.max(1);
         let offset = match extents.runs.take(bytes) {
             Some(offset) => offset,
@@ -45,12 +51,11 @@ impl Pager {
             return true;
         }
         let mut extents = self.extents();
-        let Ok(base) = self.base() else { return false };
-        let Some(offset) = addr.checked_sub(base) else { return false };
+        let Some(offset) = addr.checked_sub(self.base()) else { return false };
         let Some(extent) = extents.at(offset / PAGE_SIZE) else { return false };
         if !extents.runs.is_run(extent.start) {
-            let whole = offset == extent.start * PAGE_SIZE;
-            return whole && self.release_in(extents, extent);
+            let whole = offset == extent.start * PAGE_SIZE && !extents.idle.holds(&extent);
+            return whole && self.release_extent(extents, extent);
         }
         if !extents.runs.give(extent.start, offset) {
             return false;
@@ -63,10 +68,21 @@ impl Pager {
         true
     }
 
+    /// Ends the extent of a block, or keeps it for the next while memory is plain.
+    fn release_extent(&self, mut extents: LockGuard<'_, Extents>, extent: Range<usize>) -> bool {
+        let most = self.idle_limit();
+        if extent.len() > most || self.is_closed() {
+            return self.release_in(extents, extent);
+        }
+        extents.idle.add(extent);
+        self.release_idle(&mut extents, most);
+        true
+    }
+
     /// Bytes that the block at `addr` has room for.
     pub fn block_bytes(&self, addr: usize) -> Option<usize> {
         let extents = self.extents();
-        let offset = addr.checked_sub(self.base().ok()?)?;
+        let offset = addr.checked_sub(self.base())?;
         let extent = extents.at(offset / PAGE_SIZE)?;
         if extents.runs.is_run(extent.start) {
             return extents.runs.bytes(extent.start, offset);

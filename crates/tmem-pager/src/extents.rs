@@ -2,6 +2,7 @@
 //! Owns: which ranges of an arena belong to an array. Callers: `verbs` (allocate, release), never the fault path.
 //! Lock: its own, taken before the pager lock. Allocates from the heap, which is why it is apart.
 
+use crate::idle::Idle;
 use crate::runs::Runs;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -17,17 +18,20 @@ pub struct Extents {
     live: BTreeMap<usize, usize>,
     /// Those of them that small blocks share.
     pub runs: Runs,
+    /// Those of them that no block is in any more, kept for the next of their size.
+    pub idle: Idle,
 }
 
 impl Extents {
     pub const fn new() -> Extents {
-        Extents { free: BTreeMap::new(), live: BTreeMap::new(), runs: Runs::new() }
+        Extents { free: BTreeMap::new(), live: BTreeMap::new(), runs: Runs::new(), idle: Idle::new() }
     }
 
     /// Makes `pages` available, all free.
     pub fn reset(&mut self, pages: usize) {
         self.live.clear();
         self.runs.clear();
+        self.idle.clear();
         self.free = BTreeMap::from([(0, pages)]);
     }
 

@@ -17,6 +17,7 @@ mod slots;
 mod state;
 mod swapout;
 
+mod admit;
 mod arm;
 mod fork;
 mod verbs;
@@ -24,6 +25,7 @@ mod verbs;
 mod blocks;
 mod error;
 mod extents;
+mod idle;
 mod notices;
 mod pager;
 mod runs;

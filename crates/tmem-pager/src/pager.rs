@@ -52,8 +52,8 @@ pub struct Config {
 /// One pager. Dropping the handle does not end it: arrays may live on; see [`Pager::close`].
 pub struct Pager {
     index: usize,
-    choice: Choice,
-    planned: Entry,
+    pub(crate) choice: Choice,
+    pub(crate) planned: Entry,
 }
 
 pub(crate) fn is_finalized() -> bool {
@@ -89,11 +89,11 @@ impl Pager {
         Ok(Pager { index, choice: config.faults, planned })
     }
 
-    fn slot(&self) -> &'static Slot {
+    pub(crate) fn slot(&self) -> &'static Slot {
         registry::slot(self.index)
     }
 
-    fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> Result<R, PagerError> {
+    pub(crate) fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> Result<R, PagerError> {
         self.slot().lock().as_mut().map(f).ok_or(PagerError::Closed)
     }
 
@@ -112,9 +112,9 @@ impl Pager {
         if self.is_closed() { Err(PagerError::Closed) } else { Ok(extents) }
     }
 
-    /// Where the arena lies.
-    pub(crate) fn base(&self) -> Result<usize, PagerError> {
-        self.with(|s| s.frames.arena_addr())
+    /// Where the arena lies; 0 once nothing is left of it. Takes no lock.
+    pub(crate) fn base(&self) -> usize {
+        self.slot().base()
     }
 
     /// A zeroed extent; its address.
@@ -133,43 +133,11 @@ impl Pager {
                 ARENA_BYTES >> 30
             ))
         })?;
-        let made = self.admit(&range);
+        let made = self.admit(extents, &range);
         if made.is_err() {
             extents.give(&range);
         }
         made
-    }
-
-    fn admit(&self, range: &Range<usize>) -> Result<usize, PagerError> {
-        if !self.with(|s| s.tables_fit(range.end))? {
-            return Err(PagerError::Budget(format!(
-                "the tables alone for {} MiB of arrays would take more than three quarters of the budget: free arrays, or raise ram=",
-                (range.end * PAGE_SIZE) >> 20
-            )));
-        }
-        let must_arm = self.with(|s| !s.is_armed() && !s.fits_plain(range.len(), range.end))?;
-        let armed = if must_arm { Some(arm::prepare(self.choice, self.planned)?) } else { None };
-        self.with(|s| {
-            if let Some((entry, guarded)) = armed
-                && !s.is_armed()
-            {
-                s.arm(entry, guarded)?;
-            }
-            if s.is_armed() && s.overshot {
-                s.backoff = 0;
-                s.supply(1);
-                if s.frame_count() > s.allowance() {
-                    return Err(PagerError::Budget(
-                        "the budget is overshot and nothing can be packed or swapped out: free arrays, raise ram=, or \
-                         give a larger swap="
-                            .into(),
-                    ));
-                }
-                s.overshot = false;
-            }
-            s.allocate(range.clone());
-            Ok(s.frames.arena_addr() + range.start * PAGE_SIZE)
-        })?
     }
 
     /// Ends the extent that begins at `addr`. At interpreter exit nothing happens.
@@ -195,8 +163,9 @@ impl Pager {
         given
     }
 
-    /// For a closed pager: what waits for small blocks that never come goes, and with the last extent all of it.
+    /// For a closed pager: what waits for blocks that never come goes, and with the last extent all of it.
     pub(crate) fn release_empty_runs(&self, mut extents: LockGuard<'_, Extents>) {
+        self.release_idle(&mut extents, 0);
         while let Some(first) = extents.runs.drop_an_empty_one()
             && let Some(run) = extents.at(first)
         {
@@ -262,16 +231,6 @@ impl Pager {
         self.with(|s| s.evict_on_request(range))
     }
 
-    fn begin_paging(&self) -> Result<(), PagerError> {
-        // Held while paging begins, so that no fork comes in between.
-        let _extents = self.extents();
-        if self.with(|s| !s.is_armed())? {
-            let (entry, guarded) = arm::prepare(self.choice, self.planned)?;
-            self.with(|s| if s.is_armed() { Ok(()) } else { s.arm(entry, guarded) })??;
-        }
-        Ok(())
-    }
-
     /// Sends everything out that may leave; pages that left.
     ///
     /// # Errors
@@ -307,8 +266,11 @@ impl Pager {
     /// # Errors
     /// `Closed` when nothing is left of it.
     pub fn stats<R>(&self, f: impl FnOnce(&Stats) -> R) -> Result<R, PagerError> {
+        let idle = self.extents().idle.pages();
         self.with(|s| {
             s.publish();
+            let mapped = s.stats.get(Stat::Mapped);
+            s.stats.set(Stat::Mapped, mapped.saturating_sub((idle * PAGE_SIZE) as u64));
             f(&s.stats)
         })
     }

@@ -24,6 +24,8 @@ pub struct Slot {
     /// The thread that holds `state`.
     holder: AtomicI32,
     pub closed: AtomicBool,
+    /// Whether paging has begun; a forked child inherits it.
+    paged: AtomicBool,
     pub extents: Lock<Extents>,
     state: Lock<Option<State>>,
 }
@@ -36,6 +38,7 @@ impl Slot {
             ram: AtomicUsize::new(0),
             holder: AtomicI32::new(0),
             closed: AtomicBool::new(false),
+            paged: AtomicBool::new(false),
             extents: Lock::new(Extents::new()),
             state: Lock::new(None),
         }
@@ -44,6 +47,22 @@ impl Slot {
     pub fn contains(&self, addr: usize) -> bool {
         let base = self.base.load(Ordering::Acquire);
         base != 0 && addr.wrapping_sub(base) < self.len.load(Ordering::Relaxed)
+    }
+
+    pub fn base(&self) -> usize {
+        self.base.load(Ordering::Acquire)
+    }
+
+    pub fn ram_pages(&self) -> usize {
+        self.ram.load(Ordering::Relaxed) / PAGE_SIZE
+    }
+
+    pub fn is_paged(&self) -> bool {
+        self.paged.load(Ordering::Relaxed)
+    }
+
+    pub fn note_paged(&self) {
+        self.paged.store(true, Ordering::Relaxed);
     }
 
     /// Whether a pager is in the slot.
@@ -83,6 +102,7 @@ impl Slot {
         self.extents.lock().reset(state.frames.arena_pages());
         *self.lock() = Some(state);
         self.closed.store(false, Ordering::Release);
+        self.paged.store(false, Ordering::Relaxed);
         self.len.store(len, Ordering::Relaxed);
         self.base.store(base, Ordering::Release);
     }

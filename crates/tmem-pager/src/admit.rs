@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: what an allocation does to the budget: it fits as plain memory, begins paging, or is refused; and what waits to
+//! be used again goes before that. Callers: `pager`, `blocks`. Locks: extents (held by the caller), then state.
+//! Law 13: no extent is made that the tables and the budget have no room for.
+
+use crate::arm;
+use crate::error::PagerError;
+use crate::extents::Extents;
+use crate::pager::Pager;
+use crate::state::State;
+use std::ops::Range;
+use tmem_sys::PAGE_SIZE;
+
+impl Pager {
+    /// Makes a range of free pages part of an extent; its address.
+    ///
+    /// # Errors
+    /// As [`Pager::allocate`].
+    pub(crate) fn admit(&self, extents: &mut Extents, range: &Range<usize>) -> Result<usize, PagerError> {
+        let passes_budget = |s: &mut State| !s.is_armed() && !s.fits_plain(range.len(), range.end);
+        let (tables_fit, mut must_arm) = self.with(|s| (s.tables_fit(range.end), passes_budget(s)))?;
+        if !tables_fit {
+            return Err(PagerError::Budget(format!(
+                "the tables alone for {} MiB of arrays would take more than three quarters of the budget: free arrays, or raise ram=",
+                (range.end * PAGE_SIZE) >> 20
+            )));
+        }
+        if must_arm {
+            self.release_idle(extents, 0);
+            must_arm = self.with(passes_budget)?;
+        }
+        let armed = if must_arm { Some(arm::prepare(self.choice, self.planned)?) } else { None };
+        self.with(|s| {
+            if let Some((entry, guarded)) = armed
+                && !s.is_armed()
+            {
+                s.arm(entry, guarded)?;
+                self.slot().note_paged();
+            }
+            if s.is_armed() && s.overshot {
+                s.backoff = 0;
+                s.supply(1);
+                if s.frame_count() > s.allowance() {
+                    return Err(PagerError::Budget(
+                        "the budget is overshot and nothing can be packed or swapped out: free arrays, raise ram=, or \
+                         give a larger swap="
+                            .into(),
+                    ));
+                }
+                s.overshot = false;
+            }
+            s.allocate(range.clone());
+            Ok(s.frames.arena_addr() + range.start * PAGE_SIZE)
+        })?
+    }
+
+    /// Begins paging if it has not begun.
+    ///
+    /// # Errors
+    /// `Closed`, `Unsupported`.
+    pub(crate) fn begin_paging(&self) -> Result<(), PagerError> {
+        // Held while paging begins, so that no fork comes in between.
+        let mut extents = self.extents();
+        if self.with(|s| !s.is_armed())? {
+            self.release_idle(&mut extents, 0);
+            let (entry, guarded) = arm::prepare(self.choice, self.planned)?;
+            self.with(|s| if s.is_armed() { Ok(()) } else { s.arm(entry, guarded) })??;
+            self.slot().note_paged();
+        }
+        Ok(())
+    }
+
+    /// Pages of ended blocks that may wait to be used again: none once memory is paged.
+    pub(crate) fn idle_limit(&self) -> usize {
+        if self.slot().is_paged() { 0 } else { self.slot().ram_pages() / 8 }
+    }
+
+    /// Gives back what waits beyond `most` pages.
+    pub(crate) fn release_idle(&self, extents: &mut Extents, most: usize) {
+        while let Some(extent) = extents.idle.surplus(most) {
+            extents.give(&extent);
+            let _ = self.with(|s| s.release(extent));
+        }
+    }
+}
