@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""tmem.install: one limit for the whole process, tried in processes of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+
+def run(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_installed_reaches_everything_started_later() -> None:
+    assert run("""
+        import threading, numpy as np, tmem
+        from concurrent.futures import ThreadPoolExecutor
+
+        def paged():
+            return tmem.is_paged(np.ones(100_000))
+
+        early = ThreadPoolExecutor(1)
+        early.submit(int).result()
+        installed = tmem.install("32M", threshold="64K")
+        results = []
+        thread = threading.Thread(target=lambda: results.append(paged()))
+        thread.start(); thread.join()
+        big = np.arange(20_000_000)
+        assert int(big.sum()) == 199999990000000
+        with tmem.limit("16M", threshold="1G"):
+            inner = paged()
+        print(paged(), results, early.submit(paged).result(), inner, tmem.stats().numpy.share == 1.0)
+        assert tmem.stats().ram == 48 << 20 or tmem.stats().ram == 32 << 20
+        tmem.uninstall()
+        print(paged(), early.submit(paged).result())
+    """).splitlines() == ["True [True] True False True", "False False"]
+
+
+def test_installing_twice_or_ending_what_is_not_there_is_an_error() -> None:
+    assert run("""
+        import tmem
+        for ask in (tmem.uninstall, lambda: [tmem.install("16M"), tmem.install("16M")]):
+            try:
+                ask()
+            except tmem.TmemError as error:
+                print(str(error).split(":")[0][-12:])
+        try:
+            with tmem.limit("16M"):
+                tmem.uninstall()
+        except tmem.TmemError as error:
+            print(error)
+    """).splitlines() == [
+        "is installed",
+        "lled already",
+        "a limit is in force in this context: uninstall after it has ended",
+    ]
+
+
+def test_arrays_alive_at_the_end_do_no_harm() -> None:
+    assert run("""
+        import numpy as np, tmem
+        tmem.install("16M", threshold=0)
+        keep = [np.arange(n) for n in range(1000)]
+        print(sum(int(a.sum()) for a in keep))
+    """) == str(sum(n * (n - 1) // 2 for n in range(1000)))
