@@ -72,3 +72,33 @@ def test_arrays_alive_at_the_end_do_no_harm() -> None:
         keep = [np.arange(n) for n in range(1000)]
         print(sum(int(a.sum()) for a in keep))
     """) == str(sum(n * (n - 1) // 2 for n in range(1000)))
+
+
+def test_the_peak_of_unchanged_code_stays_within_the_budget() -> None:
+    assert (
+        run("""
+        import numpy as np, tmem
+
+        def peak():
+            with open("/proc/self/status") as status:
+                return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024
+
+        def work(mib):
+            tables = [np.arange(mib << 17) * n for n in range(8)]
+            for table in tables:
+                table += 1
+            tables = [np.sqrt(table[::2].astype("f8")) for table in tables]
+            return float(sum(table.sum() for table in tables))
+
+        with tmem.limit("16M") as limit:
+            small = work(2)
+        base, budget = peak(), 64 << 20
+        with tmem.limit(budget) as limit:
+            result = work(32)
+        over = peak() - base
+        assert limit.stats().evictions > 10_000
+        assert result == work(32)
+        print(over <= budget * 1.05 + (16 << 20) or over)
+    """)
+        == "True"
+    )

@@ -303,3 +303,35 @@ def test_a_forked_child_has_the_limit_too(limit: Any) -> None:
         assert queue.get() == (True, True)
         child.join()
     assert child.exitcode == 0
+
+
+def test_a_limit_ends_with_its_last_array(entry: str) -> None:
+    one = tmem.limit(RAM, faults=entry, name="short-lived")
+
+    def names() -> list[str]:
+        return [each.name for each in tmem.stats().memories]
+
+    with one:
+        array = np.ones(LARGE)
+    view = array[3:5]
+    del one, array
+    gc.collect()
+    assert "short-lived" in names()
+    assert tmem.evict(view) > 0
+    assert (view == 1).all()
+    del view
+    gc.collect()
+    assert "short-lived" not in names()
+
+
+def test_a_huge_array_that_is_hardly_touched_fits_and_gives_its_tables_back(limit: Any) -> None:
+    one = limit()
+    with one:
+        metadata = one.stats().metadata
+        huge = np.zeros(40 * RAM, "u1")
+        huge[::RAM] = 7
+        assert one.stats().metadata > metadata
+        assert int(huge[: 2 * RAM].sum()) == 14
+        del huge
+        assert one.stats().metadata - metadata < 1 << 20
+        assert np.full(RAM, 3, "u1").sum() == 3 * RAM
