@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-
 WORKER = Path(__file__).parent / "worker.py"
 MILLION = 1_000_000
 SECONDS = 1500

@@ -181,15 +181,8 @@ impl Allocator {
         name.iter_mut().zip(NAME).for_each(|(to, from)| *to = *from as c_char);
         let functions = Functions { ctx: ptr::null_mut(), malloc, calloc, realloc, free };
         let counted = Arc::clone(&counts);
-        let made = Box::new(Handler {
-            name,
-            version: 1,
-            functions,
-            pager,
-            threshold,
-            packs_small,
-            counts: counted,
-        });
+        let made =
+            Box::new(Handler { name, version: 1, functions, pager, threshold, packs_small, counts: counted });
         let raw = Box::into_raw(made);
         // SAFETY: the box is ours until the capsule owns it; `drop_capsule` undoes this.
         let capsule = unsafe {
