@@ -71,7 +71,7 @@ def pandas_answers(run_worker: Any, entries: list[str]) -> Answers:
         f"not {PANDAS_NOT}",
         *(str(tests / part) for part in PANDAS),
     ]
-    return _both_at_once(run_worker, entries, 12, which)
+    return _both_at_once(run_worker, entries, 9, which)
 
 
 def _sound(answers: Answers, entry: str) -> Answer:
