@@ -10,8 +10,13 @@ pub mod ops;
 pub mod testback;
 
 pub mod backend;
+mod config;
+pub mod guests;
+pub mod host;
 pub mod pool;
-pub mod shared;
+
+mod age;
+mod room;
 
 mod entry;
 mod nodes;
@@ -33,10 +38,11 @@ mod check;
 pub mod stats;
 
 pub use backend::LocalBackend;
+pub use guests::{GuestError, GuestHoldings, GuestId, GuestLimits, GuestStats};
+pub use host::{Host, HostConfig};
 pub use object::ObjectId;
 pub use ops::{BackendOps, Corrupt, Loaded, Outcome, Reason};
-pub use pool::{PageStore, PoolConfig, PoolId, StoreConfig, StoreError};
-pub use shared::SharedStore;
+pub use pool::{PageStore, PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
 pub use stats::{Holdings, PoolStats, Refusals, StoreStats, SwapStats, Traffic};
 pub use swap::{Batch, SwapConfig, SwapDevice, SwapFault, SwapOpenError, SwapSlot};
 
