@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: memory that a caller lends for one call: any contiguous buffer, in the order in which its bytes lie.
-//! Callers: `host` and `frontswap`. Law 2: the loan ends with the call. Law 17: whether the memory is paged is asked
+//! Callers: `pool`. Law 2: the loan ends with the call. Law 17: whether the memory is paged is asked
 //! first, because no paged memory is touched under a lock of ours.
 //!
 //! Like NumPy's own loops, calls read and write the buffer without the GIL: a program that changes it meanwhile from
@@ -10,7 +10,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use tmem_pager::registry;
-use tmem_sys::{PAGE_SIZE, Page};
+use tmem_sys::{PAGE_SIZE, Page, Pod};
 
 /// A buffer on loan. Dropped under the GIL, which is where calls begin and end.
 pub struct Buffer {
@@ -74,9 +74,44 @@ impl Buffer {
         Ok(unsafe { std::slice::from_raw_parts_mut(self.start().cast(), count) })
     }
 
+    /// The buffer as plain numbers.
+    ///
+    /// # Errors
+    /// `ValueError` where it is not `count` of them, or not aligned.
+    pub fn numbers<T: Pod>(&self, count: usize) -> PyResult<&[T]> {
+        self.check_numbers::<T>(count)?;
+        // SAFETY: the exporter keeps that many bytes alive until the release, aligned; any bits are a number.
+        Ok(unsafe { std::slice::from_raw_parts(self.start().cast(), count) })
+    }
+
+    /// The buffer as plain numbers to write to; only of a buffer made by [`Buffer::write`].
+    ///
+    /// # Errors
+    /// As [`Buffer::numbers`].
+    pub fn numbers_mut<T: Pod>(&mut self, count: usize) -> PyResult<&mut [T]> {
+        self.check_numbers::<T>(count)?;
+        if self.view.readonly != 0 {
+            return Err(PyValueError::new_err("a read-only buffer cannot be written to"));
+        }
+        // SAFETY: as in `numbers`; the exporter gave it as writable, and `self` is borrowed mutably.
+        Ok(unsafe { std::slice::from_raw_parts_mut(self.start().cast(), count) })
+    }
+
     /// An empty buffer may have no address at all.
     fn start(&self) -> *mut u8 {
-        if self.view.buf.is_null() { std::ptr::dangling_mut() } else { self.view.buf.cast() }
+        if self.view.buf.is_null() { std::ptr::dangling_mut::<u64>().cast() } else { self.view.buf.cast() }
+    }
+
+    fn check_numbers<T: Pod>(&self, count: usize) -> PyResult<()> {
+        let fits = count.checked_mul(size_of::<T>()) == Some(self.len());
+        if fits && self.start().cast::<T>().is_aligned() {
+            return Ok(());
+        }
+        Err(PyValueError::new_err(format!(
+            "{count} aligned numbers of {} bytes are needed, not {} bytes",
+            size_of::<T>(),
+            self.len()
+        )))
     }
 
     fn check(&self, count: usize) -> PyResult<()> {

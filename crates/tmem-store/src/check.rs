@@ -123,7 +123,7 @@ impl Walk<'_> {
 mod tests {
     use super::*;
     use crate::ops::{Corrupt, Loaded};
-    use crate::pool::{PoolConfig, PoolId, StoreConfig, StoreError};
+    use crate::pool::{PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
     use crate::{ObjectId, Outcome};
     use tmem_sys::Page;
 
@@ -172,6 +172,31 @@ mod tests {
         for (name, damage) in damages {
             let (mut store, _, locs) = store();
             damage(&mut store, locs[7]);
+            assert!(!store.check().is_empty(), "{name} went unseen");
+        }
+    }
+
+    #[test]
+    fn check_convicts_damage_to_charges_and_to_the_order_of_age() {
+        type Damage = fn(&mut PageStore, u32);
+        let damages: [(&str, Damage); 5] = [
+            ("order", |s, record| s.ages.break_order(record)),
+            ("page out of the order", |s, record| s.ages.remove(record)),
+            ("charge", |s, _| s.guests.get_mut(GuestId::FIRST).held.charge += 1),
+            ("ephemeral charge", |s, _| s.guests.get_mut(GuestId::FIRST).held.ephemeral_charge -= 1),
+            ("pools", |s, _| s.guests.get_mut(GuestId::FIRST).pools += 1),
+        ];
+        for (name, damage) in damages {
+            let config = StoreConfig::for_pages(100, 1 << 20);
+            let mut store = PageStore::with_ephemeral(config, 100).unwrap();
+            let kind = PoolKind::Exclusive;
+            let pool = store.new_pool_of(GuestId::FIRST, kind, PoolConfig::default()).unwrap();
+            for n in 0..10 {
+                assert_eq!(store.put(pool, OBJECT, n, &text(n)), Ok(Outcome::Stored));
+            }
+            assert!(store.check().is_empty());
+            let record = store.objects.get(0, OBJECT, 5).record();
+            damage(&mut store, record);
             assert!(!store.check().is_empty(), "{name} went unseen");
         }
     }

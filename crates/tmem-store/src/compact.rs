@@ -26,9 +26,10 @@ impl PageStore {
 
     /// Empties as many chunks as the free slots of their classes amount to, in one walk over the whole index. For a
     /// store that is full of free slots of the wrong sizes; the walk is long, and what it frees must be worth it.
-    pub(crate) fn evacuate(&mut self) {
+    /// Whether there were such chunks.
+    pub(crate) fn evacuate(&mut self) -> bool {
         if self.slab.choose_leaving() == 0 {
-            return;
+            return false;
         }
         for leaf in 1..self.objects.trees.leaves.fresh() {
             if self.objects.trees.leaves.is_live(leaf) {
@@ -36,6 +37,7 @@ impl PageStore {
             }
         }
         self.slab.settle();
+        true
     }
 
     /// Offers every page of a leaf a better place; how many took it.

@@ -150,7 +150,7 @@ impl Host {
         self.lock().get(pool, object, index, into)
     }
 
-    /// Copies out the page of each index that is stored, and writes for each whether it was. The three are of one length.
+    /// Copies out the page of each index that is stored, and writes for each whether it was, as 0 or 1. The three are of one length.
     ///
     /// # Errors
     /// As [`PageStore::get`]; answers for pages that were not asked for any more stay as they are.
@@ -160,18 +160,18 @@ impl Host {
         object: ObjectId,
         indexes: &[u64],
         into: &mut [Page],
-        found: &mut [bool],
+        found: &mut [u8],
     ) -> Result<(), StoreError> {
         let runs = indexes.chunks(RUN).zip(into.chunks_mut(RUN)).zip(found.chunks_mut(RUN));
         for (n, ((indexes, into), found)) in runs.enumerate() {
             if n > 0 {
                 self.give_way();
             }
-            let (mut at, mut there) = ([0; RUN], [false; RUN]);
+            let (mut at, mut there) = ([0; RUN], [0; RUN]);
             at[..indexes.len()].copy_from_slice(indexes);
             let mut store = self.lock();
             for ((index, page), hit) in at.iter().zip(into).zip(&mut there) {
-                *hit = store.get(pool, object, *index, page)? == Loaded::Loaded;
+                *hit = u8::from(store.get(pool, object, *index, page)? == Loaded::Loaded);
             }
             drop(store);
             found.copy_from_slice(&there[..found.len()]);

@@ -6,13 +6,13 @@
 
 use crate::age::Ages;
 use crate::class::LARGEST_PACKED;
-use crate::codec::{self, Codec, Coded};
+use crate::codec::{self, Codec};
 pub use crate::config::{PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
 use crate::entry::{Entry, Form};
 use crate::guests::{GuestId, Guests, slot_bytes};
 use crate::object::{MAX_POOLS, ObjectId, Objects};
-use crate::ops::{Corrupt, Loaded, Outcome, Reason};
-use crate::room::{Effort, UNLIMITED};
+use crate::ops::{Corrupt, Loaded, Outcome};
+use crate::room::UNLIMITED;
 use crate::slab::Slab;
 use crate::stats::{Holdings, PoolStats, StoreStats, Traffic};
 use tmem_sys::{Errno, PAGE_SIZE, Page};
@@ -22,7 +22,7 @@ pub(crate) struct Pool {
     pub live: bool,
     /// How many pools had this slot before; part of the id.
     generation: u32,
-    config: PoolConfig,
+    pub config: PoolConfig,
     pub kind: PoolKind,
     pub guest: GuestId,
     pub stats: PoolStats,
@@ -37,18 +37,10 @@ const NO_POOL: Pool = Pool {
     stats: PoolStats::NONE,
 };
 
-/// The form in which a page asks for room. Packed bytes lie in the codec meanwhile.
-#[derive(Clone, Copy)]
-enum Offer {
-    Same(u64),
-    Packed(usize),
-    Raw,
-}
-
 pub struct PageStore {
     pub(crate) pools: [Pool; MAX_POOLS],
     pub(crate) objects: Objects,
-    codec: Codec,
+    pub(crate) codec: Codec,
     pub(crate) slab: Slab,
     pub(crate) ages: Ages,
     pub(crate) guests: Guests,
@@ -311,74 +303,6 @@ impl PageStore {
         if same { Ok(slot) } else { Err(StoreError::NoSuchPool) }
     }
 
-    /// Stores a page under a handle that holds none, making room as far as that can be done.
-    fn place(&mut self, slot: usize, object: ObjectId, index: u64, page: &Page) -> Result<(), Reason> {
-        let Pool { config, guest, stats, .. } = self.pools[slot];
-        if stats.frozen {
-            return Err(Reason::Frozen);
-        }
-        let offer = match self.codec.encode(page, config.pack) {
-            Coded::Same(word) => Offer::Same(word),
-            Coded::Packed(bytes) => Offer::Packed(bytes.len()),
-            Coded::Incompressible if config.raw => Offer::Raw,
-            Coded::Incompressible => return Err(Reason::Incompressible),
-        };
-        let len = offer.len();
-        let mut effort = Effort::default();
-        loop {
-            let placed = self.admit(guest, len).and_then(|()| self.insert(slot, object, index, page, offer));
-            match placed {
-                Err(reason) if self.make_room(guest, len, reason, &mut effort) => {}
-                done => return done,
-            }
-        }
-    }
-
-    /// Stores an offered page if there is room as things are; changes nothing if not.
-    fn insert(
-        &mut self,
-        slot: usize,
-        object: ObjectId,
-        index: u64,
-        page: &Page,
-        offer: Offer,
-    ) -> Result<(), Reason> {
-        let Pool { guest, kind, .. } = self.pools[slot];
-        let entry = match offer {
-            Offer::Same(word) => Some(Entry::same(word)),
-            Offer::Packed(len) => self.slab.store(self.codec.packed(len)).map(|loc| Entry::packed(loc, len)),
-            Offer::Raw => self.slab.store(page).map(Entry::raw),
-        };
-        let mut entry = entry.ok_or(Reason::StoreFull)?;
-        let bytes = slot_bytes(&self.slab, entry);
-        let mut done = self.admit_slot(guest, bytes).map(|()| 0);
-        if kind.is_ephemeral() {
-            entry = entry.with_record(self.ages.reserve().unwrap_or(0));
-            if entry.record() == 0 {
-                done = done.and(Err(Reason::IndexFull));
-            }
-        }
-        let done = done.and_then(|_| self.objects.insert(slot as u32, object, index, entry));
-        match done {
-            Ok(number) => {
-                self.pools[slot].stats.pages += 1;
-                count(&mut self.held, entry, u64::wrapping_add);
-                self.guests.charge(guest, bytes, kind.is_ephemeral());
-                if entry.record() != 0 {
-                    self.ages.link(entry.record(), guest, number, index);
-                }
-                Ok(())
-            }
-            Err(reason) => {
-                if entry.record() != 0 {
-                    self.ages.cancel(entry.record());
-                }
-                free(&mut self.slab, entry);
-                Err(reason)
-            }
-        }
-    }
-
     /// What a get does to an ephemeral page that it has copied out: first the copy, then the end.
     fn age(&mut self, slot: usize, object: ObjectId, index: u64, entry: Entry) -> Result<(), StoreError> {
         if !self.ages.is_live(entry.record()) {
@@ -424,17 +348,6 @@ impl PageStore {
     }
 }
 
-impl Offer {
-    /// Bytes of data.
-    fn len(self) -> usize {
-        match self {
-            Offer::Same(_) => 0,
-            Offer::Packed(len) => len,
-            Offer::Raw => PAGE_SIZE,
-        }
-    }
-}
-
 /// Frees what an entry held and takes it off the counts. The entry is out of the index already.
 fn release(
     slab: &mut Slab,
@@ -453,7 +366,7 @@ fn release(
     free(slab, entry);
 }
 
-fn free(slab: &mut Slab, entry: Entry) {
+pub(crate) fn free(slab: &mut Slab, entry: Entry) {
     match entry.form() {
         Form::Packed(loc, _) | Form::Raw(loc) => slab.free(loc),
         Form::Empty | Form::Same(_) | Form::Broken(_) => {}

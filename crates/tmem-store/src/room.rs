@@ -30,6 +30,7 @@ pub(crate) const UNLIMITED: usize = usize::MAX;
 /// What was done for one put so far.
 #[derive(Default)]
 pub(crate) struct Effort {
+    /// Since chunks were last emptied.
     evicted: u64,
     compacted: bool,
 }
@@ -141,9 +142,12 @@ impl PageStore {
         evicted
     }
 
+    /// When nothing is left to evict: what was evicted for this put is gathered into whole chunks, else a few leaves are looked at.
     fn compact_once(&mut self, effort: &mut Effort) -> bool {
-        let first = !std::mem::replace(&mut effort.compacted, true);
-        first && self.limit != UNLIMITED && self.compact(COMPACTED_AT_ONCE) > 0
+        if self.limit == UNLIMITED || std::mem::replace(&mut effort.compacted, true) {
+            return false;
+        }
+        if effort.evicted > 0 { self.evacuate() } else { self.compact(COMPACTED_AT_ONCE) > 0 }
     }
 
     /// The guest that loses the next ephemeral page; `None` when nobody has one.
