@@ -14,22 +14,33 @@ from tmem.errors import (
     GuardWarning,
     KernelUnsupported,
     OvershootWarning,
+    PageLostError,
+    PoolError,
     SizeError,
     SwapError,
     TmemError,
     TmemWarning,
 )
+from tmem.host import GuestStats, Host, HostStats
 from tmem.memory import Memory
 from tmem.outcome import Outcome, Reason, Refused, Stored
+from tmem.pool import Pool, PoolStats
 
 __all__ = [
     "BudgetError",
     "ClosedError",
     "GuardWarning",
+    "GuestStats",
+    "Host",
+    "HostStats",
     "KernelUnsupported",
     "Memory",
     "Outcome",
     "OvershootWarning",
+    "PageLostError",
+    "Pool",
+    "PoolError",
+    "PoolStats",
     "Reason",
     "Refused",
     "SizeError",

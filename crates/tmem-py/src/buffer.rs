@@ -6,9 +6,10 @@
 //! Like NumPy's own loops, calls read and write the buffer without the GIL: a program that changes it meanwhile from
 //! another thread gets some mixture of old and new bytes, and no other harm.
 
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
+use std::ffi::CStr;
 use tmem_pager::registry;
 use tmem_sys::{PAGE_SIZE, Page, Pod};
 
@@ -20,7 +21,8 @@ pub struct Buffer {
 
 impl Buffer {
     /// # Errors
-    /// `TypeError` for what is no buffer, `BufferError` for one that is not contiguous.
+    /// `TypeError` for what is no buffer or holds references to Python objects, `BufferError` for one that is not
+    /// contiguous.
     pub fn read(object: &Bound<'_, PyAny>) -> PyResult<Buffer> {
         Buffer::new(object, ffi::PyBUF_ANY_CONTIGUOUS)
     }
@@ -32,10 +34,36 @@ impl Buffer {
     }
 
     fn new(object: &Bound<'_, PyAny>, flags: std::ffi::c_int) -> PyResult<Buffer> {
+        // Some element types (dates, say) have bytes, but no format that the protocol knows.
+        let buffer =
+            Buffer::request(object, flags | ffi::PyBUF_FORMAT).or_else(|_| Buffer::request(object, flags))?;
+        if buffer.holds_references() {
+            return Err(PyTypeError::new_err(
+                "the buffer holds references to Python objects, which are no data",
+            ));
+        }
+        Ok(buffer)
+    }
+
+    fn request(object: &Bound<'_, PyAny>, flags: std::ffi::c_int) -> PyResult<Buffer> {
         let mut view = Box::new(ffi::Py_buffer::new());
         // SAFETY: the object is alive, the view is ours to fill in and stays where it is.
         let code = unsafe { ffi::PyObject_GetBuffer(object.as_ptr(), &raw mut *view, flags) };
         if code == 0 { Ok(Buffer { view }) } else { Err(PyErr::fetch(object.py())) }
+    }
+
+    fn holds_references(&self) -> bool {
+        if self.view.format.is_null() {
+            return false;
+        }
+        // SAFETY: the exporter keeps the format alive until the release, ended by a zero.
+        let format = unsafe { CStr::from_ptr(self.view.format) }.to_bytes();
+        // Names of fields stand between colons.
+        let mut outside = true;
+        format.iter().any(|&c| {
+            outside ^= c == b':';
+            outside && c == b'O'
+        })
     }
 
     pub fn len(&self) -> usize {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Owns: the Python face of an embedded host. Callers: `python/tmem/host.py`. The GIL is let go before the host's lock is taken, and
-//! nothing below ever asks for it.
+//! Owns: the Python face of an embedded host. Callers: `python/tmem/host.py`. The GIL is let go before the host's
+//! lock is taken, and nothing below ever asks for it.
 
 use crate::error::{guest_to_python, reserve_to_python};
 use pyo3::prelude::*;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Owns: the Python face of one pool: handles and buffers as Python has them. Callers: `python/tmem/pool.py`. The GIL is let go before
-//! the host's lock is taken. Law 17: a caller's page that is paged memory is copied to or from private memory outside the lock.
+//! Owns: the Python face of one pool: handles and buffers as Python has them. Callers: `python/tmem/pool.py`. The GIL
+//! is let go before the host's lock is taken. Law 17: a caller's page that is paged memory is copied to or from
+//! private memory outside the lock.
 
 use crate::buffer::Buffer;
 use crate::error::{host_to_python, reserve_to_python, store_to_python};

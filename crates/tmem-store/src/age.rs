@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Owns: the order of age of ephemeral pages: one record a page, in a list for each guest, oldest first. Callers: `pool`
-//! links and unlinks, `room` asks who is oldest. Locks: the store's.
+//! Owns: the order of age of ephemeral pages: one record a page, in a list for each guest, oldest first. Callers:
+//! `pool` links and unlinks, `room` asks who is oldest. Locks: the store's.
 //! Law: stamps rise along each list, so the oldest page of all is the oldest of the lists' heads.
 
 use crate::guests::{GuestId, MAX_GUESTS};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Owns: what a page store and its pools are told when they are made, and the errors of wrong calls. Callers: `pool`, `host`,
-//! `backend`. Pure data.
+//! Owns: what a page store and its pools are told when they are made, and the errors of wrong calls. Callers: `pool`,
+//! `host`, `backend`. Pure data.
 
 use crate::class::CHUNK;
 use crate::object::MAX_POOLS;

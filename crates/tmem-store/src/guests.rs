@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Owns: the guests of a store: whose pages they are, what they are charged, weight and cap. Callers: `pool` charges, `room` asks
-//! who is over. Locks: the store's. Law 11: charges are exact after every operation; `check` adds them up again.
+//! Owns: the guests of a store: whose pages they are, what they are charged, weight and cap. Callers: `pool` charges,
+//! `room` asks who is over. Locks: the store's. Law 11: charges are exact after every operation; `check` adds them up
+//! again.
 //!
 //! Names are kept in place, not on the heap: a store's tables are all there is of it.
 
@@ -12,8 +13,8 @@ use std::fmt;
 pub const MAX_GUESTS: usize = 64;
 /// Bytes of the longest name.
 pub const LONGEST_NAME: usize = 63;
-/// What a page is charged for its place in the index, whatever its data takes: an entry, its part of the tree and of the order of
-/// age. So pages of one repeated word, which need no data, are not free.
+/// What a page is charged for its place in the index, whatever its data takes: an entry, its part of the tree and of
+/// the order of age. So pages of one repeated word, which need no data, are not free.
 pub const PAGE_METADATA: u64 = 64;
 
 /// A guest of the store. A guest's number is another's once it was forgotten.

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Owns: the embedded host: a page store that several threads and forks use, with guests, one limit for everything, and batches.
-//! Callers: users' pools (the pager has its own store and lock, and does not come here). Locks: one host's, for one operation or
-//! one run of a batch; around a fork, every host's. No host's lock is held while another's or a pager's is taken, or while memory of
-//! the caller's that may be paged is touched: callers copy such pages first (law 17).
-//! Law 8: operations on a handle happen in some order, whole. Law 15: a forked child finds every host whole, as a copy of its own.
+//! Owns: the embedded host: a page store that several threads and forks use, with guests, one limit for everything,
+//! and batches. Callers: users' pools (the pager has its own store and lock, and does not come here). Locks: one
+//! host's, for one operation or one run of a batch; around a fork, every host's. No host's lock is held while
+//! another's or a pager's is taken, or while memory of the caller's that may be paged is touched: callers copy such
+//! pages first (law 17).
+//! Law 8: operations on a handle happen in some order, whole. Law 15: a forked child finds every host whole, as a
+//! copy of its own.
 
 use crate::guests::{GuestError, GuestLimits, GuestStats};
 use crate::object::ObjectId;
@@ -76,7 +78,8 @@ impl Host {
         })
     }
 
-    /// Between two runs of a batch: lets those get on who wait. The lock alone would often be taken again before they wake.
+    /// Between two runs of a batch: lets those get on who wait. The lock alone would often be taken again before they
+    /// wake.
     fn give_way(&self) {
         for _ in 0..YIELDS {
             if self.waiting.load(Ordering::Relaxed) == 0 {
@@ -150,7 +153,8 @@ impl Host {
         self.lock().get(pool, object, index, into)
     }
 
-    /// Copies out the page of each index that is stored, and writes for each whether it was, as 0 or 1. The three are of one length.
+    /// Copies out the page of each index that is stored, and writes for each whether it was, as 0 or 1. The three are
+    /// of one length.
     ///
     /// # Errors
     /// As [`PageStore::get`]; answers for pages that were not asked for any more stay as they are.

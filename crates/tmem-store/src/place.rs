@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Owns: a page's way into the store, from its form to its place in slab, index and order of age. Callers: `pool` on a put, which has
-//! forgotten by then what the handle held (law 3). Locks: the store's. Law 1: what has no place is refused, and changes nothing.
+//! Owns: a page's way into the store, from its form to its place in slab, index and order of age. Callers: `pool` on
+//! a put, which has forgotten by then what the handle held (law 3). Locks: the store's. Law 1: what has no place is
+//! refused, and changes nothing.
 
 use crate::codec::Coded;
 use crate::entry::Entry;

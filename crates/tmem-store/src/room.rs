@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Owns: the making of room: who loses an ephemeral page when a page has none, and the limits that make it necessary. Callers:
-//! `pool` on a put that was refused, `host` when a limit changes. Locks: the store's.
+//! Owns: the making of room: who loses an ephemeral page when a page has none, and the limits that make it necessary.
+//! Callers: `pool` on a put that was refused, `host` when a limit changes. Locks: the store's.
 //!
-//! Law 11, who gives first. A guest's share of the room for ephemeral pages is its weight over the weights of all guests that hold
-//! such pages. The guest that holds most for its weight gives first, if it holds more than its share; when nobody does, the oldest
-//! page of all goes. A guest of weight 0 is never over its share, but what it holds counts as room that others
-//! could have. Only guests with something to give are looked at, whoever asks; within a guest the oldest page goes first.
+//! Law 11, who gives first. A guest's share of the room for ephemeral pages is its weight over the weights of all
+//! guests that hold such pages. The guest that holds most for its weight gives first, if it holds more than its
+//! share; when nobody does, the oldest page of all goes. A guest of weight 0 is never over its share, but what it
+//! holds counts as room that others could have. Only guests with something to give are looked at, whoever asks;
+//! within a guest the oldest page goes first.
 //!
-//! Caps come before: a guest at its cap loses its own oldest pages, and nobody else's. Persistent pages are never taken.
+//! Caps come before: a guest at its cap loses its own oldest pages, and nobody else's. Persistent pages are never
+//! taken.
 
 use crate::class::{CHUNK, class_of, slot_size};
 use crate::codec::Codec;
@@ -16,10 +18,11 @@ use crate::ops::Reason;
 use crate::pool::PageStore;
 use tmem_sys::PAGE_SIZE;
 
-/// What the tables may grow by in one put: a chain of new nodes, each on a page of its own. Kept free, so that the limit holds
-/// after the put as it did before.
+/// What the tables may grow by in one put: a chain of new nodes, each on a page of its own. Kept free, so that the
+/// limit holds after the put as it did before.
 const MARGIN: usize = 40 * PAGE_SIZE;
-/// Leaves of the index looked at when nothing is left to evict: the search for sparse chunks is spread over many puts.
+/// Leaves of the index looked at when nothing is left to evict: the search for sparse chunks is spread over many
+/// puts.
 const COMPACTED_AT_ONCE: usize = 2;
 /// Evictions after which chunks are emptied by moving pages: this many, or this part of all there are.
 const EVICTED_AT_ONCE: u64 = 64;
@@ -36,8 +39,8 @@ pub(crate) struct Effort {
 }
 
 impl PageStore {
-    /// Sets how many bytes may be taken for everything: chunks, index, order of age, tables. Ephemeral pages go until it
-    /// fits; persistent ones stay, and puts are refused until flushes have made up for it.
+    /// Sets how many bytes may be taken for everything: chunks, index, order of age, tables. Ephemeral pages go until
+    /// it fits; persistent ones stay, and puts are refused until flushes have made up for it.
     pub fn set_limit(&mut self, bytes: usize) {
         self.limit = bytes;
         self.refit();
@@ -127,8 +130,8 @@ impl PageStore {
         stays <= known.limits.cap.unwrap_or(u64::MAX) && self.evict_oldest(guest)
     }
 
-    /// Evicts one page of whoever is to give first. Freed slots of one size are no room for another until a whole chunk is
-    /// empty, so after some evictions the sparse chunks are emptied into the others.
+    /// Evicts one page of whoever is to give first. Freed slots of one size are no room for another until a whole
+    /// chunk is empty, so after some evictions the sparse chunks are emptied into the others.
     fn evict_for_room(&mut self, effort: &mut Effort) -> bool {
         let evicted = self.who_gives().is_some_and(|guest| self.evict_oldest(guest));
         if evicted {
@@ -142,7 +145,8 @@ impl PageStore {
         evicted
     }
 
-    /// When nothing is left to evict: what was evicted for this put is gathered into whole chunks, else a few leaves are looked at.
+    /// When nothing is left to evict: what was evicted for this put is gathered into whole chunks, else a few leaves
+    /// are looked at.
     fn compact_once(&mut self, effort: &mut Effort) -> bool {
         if self.limit == UNLIMITED || std::mem::replace(&mut effort.compacted, true) {
             return false;
@@ -155,7 +159,8 @@ impl PageStore {
         let holders = || self.guests.iter().filter(|(_, g)| g.held.ephemeral_pages > 0);
         let all: u128 = holders().map(|(_, g)| u128::from(g.held.ephemeral_charge)).sum();
         let weights: u128 = holders().map(|(_, g)| u128::from(g.limits.weight)).sum();
-        // Held for its weight, compared without a division: `a` is more over than `b` where a.held * b.weight is more.
+        // Held for its weight, compared without a division: `a` is more over than `b` where a.held * b.weight is
+        // more.
         let mut most: Option<(GuestId, u128, u128)> = None;
         for (id, guest) in holders() {
             let (held, weight) = (u128::from(guest.held.ephemeral_charge), u128::from(guest.limits.weight));

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Laws 1 to 8 and 11 of a host with persistent and ephemeral pools of several guests, held against a map over random histories.
+//! Laws 1 to 8 and 11 of a host with persistent and ephemeral pools of several guests, held against a map over random
+//! histories.
 #![forbid(unsafe_code)]
 
 mod common;
@@ -247,8 +248,8 @@ proptest! {
         tested.end();
     }
 
-    /// Room of one size is no room for another until whole chunks are empty; whatever the sizes and the order of age, a page
-    /// finds room among ephemeral ones.
+    /// Room of one size is no room for another until whole chunks are empty; whatever the sizes and the order of age,
+    /// a page finds room among ephemeral ones.
     #[test]
     fn a_store_full_of_ephemeral_pages_of_other_sizes_takes_every_page(
         first in kinds(), then in proptest::collection::vec(kinds(), 1..8), seed in any::<u64>(),

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Laws 6 and 11, each with the smallest case that breaks it: what ephemeral pools forget and when, and who gives first.
+//! Laws 6 and 11, each with the smallest case that breaks it: what ephemeral pools forget and when, and who gives
+//! first.
 #![forbid(unsafe_code)]
 
 mod common;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: the at-fork registration with the C library. Callers: the pager's `fork` module, the store's
-//! `host`. Each part of the process has handlers of its own; none may wait for a lock whose holder waits for another part's.
+//! `host`. Each part of the process has handlers of its own; none may wait for a lock whose holder waits for another
+//! part's.
 
 use crate::errno::Errno;
 use crate::lock::Lock;
@@ -9,9 +10,9 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 /// Parts of the process that have handlers of their own.
 const MOST: usize = 8;
 
-/// Has the three functions called around every `fork` that the C library makes, for the rest of the process. The same three are
-/// registered once, however often they are given. Those registered last are called first before the fork, and last after it.
-/// `vfork`, `posix_spawn`, `_Fork` and raw `clone` call none of them.
+/// Has the three functions called around every `fork` that the C library makes, for the rest of the process. The same
+/// three are registered once, however often they are given. Those registered last are called first before the fork,
+/// and last after it. `vfork`, `posix_spawn`, `_Fork` and raw `clone` call none of them.
 ///
 /// # Errors
 /// `ENOMEM`.
