@@ -13,7 +13,7 @@ import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeAlias
+from typing import Any, NoReturn, Self, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -104,7 +104,13 @@ class Pool:
         """
         return OUTCOMES[self._core.put(object, index, page)]
 
-    def get(self, object: ObjectId, index: int, into: Pages | None = None) -> bytes | bool | None:
+    @overload
+    def get(self, object: ObjectId, index: int) -> bytes | None: ...
+
+    @overload
+    def get(self, object: ObjectId, index: int, into: Pages) -> bool: ...
+
+    def get(self, object: ObjectId, index: int, into: Pages = None) -> bytes | bool | None:
         """Return the page as bytes, or None where there is none; with `into`, copy it there and return whether it was.
 
         PageLostError where a stored page cannot be given back as it was.

@@ -112,6 +112,8 @@ impl std::error::Error for GuestError {}
 
 pub(crate) struct Guests {
     all: [Guest; MAX_GUESTS],
+    /// Guests from here on never were.
+    fresh: usize,
 }
 
 impl Guests {
@@ -120,7 +122,7 @@ impl Guests {
         let name = b"default";
         all[0].name[..name.len()].copy_from_slice(name);
         (all[0].live, all[0].known, all[0].name_len) = (true, true, name.len() as u8);
-        Guests { all }
+        Guests { all, fresh: 1 }
     }
 
     #[inline]
@@ -150,6 +152,7 @@ impl Guests {
         let free = self.all.iter().position(|g| !g.live);
         let slot = free.or_else(|| self.all.iter().position(|g| !g.known && g.pools == 0));
         let slot = slot.ok_or(GuestError::TooMany)?;
+        self.fresh = self.fresh.max(slot + 1);
         let guest = &mut self.all[slot];
         *guest = Guest { live: true, name_len: name.len() as u8, ..NOBODY };
         guest.name[..name.len()].copy_from_slice(name.as_bytes());
@@ -164,7 +167,11 @@ impl Guests {
 
     /// Every guest there is.
     pub fn iter(&self) -> impl Iterator<Item = (GuestId, &Guest)> {
-        self.all.iter().enumerate().filter(|(_, g)| g.live).map(|(slot, g)| (GuestId(slot as u8), g))
+        self.all[..self.fresh]
+            .iter()
+            .enumerate()
+            .filter(|(_, g)| g.live)
+            .map(|(slot, g)| (GuestId(slot as u8), g))
     }
 
     /// Charges a guest for a page that takes `slot_bytes` of the slab.
@@ -188,7 +195,7 @@ impl Guests {
 
     /// Bytes that ephemeral pages are charged: what eviction could free.
     pub fn freeable(&self) -> u64 {
-        self.all.iter().map(|g| g.held.ephemeral_charge).sum()
+        self.iter().map(|(_, g)| g.held.ephemeral_charge).sum()
     }
 }
 

@@ -24,9 +24,11 @@ const MARGIN: usize = 40 * PAGE_SIZE;
 /// Leaves of the index looked at when nothing is left to evict: the search for sparse chunks is spread over many
 /// puts.
 const COMPACTED_AT_ONCE: usize = 2;
-/// Evictions after which chunks are emptied by moving pages: this many, or this part of all there are.
-const EVICTED_AT_ONCE: u64 = 64;
+/// Evictions after which chunks are emptied by moving pages: this part of all there are, within these bounds. Fewer, and
+/// the walk that moves them would not be worth it; more, and one put would keep all others waiting.
 const EVICTED_PART: u64 = 32;
+const EVICTED_LEAST: u64 = 64;
+const EVICTED_MOST: u64 = 8192;
 /// No limit but the slab's own capacity.
 pub(crate) const UNLIMITED: usize = usize::MAX;
 
@@ -137,7 +139,7 @@ impl PageStore {
         if evicted {
             effort.evicted += 1;
             let left: u64 = self.guests.iter().map(|(_, g)| g.held.ephemeral_pages).sum();
-            if effort.evicted >= EVICTED_AT_ONCE.max(left / EVICTED_PART) {
+            if effort.evicted >= (left / EVICTED_PART).clamp(EVICTED_LEAST, EVICTED_MOST) {
                 effort.evicted = 0;
                 self.evacuate();
             }

@@ -244,3 +244,22 @@ fn a_lower_limit_takes_ephemeral_pages_and_leaves_persistent_ones() {
     assert_eq!((host.limit(), put(&host, kept, 1000)), (4 * SMALL, Outcome::Stored));
     checked(&host);
 }
+
+#[test]
+fn room_of_another_size_is_made_by_moving_pages_together_and_not_by_forgetting_them_all() {
+    let host = Host::new(HostConfig { limit_bytes: 4 * SMALL, reserve_bytes: 4 * SMALL }).unwrap();
+    let (cache, kept) =
+        (pool(&host, "default", PoolKind::NonExclusive), pool(&host, "default", PoolKind::Persistent));
+    let small = |i| host.put(cache, OBJECT, i, &page(Kind::Partly(200), i)).unwrap();
+    let n = (0..).find(|&i| !small(i).is_stored() || host.stats().traffic.evicted > 0).unwrap();
+    // Age is to have nothing to do with place, so that no chunk comes empty by itself.
+    let (mut next, mut into) = (common::noise(5), [0; PAGE_SIZE]);
+    (0..2 * n).for_each(|_| assert!(host.get(cache, OBJECT, next() % n, &mut into).is_ok()));
+    fill(&host, kept, 0..8);
+    let stats = host.stats();
+    assert!(stats.moved > 0 && stats.traffic.evicted * 8 < n, "{} of {n} evicted", stats.traffic.evicted);
+    assert!((0..n).filter(|&i| host.contains(cache, OBJECT, i).unwrap()).all(|i| {
+        host.get(cache, OBJECT, i, &mut into) == Ok(Loaded::Loaded) && into == page(Kind::Partly(200), i)
+    }));
+    checked(&host);
+}
