@@ -15,14 +15,18 @@ from tmem.errors import (
     GuardWarning,
     KernelUnsupported,
     OvershootWarning,
+    PageLostError,
+    PoolError,
     SizeError,
     SwapError,
     TmemError,
     TmemWarning,
 )
+from tmem.host import GuestStats, Host, HostStats
 from tmem.memory import Memory
 from tmem.numpylimit import Limit, install, limit, uninstall
 from tmem.outcome import Outcome, Reason, Refused, Stored
+from tmem.pool import Pool, PoolStats
 from tmem.process import ProcessStats, stats
 from tmem.steering import advise, evict, is_paged, pin, prefetch
 
@@ -30,12 +34,19 @@ __all__ = [
     "BudgetError",
     "ClosedError",
     "GuardWarning",
+    "GuestStats",
+    "Host",
+    "HostStats",
     "KernelUnsupported",
     "Limit",
     "Memory",
     "NumpyBytes",
     "Outcome",
     "OvershootWarning",
+    "PageLostError",
+    "Pool",
+    "PoolError",
+    "PoolStats",
     "ProcessStats",
     "Reason",
     "Refused",

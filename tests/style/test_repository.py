@@ -16,7 +16,18 @@ SPDX = "SPDX-License-Identifier: Apache-2.0"
 RUST = sorted((ROOT / "crates").glob("**/*.rs"))
 PRODUCT = sorted((ROOT / "python").glob("**/*.py"))
 PYTHON = [*PRODUCT, *sorted((ROOT / "tests").glob("**/*.py")), *sorted((ROOT / "benches").glob("**/*.py"))]
-NATIVE_USERS = {"__init__", "census", "counters", "doctor", "memory", "numpylimit", "process", "steering"}
+NATIVE_USERS = {
+    "__init__",
+    "census",
+    "counters",
+    "doctor",
+    "host",
+    "memory",
+    "numpylimit",
+    "pool",
+    "process",
+    "steering",
+}
 UNSAFE_CRATES = {"tmem-sys", "tmem-py"}
 SAFE_CRATES = {"tmem-store", "tmem-pager"}
 FLOORS = ("tmem-sys", "tmem-store", "tmem-pager", "tmem-py")

@@ -4,6 +4,8 @@
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use tmem_pager::PagerError;
+use tmem_store::{GuestError, HostError, StoreError};
+use tmem_sys::Errno;
 
 /// The exception for an error; its class is looked up by name, so that Python owns the tree.
 pub fn to_python(py: Python<'_>, error: PagerError) -> PyErr {
@@ -18,6 +20,40 @@ pub fn to_python(py: Python<'_>, error: PagerError) -> PyErr {
         PagerError::Kernel(..) => raise(py, "KernelUnsupported", (text.clone(),)),
     };
     made.unwrap_or_else(|import_error| import_error)
+}
+
+/// The exception for an error of a page store.
+pub fn store_to_python(py: Python<'_>, error: StoreError) -> PyErr {
+    let (class, next) = match error {
+        StoreError::NoSuchPool => ("ClosedError", ": make a new Pool"),
+        StoreError::Corrupt(_) => ("PageLostError", ". Do not go on with this data"),
+        StoreError::TooManyPools | StoreError::NoEphemeralPools => ("PoolError", ""),
+    };
+    raise(py, class, (format!("{error}{next}"),)).unwrap_or_else(|import_error| import_error)
+}
+
+/// The exception for a pool that cannot be made.
+pub fn host_to_python(py: Python<'_>, error: HostError) -> PyErr {
+    match error {
+        HostError::Store(error) => store_to_python(py, error),
+        HostError::Guest(error) => guest_to_python(py, error),
+    }
+}
+
+/// The exception for a guest that cannot be made.
+pub fn guest_to_python(py: Python<'_>, error: GuestError) -> PyErr {
+    match error {
+        GuestError::BadName => PyValueError::new_err(error.to_string()),
+        GuestError::TooMany => {
+            raise(py, "PoolError", (error.to_string(),)).unwrap_or_else(|import_error| import_error)
+        }
+    }
+}
+
+/// The exception for a host that cannot be made.
+pub fn reserve_to_python(py: Python<'_>, errno: Errno) -> PyErr {
+    let text = format!("no address space for a host ({errno}): raise `ulimit -v`, or ask for less");
+    raise(py, "BudgetError", (text,)).unwrap_or_else(|import_error| import_error)
 }
 
 fn libc_enomem() -> i32 {

@@ -4,7 +4,9 @@
 mod allocator;
 mod buffer;
 mod error;
+mod host;
 mod memory;
+mod pool;
 mod probe;
 mod region;
 
@@ -27,6 +29,10 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<memory::Memory>()?;
     m.add_class::<region::Region>()?;
     m.add_class::<allocator::Allocator>()?;
+    m.add("MIN_HOST", tmem_store::PageStore::SMALLEST_LIMIT)?;
+    m.add("PAGE_METADATA", tmem_store::guests::PAGE_METADATA)?;
+    m.add_class::<host::Host>()?;
+    m.add_class::<pool::Pool>()?;
     m.add_function(wrap_pyfunction!(probe::probe, m)?)?;
     m.add_function(wrap_pyfunction!(memory::stats_read, m)?)?;
     m.add_function(wrap_pyfunction!(memory::memories, m)?)?;
