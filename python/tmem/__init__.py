@@ -7,6 +7,7 @@ mem.stats()
 """
 
 from tmem._core import __version__
+from tmem.backends import LocalBackend, PlainCopies, PoolBackend, RefuseAll
 from tmem.counters import Stats
 from tmem.errors import (
     BudgetError,
@@ -14,27 +15,40 @@ from tmem.errors import (
     GuardWarning,
     KernelUnsupported,
     OvershootWarning,
+    PageLostError,
     SizeError,
     SwapError,
     TmemError,
     TmemWarning,
 )
+from tmem.frontswap import Frontswap, FrontswapStats, SwapDevice, SwapDeviceStats
 from tmem.memory import Memory
+from tmem.ops import FrontswapOps
 from tmem.outcome import Outcome, Reason, Refused, Stored
 
 __all__ = [
     "BudgetError",
     "ClosedError",
+    "Frontswap",
+    "FrontswapOps",
+    "FrontswapStats",
     "GuardWarning",
     "KernelUnsupported",
+    "LocalBackend",
     "Memory",
     "Outcome",
     "OvershootWarning",
+    "PageLostError",
+    "PlainCopies",
+    "PoolBackend",
     "Reason",
+    "RefuseAll",
     "Refused",
     "SizeError",
     "Stats",
     "Stored",
+    "SwapDevice",
+    "SwapDeviceStats",
     "SwapError",
     "TmemError",
     "TmemWarning",

@@ -13,6 +13,7 @@ __all__ = [
     "GuardWarning",
     "KernelUnsupported",
     "OvershootWarning",
+    "PageLostError",
     "SizeError",
     "SwapError",
     "TmemError",
@@ -39,6 +40,10 @@ class ClosedError(TmemError, ValueError):
 
 class KernelUnsupported(TmemError, OSError):  # noqa: N818 - names the cause, as OSError's own children do
     """This kernel, or what this process may do with it, cannot serve page faults; `tmem doctor` tells why."""
+
+
+class PageLostError(TmemError):
+    """A page that was stored cannot be given back."""
 
 
 class SwapError(TmemError, OSError):

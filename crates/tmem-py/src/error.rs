@@ -9,13 +9,13 @@ use tmem_pager::PagerError;
 pub fn to_python(py: Python<'_>, error: PagerError) -> PyErr {
     let text = error.to_string();
     let made = match &error {
-        PagerError::Budget(_) => raise(py, "BudgetError", (text.clone(),)),
-        PagerError::Closed => raise(py, "ClosedError", (text.clone(),)),
-        PagerError::Unsupported(_) => raise(py, "KernelUnsupported", (text.clone(),)),
-        PagerError::Swap(errno, _) => raise(py, "SwapError", (errno.0, text.clone())),
+        PagerError::Budget(_) => make(py, "BudgetError", (text.clone(),)),
+        PagerError::Closed => make(py, "ClosedError", (text.clone(),)),
+        PagerError::Unsupported(_) => make(py, "KernelUnsupported", (text.clone(),)),
+        PagerError::Swap(errno, _) => make(py, "SwapError", (errno.0, text.clone())),
         PagerError::NotOurs => Ok(PyValueError::new_err(text)),
-        PagerError::Kernel(_, errno) if errno.0 == libc_enomem() => raise(py, "BudgetError", (text.clone(),)),
-        PagerError::Kernel(..) => raise(py, "KernelUnsupported", (text.clone(),)),
+        PagerError::Kernel(_, errno) if errno.0 == libc_enomem() => make(py, "BudgetError", (text.clone(),)),
+        PagerError::Kernel(..) => make(py, "KernelUnsupported", (text.clone(),)),
     };
     made.unwrap_or_else(|import_error| import_error)
 }
@@ -24,7 +24,12 @@ fn libc_enomem() -> i32 {
     tmem_sys::Errno::ENOMEM.0
 }
 
-fn raise<'py, A>(py: Python<'py>, class: &str, args: A) -> PyResult<PyErr>
+/// The exception of that name in `tmem.errors`, with one text.
+pub fn raise(py: Python<'_>, class: &str, text: String) -> PyErr {
+    make(py, class, (text,)).unwrap_or_else(|import_error| import_error)
+}
+
+fn make<'py, A>(py: Python<'py>, class: &str, args: A) -> PyResult<PyErr>
 where
     A: pyo3::call::PyCallArgs<'py>,
 {

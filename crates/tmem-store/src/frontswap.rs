@@ -348,7 +348,9 @@ mod tests {
     #[test]
     fn the_next_backend_is_asked_when_one_refuses() {
         let plain = PlainCopies::new(100).unwrap();
-        let mut f = Frontswap::new(vec![Box::new(RefuseAll::default()), Box::new(plain)], 0, 100, Mode::default()).unwrap();
+        let mut f =
+            Frontswap::new(vec![Box::new(RefuseAll::default()), Box::new(plain)], 0, 100, Mode::default())
+                .unwrap();
         assert!(f.store(9, &page(7)).is_stored());
         let mut got = page(0);
         assert_eq!(f.load(9, &mut got).unwrap(), Loaded::Loaded);

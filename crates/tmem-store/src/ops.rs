@@ -136,10 +136,16 @@ impl Corrupt {
     /// The text: static, because whoever reports it may be in a fault.
     pub const fn text(self) -> &'static str {
         match self {
-            Corrupt::Undecodable => "a stored page does not decode: its packed bytes were overwritten (law 12)",
-            Corrupt::Misplaced => "a stored page is not where the index says: its metadata was overwritten (law 12)",
+            Corrupt::Undecodable => {
+                "a stored page does not decode: its packed bytes were overwritten (law 12)"
+            }
+            Corrupt::Misplaced => {
+                "a stored page is not where the index says: its metadata was overwritten (law 12)"
+            }
             Corrupt::Checksum => "a stored page came back changed: its checksum does not match (law 12)",
-            Corrupt::NotGiven => "a stored page is lost: the backend that took it does not give it back (law 12)",
+            Corrupt::NotGiven => {
+                "a stored page is lost: the backend that took it does not give it back (law 12)"
+            }
             Corrupt::ProcessGone => {
                 "a stored page is lost: the backend process that took it is gone or does not answer (law 12)"
             }

@@ -304,53 +304,69 @@ mod tests {
 
     #[test]
     fn pages_go_over_and_come_back() {
-        run(usize::MAX, |_| (), |b| {
-            let mut into = [0; PAGE_SIZE];
-            assert_eq!(b.store(0, 7, &[7; PAGE_SIZE]), Outcome::Stored);
-            assert_eq!(b.store(0, 7, &[8; PAGE_SIZE]), Outcome::Stored);
-            assert_eq!(b.store(0, 50, &[8; PAGE_SIZE]), Outcome::Refused(Reason::OutOfRange));
-            assert_eq!(b.load(0, 7, &mut into), Ok(Loaded::Loaded));
-            assert_eq!(into, [8; PAGE_SIZE]);
-            assert_eq!(b.load(0, 8, &mut into), Ok(Loaded::Absent), "known here, not asked");
-            b.invalidate_page(0, 7);
-            assert_eq!(b.load(0, 7, &mut into), Ok(Loaded::Absent));
-            b.invalidate_area(0);
-            assert_eq!(b.store(0, 7, &[7; PAGE_SIZE]), Outcome::Refused(Reason::NoArea));
-            assert!(b.check().is_empty());
-        });
+        run(
+            usize::MAX,
+            |_| (),
+            |b| {
+                let mut into = [0; PAGE_SIZE];
+                assert_eq!(b.store(0, 7, &[7; PAGE_SIZE]), Outcome::Stored);
+                assert_eq!(b.store(0, 7, &[8; PAGE_SIZE]), Outcome::Stored);
+                assert_eq!(b.store(0, 50, &[8; PAGE_SIZE]), Outcome::Refused(Reason::OutOfRange));
+                assert_eq!(b.load(0, 7, &mut into), Ok(Loaded::Loaded));
+                assert_eq!(into, [8; PAGE_SIZE]);
+                assert_eq!(b.load(0, 8, &mut into), Ok(Loaded::Absent), "known here, not asked");
+                b.invalidate_page(0, 7);
+                assert_eq!(b.load(0, 7, &mut into), Ok(Loaded::Absent));
+                b.invalidate_area(0);
+                assert_eq!(b.store(0, 7, &[7; PAGE_SIZE]), Outcome::Refused(Reason::NoArea));
+                assert!(b.check().is_empty());
+            },
+        );
     }
 
     #[test]
     fn a_page_that_was_changed_over_there_is_found_out() {
-        run(usize::MAX, |page| page[100] ^= 1, |b| {
-            let mut into = [0; PAGE_SIZE];
-            assert_eq!(b.store(0, 7, &[7; PAGE_SIZE]), Outcome::Stored);
-            assert_eq!(b.load(0, 7, &mut into), Err(Corrupt::Checksum));
-            assert_eq!(into, [0; PAGE_SIZE], "the target stays untouched");
-        });
+        run(
+            usize::MAX,
+            |page| page[100] ^= 1,
+            |b| {
+                let mut into = [0; PAGE_SIZE];
+                assert_eq!(b.store(0, 7, &[7; PAGE_SIZE]), Outcome::Stored);
+                assert_eq!(b.load(0, 7, &mut into), Err(Corrupt::Checksum));
+                assert_eq!(into, [0; PAGE_SIZE], "the target stays untouched");
+            },
+        );
     }
 
     #[test]
     fn a_process_that_is_gone_refuses_and_its_pages_are_lost() {
         // The area's, and one store: then it ends.
-        run(2, |_| (), |b| {
-            let mut into = [0; PAGE_SIZE];
-            assert_eq!(b.store(0, 7, &[7; PAGE_SIZE]), Outcome::Stored);
-            assert_eq!(b.store(0, 8, &[8; PAGE_SIZE]), Outcome::Refused(Reason::BackendFailed));
-            assert!(!b.is_alive());
-            assert_eq!(b.load(0, 8, &mut into), Ok(Loaded::Absent));
-            assert_eq!(b.load(0, 7, &mut into), Err(Corrupt::ProcessGone));
-            assert_eq!(b.check().len(), 1);
-        });
+        run(
+            2,
+            |_| (),
+            |b| {
+                let mut into = [0; PAGE_SIZE];
+                assert_eq!(b.store(0, 7, &[7; PAGE_SIZE]), Outcome::Stored);
+                assert_eq!(b.store(0, 8, &[8; PAGE_SIZE]), Outcome::Refused(Reason::BackendFailed));
+                assert!(!b.is_alive());
+                assert_eq!(b.load(0, 8, &mut into), Ok(Loaded::Absent));
+                assert_eq!(b.load(0, 7, &mut into), Err(Corrupt::ProcessGone));
+                assert_eq!(b.check().len(), 1);
+            },
+        );
     }
 
     #[test]
     fn a_forked_child_has_no_process() {
-        run(usize::MAX, |_| (), |b| {
-            assert_eq!(b.store(0, 7, &[7; PAGE_SIZE]), Outcome::Stored);
-            assert!(!b.after_fork_in_child());
-            assert_eq!(b.store(0, 8, &[7; PAGE_SIZE]), Outcome::Refused(Reason::BackendFailed));
-            assert_eq!(b.load(0, 7, &mut [0; PAGE_SIZE]), Err(Corrupt::NotInherited));
-        });
+        run(
+            usize::MAX,
+            |_| (),
+            |b| {
+                assert_eq!(b.store(0, 7, &[7; PAGE_SIZE]), Outcome::Stored);
+                assert!(!b.after_fork_in_child());
+                assert_eq!(b.store(0, 8, &[7; PAGE_SIZE]), Outcome::Refused(Reason::BackendFailed));
+                assert_eq!(b.load(0, 7, &mut [0; PAGE_SIZE]), Err(Corrupt::NotInherited));
+            },
+        );
     }
 }

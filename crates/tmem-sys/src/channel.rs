@@ -31,10 +31,8 @@ impl Channel {
         kept::keep(own);
         let limit_ms = limit_ms.max(1);
         let channel = Channel { fd: own, limit_ns: limit_ms * 1_000_000, identity: identity(own)? };
-        let limit = libc::timeval {
-            tv_sec: (limit_ms / 1000) as i64,
-            tv_usec: (limit_ms % 1000 * 1000) as i64,
-        };
+        let limit =
+            libc::timeval { tv_sec: (limit_ms / 1000) as i64, tv_usec: (limit_ms % 1000 * 1000) as i64 };
         for option in [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO] {
             let at = &raw const limit as usize;
             let args =
@@ -51,14 +49,8 @@ impl Channel {
     /// `EAGAIN` when the other side took nothing for the limit; `EPIPE` when it is gone; `EBADF` when the program closed
     /// the descriptor.
     pub fn send(&self, message: &[u8]) -> Result<(), Errno> {
-        let args = [
-            self.checked()?,
-            message.as_ptr() as usize,
-            message.len(),
-            libc::MSG_NOSIGNAL as usize,
-            0,
-            0,
-        ];
+        let args =
+            [self.checked()?, message.as_ptr() as usize, message.len(), libc::MSG_NOSIGNAL as usize, 0, 0];
         // SAFETY: a live slice; no address.
         let sent = self.until_limit(|| unsafe { call(libc::SYS_sendto, args) })?;
         if sent == message.len() { Ok(()) } else { Err(Errno::EIO) }
@@ -69,8 +61,7 @@ impl Channel {
     /// # Errors
     /// `EAGAIN` when none came for the limit; `EPIPE` when the other side is gone; `EBADF` as for `send`.
     pub fn receive(&self, into: &mut [u8]) -> Result<usize, Errno> {
-        let args =
-            [self.checked()?, into.as_mut_ptr() as usize, into.len(), libc::MSG_TRUNC as usize, 0, 0];
+        let args = [self.checked()?, into.as_mut_ptr() as usize, into.len(), libc::MSG_TRUNC as usize, 0, 0];
         // SAFETY: a live mutable slice; no address is asked for.
         match self.until_limit(|| unsafe { call(libc::SYS_recvfrom, args) })? {
             0 => Err(Errno(libc::EPIPE)),
