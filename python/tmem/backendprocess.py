@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Python backend in a process of its own, so that a fault never needs the GIL of the process that faults (law 17).
 
-Owns: starting and ending that process. Called by memory. Calls nothing that pages. The process is backendserve's; it has its
-own session (Ctrl-C is the guest's) and its own memory, which no budget of the guest counts.
+Owns: starting and ending that process. Called by memory. Calls nothing that pages. The process is backendserve's; it
+has its own session (Ctrl-C is the guest's) and its own memory, which no budget of the guest counts.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class BackendProcess:
 
 
 class ProcessBackend(NativeBackend):
-    """Any backend, run in a process of its own: what a Memory does with the ones it is given, for a Frontswap or a test.
+    """Any backend, run in a process of its own, as a Memory runs those it is given; for a Frontswap or a test.
 
     `seconds` is the longest wait for one answer; `pages` is how many it may be asked to keep. close() ends the process.
     """
@@ -152,13 +152,18 @@ def start_all(ops: Sequence[FrontswapOps | str] | None) -> list[BackendProcess |
         raise TypeError("ops must be a list of backends, asked in order: put this one in brackets")
     try:
         for one in ("store",) if ops is None else ops:
-            if isinstance(one, str) and one not in _NATIVE:
-                raise ValueError(f"unknown backend {one!r}: use {', '.join(_NATIVE)}, or a tmem.FrontswapOps")
-            started.append(one if isinstance(one, str) else BackendProcess(one))
+            # One by one: those that have started are ended where the next does not.
+            started.append(_known(one) if isinstance(one, str) else BackendProcess(one))  # noqa: PERF401
     except BaseException:
         end_all(started, 0.0)
         raise
     return started
+
+
+def _known(name: str) -> str:
+    if name not in _NATIVE:
+        raise ValueError(f"unknown backend {name!r}: use {', '.join(_NATIVE)}, or a tmem.FrontswapOps")
+    return name
 
 
 def end_all(started: Iterable[BackendProcess | str], patience: float = _END_SECONDS) -> None:
@@ -170,7 +175,9 @@ def end_all(started: Iterable[BackendProcess | str], patience: float = _END_SECO
 
 def _pickled(ops: FrontswapOps) -> bytes:
     if not isinstance(ops, FrontswapOps):
-        raise TypeError(f"a backend must be a tmem.FrontswapOps or a name, not {type(ops).__name__}: derive one from it")
+        raise TypeError(
+            f"a backend must be a tmem.FrontswapOps or a name, not {type(ops).__name__}: derive one from it"
+        )
     if SERVING:
         raise RuntimeError(
             "a backend's process starts another one: it has imported the program's main module, which makes a Memory. "
@@ -182,7 +189,7 @@ def _pickled(ops: FrontswapOps) -> bytes:
         return pickle.dumps(preparation) + pickle.dumps(ops)
     except Exception as error:
         raise TypeError(
-            f"backend {type(ops).__qualname__} cannot be pickled to be sent to a process of its own: {error}. Keep what "
+            f"backend {type(ops).__qualname__} cannot be pickled for a process of its own: {error}. Keep what "
             "cannot be sent out of it until init() is called, which happens over there"
         ) from error
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The backends that come with tmem: the page store, plain copies, one that refuses all, and a pool as a backend.
 
-Owns: their Python faces. Called by users and frontswap. The first three are native: pages pass by the interpreter, and a
-Frontswap calls them without the GIL.
+Owns: their Python faces. Called by users and frontswap. The first three are native: pages pass by the interpreter, and
+a Frontswap calls them without the GIL.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DEFAULT_PAGES = 1 << 20
 
 
 class NativeBackend(FrontswapOps):
-    """A backend of the native module. Its verbs may be called from several threads at once, in the process that made it."""
+    """A backend of the native module. Any threads of the process that made it may call its verbs at once."""
 
     def __init__(self, core: _core.Backend) -> None:
         self.core = core
@@ -69,9 +69,7 @@ class LocalBackend(NativeBackend):
     """
 
     def __init__(self, capacity: Size = "64M", *, pages: int = DEFAULT_PAGES, raw: bool = False) -> None:
-        super().__init__(
-            _core.Backend("store", pages=pages, capacity=parse_size(capacity, what="capacity"), raw=raw)
-        )
+        super().__init__(_core.Backend("store", pages=pages, capacity=parse_size(capacity, what="capacity"), raw=raw))
 
     def freeze(self) -> None:
         """Refuse every page from now on; loads and invalidations go on."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process of a Python backend: `python -m tmem.backendserve DESCRIPTOR`, with the backend pickled on standard input.
+"""The process of a Python backend: `python -m tmem.backendserve DESCRIPTOR`, the backend pickled on standard input.
 
 Owns: the other end of the channel. Started by backendprocess, never by people. One question at a time, in order.
 It ends when its guest does: the main thread sees the end of the channel, and a second one sees to it that a verb that
@@ -30,7 +30,7 @@ _QUESTION = struct.Struct("=IIQQ")  # verb, area, page, number
 _ANSWER = struct.Struct("=QII")  # number, code, unused
 _INIT, _STORE, _LOAD, _INVALIDATE_PAGE, _INVALIDATE_AREA = range(5)
 _MISS, _FAILED = 254, 255
-_GRACE_SECONDS = 5.0
+_GRACE_SECONDS = 2.0
 
 
 def serve(channel: socket.socket, ops: FrontswapOps) -> None:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frontswap for a Python program: pages on their way out are offered to backends first, then to a swap device.
 
-Owns: Frontswap, SwapDevice and their statistics. Called by users. Calls backends and the native module, which has the hook.
-Law 3: whatever a store answers, the old page is gone. Law 12: a page that cannot come back is an error, never other bytes.
+Owns: Frontswap, SwapDevice and their statistics. Called by users. Calls backends and the native module, which has the
+hook. Law 3: whatever a store answers, the old page is gone. Law 12: a page that cannot come back is an error, never
+other bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, Self, SupportsIndex, overload
 
 from tmem import _core
 from tmem.backends import DEFAULT_PAGES, NativeBackend
-from tmem.errors import TmemError, TmemWarning
+from tmem.errors import ClosedError, TmemError, TmemWarning
 from tmem.failures import report
 from tmem.ops import PAGE_SIZE, FrontswapOps
 from tmem.outcome import OUTCOMES, Outcome
@@ -61,7 +62,7 @@ class FrontswapStats:
 
 
 class SwapDevice:
-    """A file without a name for pages: capped at `size`, checksummed, gone with the process. Several Frontswaps may share it.
+    """A file without a name for pages, capped at `size`, checksummed, gone with the process. Frontswaps may share it.
 
     `directory` is where; by default the first of $TMPDIR, /var/tmp, /tmp and . that is on a disk.
     Raises SizeError for a size that cannot be meant, SwapError where no such file can be made.
@@ -88,7 +89,10 @@ class SwapDevice:
 
     def close(self) -> None:
         """End the file. TmemError while a Frontswap has pages on it. Twice does no harm."""
-        left = self._core.close()
+        try:
+            left = self._core.close()
+        except ClosedError:
+            return
         if left:
             raise TmemError(f"the swap device still holds {left} page(s): close the Frontswaps that use it first")
 
@@ -105,12 +109,13 @@ class Frontswap:
     """A hook over backends `ops`, asked in order, with an optional swap device below. For one area of `pages` pages.
 
     A store is a swap-out: what every backend refuses falls through to the device, and what that refuses is refused.
-    `writethrough`: a page that a backend took goes to the device as well, and counts as stored only where that took it; the
-    backend may then forget it at any time. It needs a device.
+    `writethrough`: a page that a backend took goes to the device as well, and counts as stored only where that took
+    it; the backend may then forget it at any time. It needs a device.
     `exclusive`: a load takes the page out, from the backends and from the device: the caller has the only copy.
 
-    Several may share a backend: each has an `area` of its own, numbered as low as possible. Any thread may call; calls are
-    made one after another. A backend must not call the Frontswap that calls it (TmemError). A forked child makes its own.
+    Several may share a backend: each has an `area` of its own, numbered as low as possible. Any thread may call; calls
+    are made one after another. A backend must not call the Frontswap that calls it (TmemError). A forked child makes
+    its own.
     """
 
     def __init__(
@@ -150,8 +155,8 @@ class Frontswap:
         """Swap a page out: return Stored where anything holds it now, else Refused with the last reason given.
 
         `data` is any contiguous buffer of 4096 bytes, the caller's again when this returns. Whatever is answered, what
-        was stored under `page` before is gone, from the backends and from the device. A backend that raises has refused:
-        it is logged and counted as `backend_failed`. ValueError for another length or a negative page.
+        was stored under `page` before is gone, from the backends and from the device. A backend that raises has
+        refused: it is logged and counted as `backend_failed`. ValueError for another length or a negative page.
         """
         return OUTCOMES[self._core.store(_number(page), data)]
 
@@ -163,7 +168,8 @@ class Frontswap:
         """Swap a page in: return its bytes, or None where it is not stored.
 
         With a writable buffer `into`, of 4096 bytes, the page is copied there, and the answer is whether there was one.
-        PageLostError where it was stored and cannot be given back; it stays lost until it is stored again or invalidated.
+        PageLostError where it was stored and cannot be given back; it stays lost until it is stored again or
+        invalidated.
         """
         if into is None:
             return self._core.load(_number(page))
@@ -192,7 +198,7 @@ class Frontswap:
 
     def stats(self) -> FrontswapStats:
         """Return the counters as they are now."""
-        return FrontswapStats(**self._core.stats())  # type: ignore[arg-type]
+        return FrontswapStats(**self._core.stats())
 
     def check(self) -> list[str]:
         """Walk the hook, its native backends and the device; return each broken law in words. Slow."""

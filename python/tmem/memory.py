@@ -58,9 +58,9 @@ class Memory:
     `faults` is how missing pages are served: `auto`, `signal` (in the faulting thread) or `thread` (by a thread that
     reads the userfaultfd).
     `name` shows in `tmem stats` and in messages.
-    `ops` is who is offered the pages before the swap device, in order: `store` (the page store, and all there is by default)
-    or a FrontswapOps, which is pickled to a process of its own; that process and its memory are not in the budget. Where
-    it dies, what only it had is lost, and the program stops when it needs such a page.
+    `ops` is who is offered the pages before the swap device, in order: `store` (the page store, and all there is by
+    default) or a FrontswapOps, which is pickled to a process of its own; that process and its memory are not in the
+    budget. Where it dies, what only it had is lost, and the program stops when it needs such a page.
 
     Raises SizeError for a budget below 16 MiB or above what may be used, SwapError for a swap device that cannot be
     made, KernelUnsupported where faults cannot be served, TypeError for a backend that cannot be sent to a process.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The five verbs between whoever evicts pages and whoever keeps them, for backends written in Python.
 
-Owns: the contract. Implemented by backends and by anybody; called by the hook (frontswap, or a pager through a process).
-Laws 1 to 5, 7 and 8 bind every implementer; `tmem.testing.check_ops` tells which of them one breaks.
+Owns: the contract. Implemented by backends and by anybody; called by the hook (frontswap, or a pager through a
+process). Laws 1 to 5, 7 and 8 bind every implementer; `tmem.testing.check_ops` tells which of them one breaks.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class FrontswapOps(ABC):
     def store(self, area: int, page: int, data: memoryview) -> Outcome | bool:
         """Take a page, or refuse it; return which. Refusing is allowed at any time, for any reason (law 1).
 
-        `data` is PAGE_SIZE read-only bytes that are gone when the call returns: copy what you keep (law 2). Whatever you
-        answer, an older page under the handle must be gone (law 3). Refuse in an area that is not announced.
+        `data` is PAGE_SIZE read-only bytes that are gone when the call returns: copy what you keep (law 2). Whatever
+        you answer, an older page under the handle must be gone (law 3). Refuse in an area that is not announced.
         """
 
     @abstractmethod
     def load(self, area: int, page: int) -> Page | None:
-        """Return the PAGE_SIZE bytes of the last page taken under the handle, None where there is none. It stays stored."""
+        """Return the PAGE_SIZE bytes last taken under the handle, None where there are none. They stay stored."""
 
     @abstractmethod
     def invalidate_page(self, area: int, page: int) -> None:

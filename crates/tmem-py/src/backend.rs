@@ -49,7 +49,7 @@ impl Backend {
 #[pymethods]
 impl Backend {
     #[new]
-    #[pyo3(signature = (kind, *, pages=0, capacity=0, raw=false, fd=-1, limit_ms=0))]
+    #[pyo3(signature = (kind, *, pages=0, capacity=0, raw=false, fd=0, limit_ms=0))]
     fn new(
         py: Python<'_>,
         kind: &str,

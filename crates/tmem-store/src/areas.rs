@@ -67,10 +67,6 @@ impl Areas {
             None => 0..0,
         }
     }
-
-    pub fn reserved(&self) -> usize {
-        self.reserved
-    }
 }
 
 #[cfg(test)]

@@ -44,6 +44,8 @@ pub struct PlainCopies {
     present: Table<u8>,
     areas: Areas,
     stored: usize,
+    /// One past the highest place that was ever used.
+    top: usize,
 }
 
 impl PlainCopies {
@@ -55,6 +57,7 @@ impl PlainCopies {
             present: Table::new(max_pages)?,
             areas: Areas::new(max_pages),
             stored: 0,
+            top: 0,
         })
     }
 
@@ -78,6 +81,7 @@ impl BackendOps for PlainCopies {
                 self.copies[slot].copy_from_slice(data);
                 self.stored += usize::from(self.present[slot] == 0);
                 self.present[slot] = 1;
+                self.top = self.top.max(slot + 1);
                 Outcome::Stored
             }
             Err(reason) => {
@@ -115,11 +119,11 @@ impl BackendOps for PlainCopies {
     }
 
     fn footprint(&self) -> usize {
-        self.stored * PAGE_SIZE + page_bytes(self.areas.reserved())
+        self.stored * PAGE_SIZE + page_bytes(self.top)
     }
 
     fn check(&self) -> Vec<String> {
-        let stored = self.present[..self.areas.reserved()].iter().filter(|p| **p == 1).count();
+        let stored = self.present[..self.top].iter().filter(|p| **p == 1).count();
         if stored == self.stored {
             Vec::new()
         } else {

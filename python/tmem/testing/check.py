@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """check_ops: the laws, asked of anybody's backend.
 
-Owns: the scenes, one for each law, and the walk at random after them. Called by users and tests. Calls trial, concurrent.
+Owns: the scenes, one for each law, and the walk at random after them. Called by users and tests. Calls trial,
+concurrent.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ _PAGES = 32
 def check_ops(ops: FrontswapOps, *, seed: int = 0, steps: int = 2000, concurrent: bool = False) -> list[str]:
     """Return each law that `ops` was seen to break, in words; an empty list when none was.
 
-    It is driven beside a plain dict: a scene for each law, then `steps` verbs at random from `seed`. Areas 0 and 1 are used,
-    and end invalidated. `concurrent` calls it from several threads at once, too, which the hook itself never does.
+    It is driven beside a plain dict: a scene for each law, then `steps` verbs at random from `seed`. Areas 0 and 1 are
+    used, and end invalidated. `concurrent` calls it from several threads at once, too, which the hook itself never
+    does.
     """
     trial, pages = Trial(ops), Pages(seed)
     for scene in _SCENES:
@@ -32,7 +34,7 @@ def check_ops(ops: FrontswapOps, *, seed: int = 0, steps: int = 2000, concurrent
         scene(trial, pages)
         trial.sweep()
     _announce(trial)
-    _walk(trial, pages, random.Random(seed), steps)
+    _walk(trial, pages, random.Random(seed), steps)  # noqa: S311 - to be repeated, not to be secret
     trial.sweep()
     if concurrent:
         _announce(trial)
@@ -119,7 +121,7 @@ def _areas(trial: Trial, pages: Pages) -> None:
 
 
 def _sizes(trial: Trial, pages: Pages) -> None:
-    """What is no page is refused, or comes back as it was."""
+    """Law 12: what is no page is refused, or comes back as it was."""
     for count in (0, 100, PAGE_SIZE - 1, PAGE_SIZE + 1, 2 * PAGE_SIZE):
         trial.store(0, 4, pages.text())
         trial.store_wrong_size(0, 5, count)

@@ -26,13 +26,18 @@ _SWITCH_SECONDS = 1e-6
 
 def hammer(ops: FrontswapOps, note: Callable[[str], None], *, seed: int, rounds: int) -> None:
     """Store and load few pages of area 0 from several threads, `rounds` times each; note what no order explains."""
-    last: list[dict[int, int]] = [{} for _ in range(_THREADS)]  # the last round stored by handle; -1 where it was refused
+    last: list[dict[int, int]] = [
+        {} for _ in range(_THREADS)
+    ]  # the last round stored by handle; -1 where it was refused
+
+    def chance(thread: int) -> random.Random:
+        return random.Random(seed * _THREADS + thread)  # noqa: S311 - to be repeated, not to be secret
+
     before = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_SECONDS)
     try:
         threads = [
-            threading.Thread(target=_work, args=(ops, note, random.Random(seed * _THREADS + n), n, rounds, last[n]))
-            for n in range(_THREADS)
+            threading.Thread(target=_work, args=(ops, note, chance(n), n, rounds, last[n])) for n in range(_THREADS)
         ]
         for thread in threads:
             thread.start()

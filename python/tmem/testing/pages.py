@@ -22,7 +22,7 @@ class Pages:
     """Makes pages, no two alike, from a seed. Each kind is what some backend treats in its own way."""
 
     def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed)
+        self._random = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
         self._serial = 0
 
     def same(self) -> bytes:
@@ -52,7 +52,7 @@ class Pages:
 
 
 def is_mixture(page: bytes, stores: Sequence[bytes]) -> bool:
-    """Return whether each byte of `page` is that of one of `stores` at the same place, and no one of them has them all."""
+    """Return whether every byte of `page` is that of one of `stores` at its place, and no store has them all."""
     found = np.frombuffer(page, np.uint8)
     same = [found == np.frombuffer(store, np.uint8) for store in stores]
     return bool(same) and not any(one.all() for one in same) and bool(np.logical_or.reduce(same).all())

@@ -162,7 +162,9 @@ class Trial:
             got = bytes(memoryview(found))
         except (TypeError, ValueError, BufferError) as error:
             if "released memoryview" in str(error):
-                self.note(f"law 2: load of {_name(handle)} gives the caller's memory of an earlier store: copy the page")
+                self.note(
+                    f"law 2: load of {_name(handle)} gives the caller's memory of an earlier store: copy the page"
+                )
             else:
                 self.note(f"load of {_name(handle)} gave {type(found).__name__}: give a buffer, or None")
             return None
