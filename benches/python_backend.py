@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a fault costs with a Python backend in its process, beside the page store and Rust's plain copies.
 
-`python -m benches.python_backend [--size MIB] [--rounds N] [--save]`. An array of twice its budget; every page read is compared.
+`python -m benches.python_backend [--size MIB] [--rounds N] [--save]`. An array of twice its budget; what is read is
+compared.
 """
 
 from __future__ import annotations
@@ -83,8 +84,6 @@ def work(peer: str, count: int, seed: int) -> dict[str, float]:
     stats = memory.stats()
     if memory.check() or stats.overshoot_events or stats.loads < TOUCHES:
         raise SystemExit(f"unsound, or not the work that was meant: {memory.check()} {stats}")
-    del array, piece
-    memory.close()
     return told
 
 

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dictbackends import DictBackend
 
 import tmem
+from tests.dictbackends import DictBackend
 
-TESTS = str(Path(__file__).resolve().parents[1])
+ROOT = str(Path(__file__).resolve().parents[2])
 OPEN = f"""
-sys.path.insert(0, {TESTS!r})
+sys.path.insert(0, {ROOT!r})
 import time
-import dictbackends
+from tests import dictbackends
 from tmem import backendprocess
 
 def processes(memory):
@@ -47,7 +47,7 @@ stats, broken, pids = memory.stats(), memory.check(), processes(memory)
 del array
 memory.close()
 alive = [os.path.exists(f"/proc/{pid}") for pid in pids]
-say(same=same, loads=stats.loads, stored=stats.store_pages, overshoot=stats.overshoot_events, broken=broken, alive=alive)
+say(same=same, loads=stats.loads, stored=stats.store_pages, over=stats.overshoot_events, broken=broken, alive=alive)
 """
 ORDER = """
 memory = tmem.Memory("16M", swap=directory, faults=entry, ops=[dictbackends.Refuses(1000), dictbackends.Refuses(2000)])
@@ -125,6 +125,10 @@ while True:
 """
 
 
+def _descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def _gone(pids: list[int], seconds: float = 20.0) -> bool:
     deadline = time.monotonic() + seconds
     while any(_is_running(pid) for pid in pids):
@@ -146,7 +150,7 @@ def test_every_page_comes_back_from_the_process_and_none_stays_behind(child: Any
     ran = child(OPEN + ROUND, entry)
     assert ran.returncode == 0, ran.stderr
     told = json.loads(ran.stdout)
-    assert (told["same"], told["broken"], told["alive"], told["overshoot"]) == (True, [], [False], 0)
+    assert (told["same"], told["broken"], told["alive"], told["over"]) == (True, [], [False], 0)
     assert told["stored"] == (24 << 20) // 4096
     assert told["loads"] >= told["stored"]
 
@@ -200,7 +204,9 @@ def test_a_forked_child_does_not_reach_the_process_and_says_so(child: Any) -> No
     assert "which a forked child does not have (law 15)" in ran.stderr
 
 
-@pytest.mark.parametrize("how", ["exit", "kill", *(pytest.param(how, marks=pytest.mark.long) for how in ("interrupt", "fork"))])
+@pytest.mark.parametrize(
+    "how", ["exit", "kill", *(pytest.param(how, marks=pytest.mark.long) for how in ("interrupt", "fork"))]
+)
 def test_processes_end_with_their_guest_however_it_ends(start: Any, how: str) -> None:
     with start(OPEN + f"how = {how!r}\n" + ENDS, "auto") as process:
         pids = json.loads(process.stdout.readline())["pids"]
@@ -237,7 +243,7 @@ class CannotBeMade(DictBackend):
 
 
 def test_backends_that_no_process_can_have_are_refused_and_nothing_is_left() -> None:
-    before = set(os.listdir("/proc/self/fd"))
+    before = _descriptors()
     with pytest.raises(TypeError, match="Unpicklable cannot be pickled"):
         tmem.Memory("16M", ops=[DictBackend(), Unpicklable()])
     with pytest.raises(TypeError, match="CannotBeMade cannot be made in a process of its own: ValueError"):
@@ -252,7 +258,7 @@ def test_backends_that_no_process_can_have_are_refused_and_nothing_is_left() -> 
         tmem.Memory("16M", ops=["zram"])
     with pytest.raises(tmem.SwapError):
         tmem.Memory("16M", swap="/nowhere/at/all", ops=[DictBackend()])
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert _descriptors() == before
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
 
@@ -260,7 +266,7 @@ def test_backends_that_no_process_can_have_are_refused_and_nothing_is_left() -> 
 def test_a_main_module_without_a_guard_is_told(tmp_path: Path) -> None:
     script = tmp_path / "program.py"
     script.write_text(
-        f"import sys\nsys.path.insert(0, {TESTS!r})\nimport tmem, dictbackends\n"
+        f"import sys\nsys.path.insert(0, {ROOT!r})\nimport tmem\nfrom tests import dictbackends\n"
         'tmem.Memory("16M", ops=[dictbackends.DictBackend()])\n',
         encoding="utf-8",
     )

@@ -11,12 +11,19 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from dictbackends import DictBackend, Refuses
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 import tmem
+from tests.dictbackends import DictBackend, KeepsTheFlushed, Refuses, Torn
 from tmem import Frontswap, FrontswapOps
 from tmem.testing import Pages, Trial
 
@@ -194,34 +201,46 @@ def quiet() -> Any:
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_backend_keeps_the_laws_in_every_order(name: str) -> None:
-    machine = type(name, (Backends,), {"make": staticmethod(MAKERS[name])})
-    _run(machine)
+    _run(_machine(make=staticmethod(MAKERS[name])))
 
 
 @pytest.mark.parametrize("name", STACKS)
 def test_stack_keeps_the_laws_in_every_order(name: str) -> None:
-    options = STACKS[name]
-    members = {
-        "make": staticmethod(lambda: stack(**options)),
-        "exclusive": options.get("exclusive", False),
-        "writethrough": options.get("writethrough", False),
-        "areas": (0,),
-    }
-    _run(type(name.replace("-", "_"), (Backends,), members))
+    _run(_stacked(name))
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", STACKS)
 def test_stack_keeps_the_laws_in_many_more_orders(name: str) -> None:
+    _run(_stacked(name), settings(SETTINGS, max_examples=300))
+
+
+@pytest.mark.parametrize("broken", [KeepsTheFlushed, Torn])
+def test_the_machine_convicts_a_broken_backend(broken: type[DictBackend]) -> None:
+    with pytest.raises(AssertionError, match=r"law [48]: "):
+        _run(_machine(make=staticmethod(broken)), settings(SETTINGS, max_examples=200, phases=[Phase.generate]))
+
+
+def test_a_hook_over_a_backend_that_keeps_what_was_invalidated_keeps_the_laws() -> None:
+    def around() -> FrontswapOps:
+        return Hooked(Frontswap(None, [KeepsTheFlushed()], pages=PAGES), None)
+
+    _run(_machine(make=staticmethod(around), areas=(0,)))
+
+
+def _stacked(name: str) -> type[Backends]:
     options = STACKS[name]
-    members = {
-        "make": staticmethod(lambda: stack(**options)),
-        "exclusive": options.get("exclusive", False),
-        "writethrough": options.get("writethrough", False),
-        "areas": (0,),
-    }
-    _run(type(name.replace("-", "_"), (Backends,), members), settings(SETTINGS, max_examples=300))
+    return _machine(
+        make=staticmethod(lambda: stack(**options)),
+        exclusive=options.get("exclusive", False),
+        writethrough=options.get("writethrough", False),
+        areas=(0,),
+    )
+
+
+def _machine(**members: Any) -> type[Backends]:
+    return type("Machine", (Backends,), members)
 
 
 def _run(machine: type[Backends], how: settings = SETTINGS) -> None:
-    run_state_machine_as_test(machine, settings=how)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(machine, settings=how)

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
-import dictbackends
+from collections.abc import Callable
+
 import pytest
 
 import tmem
+from tests import dictbackends
 from tmem.backendprocess import ProcessBackend
 from tmem.testing import Pages, check_ops
 from tmem.testing.pages import first_difference, is_mixture
 
-SOUND = {
+SOUND: dict[str, Callable[[], tmem.FrontswapOps]] = {
     "dict": dictbackends.DictBackend,
     "refuses": lambda: dictbackends.Refuses(10),
     "store": lambda: tmem.LocalBackend("4M", pages=1000),
