@@ -16,6 +16,8 @@ import time
 import weakref
 from collections.abc import Iterable, Sequence
 from multiprocessing import spawn
+from types import TracebackType
+from typing import Self
 
 from tmem import _core
 from tmem.backends import DEFAULT_PAGES, NativeBackend
@@ -132,8 +134,16 @@ class ProcessBackend(NativeBackend):
         return self._process.pid
 
     def close(self) -> None:
-        """End the process; its pages go with it."""
+        """End the process; its pages go with it. Twice does no harm."""
         self._end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def _end(core: _core.Backend, process: BackendProcess) -> None:

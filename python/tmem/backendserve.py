@@ -17,6 +17,7 @@ import struct
 import sys
 import threading
 import time
+from contextlib import suppress
 from multiprocessing import spawn
 
 from tmem import backendprocess
@@ -38,8 +39,10 @@ def serve(channel: socket.socket, ops: FrontswapOps) -> None:
     while question := channel.recv(_QUESTION.size + PAGE_SIZE):
         verb, area, page, number = _QUESTION.unpack_from(question)
         if verb == _STORE:
-            with memoryview(question) as whole, whole[_QUESTION.size :] as data:
-                code = _store(ops, area, page, data)
+            data = memoryview(question)[_QUESTION.size :]
+            code = _store(ops, area, page, data)
+            with suppress(BufferError):  # of an array over it that the backend keeps: these bytes are nobody else's
+                data.release()
             channel.send(_ANSWER.pack(number, code, 0))
         elif verb == _LOAD:
             code, found = _load(ops, area, page)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -15,7 +16,8 @@ from typing import Any
 import pytest
 
 import tmem
-from tests.dictbackends import DictBackend
+from tests.dictbackends import DictBackend, KeepsABuffer
+from tmem.backendprocess import ProcessBackend
 
 ROOT = str(Path(__file__).resolve().parents[2])
 OPEN = f"""
@@ -225,6 +227,38 @@ def test_processes_end_with_their_guest_however_it_ends(start: Any, how: str) ->
         assert _gone(pids)
         if how == "fork":
             process.stdin.write("\n")
+
+
+def test_a_hook_whose_process_dies_goes_on_and_tells_which_page_is_lost(tmp_path: Path) -> None:
+    device, backend = tmem.SwapDevice("1M", tmp_path), ProcessBackend(KeepsABuffer(), pages=100)
+    page = bytes(range(256)) * 16
+    with tmem.Frontswap(device, [backend], pages=100) as fs:
+        assert fs.store(1, page)
+        assert fs.load(1) == page
+        os.kill(backend.pid, signal.SIGKILL)
+        assert fs.store(2, page)
+        assert (fs.stats().refused, fs.stats().device_writes) == ({"backend_failed": 1}, 1)
+        assert fs.load(2) == page
+        with pytest.raises(tmem.PageLostError, match="page 1: a stored page is lost: the backend process"):
+            fs.load(1)
+        assert backend.check() == ["law 5: 1 page(s) are lost with their backend process"]
+        assert fs.store(1, page)
+        assert (fs.load(1), fs.check()) == (page, [])
+    backend.close()
+    backend.close()
+    with pytest.raises(tmem.ClosedError):
+        backend.load(0, 1)
+
+
+def test_processes_of_what_was_forgotten_are_reaped() -> None:
+    memory = tmem.Memory("16M", swap=None, ops=[DictBackend()])
+    pid = memory._backends[0].pid  # type: ignore[union-attr]
+    del memory
+    gc.collect()
+    assert _gone([pid])
+    with ProcessBackend(DictBackend()) as other:
+        assert not Path(f"/proc/{pid}").exists()
+    assert not Path(f"/proc/{other.pid}").exists()
 
 
 class Unpicklable(DictBackend):

@@ -28,6 +28,7 @@ BROKEN = [
     ("Torn", "law 8: page 0 of area 0 is torn"),
     ("KeepsTheFlushed", "law 4: page 3 of area 0 was invalidated and is there"),
     ("KeepsTheView", "law 2: load of page 0 of area 0 gives the caller's memory"),
+    ("KeepsABuffer", "law 2: store keeps a view of the caller's memory"),
     ("KeepsTheMemory", "law 2: page 0 of area 0 changed with the caller's memory"),
     ("Forgets", "was taken and is gone"),
     ("MixesNeighbours", "gives the contents of page"),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import tmem
-from tests.dictbackends import DictBackend, Refuses
+from tests.dictbackends import DictBackend, KeepsABuffer, Refuses
 from tmem import Frontswap, Reason, Refused, Stored, SwapDevice, failures
 
 ONE, TWO, THREE = (bytes([n]) * 4096 for n in (1, 2, 3))
@@ -301,6 +301,14 @@ def test_a_view_that_a_backend_keeps_is_of_no_use_after_the_call(log: Any) -> No
             fs.load(1)
         assert isinstance(caught.value.__cause__, ValueError)
     assert log.messages
+
+
+def test_a_backend_that_keeps_a_buffer_over_the_page_has_bytes_of_its_own() -> None:
+    backend, data = KeepsABuffer(), bytearray(ONE)
+    with Frontswap(None, [backend], pages=10) as fs:
+        assert fs.store(1, data)
+        data[:] = TWO
+        assert fs.load(1) == ONE
 
 
 class Waits(DictBackend):

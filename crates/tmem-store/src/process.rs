@@ -157,9 +157,6 @@ impl BackendOps for ProcessBackend {
     }
 
     fn store(&mut self, area: u32, page: u64, data: &Page) -> Outcome {
-        if let Some(slot) = self.areas.find(area, page) {
-            self.forget(slot);
-        }
         let slot = match self.areas.slot(area, page) {
             Ok(slot) => slot,
             Err(reason) => {
@@ -167,6 +164,7 @@ impl BackendOps for ProcessBackend {
                 return Outcome::Refused(reason);
             }
         };
+        self.forget(slot);
         let failed = Outcome::Refused(Reason::BackendFailed);
         if self.reach != Reach::Alive {
             return failed;
@@ -213,9 +211,9 @@ impl BackendOps for ProcessBackend {
     }
 
     fn invalidate_page(&mut self, area: u32, page: u64) {
-        if let Some(slot) = self.areas.find(area, page) {
-            self.forget(slot);
-        }
+        // What is not known here to be there was refused, and is not worth a message.
+        let Some(slot) = self.areas.find(area, page).filter(|slot| self.sums[*slot] != 0) else { return };
+        self.forget(slot);
         if self.tell(Verb::InvalidatePage, area, page, None).is_err() {
             self.lose();
         }
