@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +55,15 @@ def test_the_page_shows_what_check_ops_says() -> None:
     exec(broken[1], names)  # noqa: S102 - the page's own code
     told: list[str] = check_ops(names["Forgetful"]())
     assert said[1] in told, told
+
+
+def test_the_page_has_the_figures_of_the_committed_result() -> None:
+    rounds = json.loads((ROOT / "benches/results/python_backend.json").read_text(encoding="utf-8"))["rounds"]
+    text = PAGE.read_text(encoding="utf-8")
+    for step, digits in (("p50_us", 1), ("p99_us", 1), ("out", 0), ("in", 0), ("work", 0)):
+        values = [statistics.median(one[step] for one in rounds[peer]) for peer in ("store", "plain", "python")]
+        pattern = r" \([\d.-]+\) \| ".join(re.escape(f"{value:.{digits}f}") for value in values)
+        assert re.search(rf"\| {pattern} \(", text), (step, values)
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs/how-to").glob("*.md")), ids=lambda page: page.stem)
