@@ -37,6 +37,7 @@ _END_SECONDS = 5.0
 _NATIVE = ("store", "plain", "refuse")
 
 _RUNNING: list[BackendProcess] = []  # a Memory may go before its arrays do: whoever starts the next one reaps
+_CHANNELS: weakref.WeakSet[_core.Backend] = weakref.WeakSet()  # those of a pager are the pager's to close
 
 
 class BackendProcess:
@@ -127,6 +128,7 @@ class ProcessBackend(NativeBackend):
             raise
         self._process.socket.close()
         self._end = weakref.finalize(self, _end, self.core, self._process)
+        _CHANNELS.add(self.core)
 
     @property
     def pid(self) -> int:
@@ -150,6 +152,14 @@ def _end(core: _core.Backend, process: BackendProcess) -> None:
     if os.getpid() == process.owner:
         core.close()
         process.end()
+
+
+def _let_go_in_child() -> None:
+    for core in _CHANNELS:
+        core.forked()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
 
 
 def start_all(ops: Sequence[FrontswapOps | str] | None) -> list[BackendProcess | str]:

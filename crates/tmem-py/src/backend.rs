@@ -32,7 +32,7 @@ impl Ops {
 type Shared = Arc<Lock<Ops>>;
 
 /// A backend that is not Python.
-#[pyclass(frozen, module = "tmem._core")]
+#[pyclass(frozen, module = "tmem._core", weakref)]
 pub struct Backend {
     /// For the rules of who may call; the backend itself is behind a lock that hooks take too.
     own: Own<Shared>,
@@ -128,6 +128,14 @@ impl Backend {
     /// Bytes of memory taken in this process.
     fn footprint(&self, py: Python<'_>) -> PyResult<usize> {
         self.own.with(py, |b| b.lock().get().footprint())
+    }
+
+    /// In a forked child: lets go of the channel to a process, which would wait for the end of the child, too. A lock that
+    /// another thread held at the fork is let be: the channel then stays open until the child ends.
+    fn forked(&self) {
+        if let Some(mut ops) = self.shared.try_lock() {
+            ops.get().after_fork_in_child();
+        }
     }
 
     /// Lets go of all pages; hooks that still have it are refused. Twice does no harm.
