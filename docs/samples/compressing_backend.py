@@ -41,8 +41,8 @@ if __name__ == "__main__":
     from tmem.testing import check_ops
 
     print("broken laws:", check_ops(Compressing()))
-    with tmem.Memory("32M", ops=[Compressing()]) as memory:
-        table = memory.zeros((8 << 20,), dtype="i8")  # 64 MiB under a budget of 32
+    with tmem.Memory("16M", ops=[Compressing()]) as memory:
+        table = memory.zeros((4 << 20,), dtype="i8")  # 32 MiB under a budget of 16
         table[:] = np.arange(table.size)
         print("right:", bool((table == np.arange(table.size)).all()), "packed pages:", memory.stats().store_pages)
         del table

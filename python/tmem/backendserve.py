@@ -31,7 +31,7 @@ _QUESTION = struct.Struct("=IIQQ")  # verb, area, page, number
 _ANSWER = struct.Struct("=QII")  # number, code, unused
 _INIT, _STORE, _LOAD, _INVALIDATE_PAGE, _INVALIDATE_AREA = range(5)
 _MISS, _FAILED = 254, 255
-_GRACE_SECONDS = 2.0
+_GRACE_SECONDS = 1.0
 
 
 def serve(channel: socket.socket, ops: FrontswapOps) -> None:
