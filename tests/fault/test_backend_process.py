@@ -11,13 +11,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 import tmem
 from tests.dictbackends import DictBackend, KeepsABuffer
-from tmem import backendprocess
+from tmem import _core, backendprocess
 from tmem.backendprocess import ProcessBackend
 
 ROOT = str(Path(__file__).resolve().parents[2])
@@ -112,6 +112,12 @@ told = json.loads(os.read(read, 1000))
 _, status = os.wait()
 say(child=told, ended=os.WTERMSIG(status), parent=sound(array[:-1000]), broken=memory.check())
 """
+CLOSED = """
+memory = tmem.Memory("16M", swap=None, faults=entry, ops=[dictbackends.DictBackend()])
+array = fill(memory)
+os.closerange(3, 1 << 16)
+say(same=sound(array))
+"""
 ENDS = """
 memory = tmem.Memory("16M", swap=None, faults=entry, ops=[dictbackends.DictBackend(), dictbackends.Hangs(1 << 40)])
 array = fill(memory)
@@ -205,6 +211,16 @@ def test_a_forked_child_does_not_reach_the_process_and_says_so(child: Any) -> No
     assert told["child"]["failed"] > 0
     assert (told["ended"], told["parent"], told["broken"]) == (signal.SIGABRT, True, [])
     assert "which a forked child does not have (law 15)" in ran.stderr
+
+
+def test_closing_all_descriptors_is_no_loss_under_the_guard_and_a_report_without(child: Any, entry: str) -> None:
+    ran = child(OPEN + CLOSED, entry)
+    if cast("dict[str, bool]", _core.probe()["guarded"])[entry]:
+        assert ran.returncode == 0, ran.stderr
+        assert json.loads(ran.stdout) == {"same": True}
+    else:
+        assert ran.returncode == -signal.SIGABRT
+        assert "tmem: fatal: " in ran.stderr
 
 
 @pytest.mark.parametrize(
