@@ -44,7 +44,7 @@ class PoolError(TmemError, RuntimeError):
 
 
 class PageLostError(TmemError):
-    """A stored page cannot be given back as it was: memory was overwritten. Never other bytes instead."""
+    """A page that was stored cannot be given back as it was. Never other bytes instead."""
 
 
 class KernelUnsupported(TmemError, OSError):  # noqa: N818 - names the cause, as OSError's own children do

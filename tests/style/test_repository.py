@@ -18,9 +18,12 @@ PRODUCT = sorted((ROOT / "python").glob("**/*.py"))
 PYTHON = [*PRODUCT, *sorted((ROOT / "tests").glob("**/*.py")), *sorted((ROOT / "benches").glob("**/*.py"))]
 NATIVE_USERS = {
     "__init__",
+    "backendprocess",
+    "backends",
     "census",
     "counters",
     "doctor",
+    "frontswap",
     "host",
     "memory",
     "numpylimit",

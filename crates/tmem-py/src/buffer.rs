@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: memory that a caller lends for one call: any contiguous buffer, in the order in which its bytes lie.
-//! Callers: `pool`. Law 2: the loan ends with the call. Law 17: whether the memory is paged is asked
+//! Callers: `pool`, `frontswap`, `backend`. Law 2: the loan ends with the call. Law 17: whether the memory is paged is asked
 //! first, because no paged memory is touched under a lock of ours.
 //!
 //! Like NumPy's own loops, calls read and write the buffer without the GIL: a program that changes it meanwhile from

@@ -11,13 +11,13 @@ use tmem_sys::Errno;
 pub fn to_python(py: Python<'_>, error: PagerError) -> PyErr {
     let text = error.to_string();
     let made = match &error {
-        PagerError::Budget(_) => raise(py, "BudgetError", (text.clone(),)),
-        PagerError::Closed => raise(py, "ClosedError", (text.clone(),)),
-        PagerError::Unsupported(_) => raise(py, "KernelUnsupported", (text.clone(),)),
-        PagerError::Swap(errno, _) => raise(py, "SwapError", (errno.0, text.clone())),
+        PagerError::Budget(_) => make(py, "BudgetError", (text.clone(),)),
+        PagerError::Closed => make(py, "ClosedError", (text.clone(),)),
+        PagerError::Unsupported(_) => make(py, "KernelUnsupported", (text.clone(),)),
+        PagerError::Swap(errno, _) => make(py, "SwapError", (errno.0, text.clone())),
         PagerError::NotOurs => Ok(PyValueError::new_err(text)),
-        PagerError::Kernel(_, errno) if errno.0 == libc_enomem() => raise(py, "BudgetError", (text.clone(),)),
-        PagerError::Kernel(..) => raise(py, "KernelUnsupported", (text.clone(),)),
+        PagerError::Kernel(_, errno) if errno.0 == libc_enomem() => make(py, "BudgetError", (text.clone(),)),
+        PagerError::Kernel(..) => make(py, "KernelUnsupported", (text.clone(),)),
     };
     made.unwrap_or_else(|import_error| import_error)
 }
@@ -29,7 +29,7 @@ pub fn store_to_python(py: Python<'_>, error: StoreError) -> PyErr {
         StoreError::Corrupt(_) => ("PageLostError", ". Do not go on with this data"),
         StoreError::TooManyPools | StoreError::NoEphemeralPools => ("PoolError", ""),
     };
-    raise(py, class, (format!("{error}{next}"),)).unwrap_or_else(|import_error| import_error)
+    raise(py, class, format!("{error}{next}"))
 }
 
 /// The exception for a pool that cannot be made.
@@ -44,23 +44,26 @@ pub fn host_to_python(py: Python<'_>, error: HostError) -> PyErr {
 pub fn guest_to_python(py: Python<'_>, error: GuestError) -> PyErr {
     match error {
         GuestError::BadName => PyValueError::new_err(error.to_string()),
-        GuestError::TooMany => {
-            raise(py, "PoolError", (error.to_string(),)).unwrap_or_else(|import_error| import_error)
-        }
+        GuestError::TooMany => raise(py, "PoolError", error.to_string()),
     }
 }
 
 /// The exception for a host that cannot be made.
 pub fn reserve_to_python(py: Python<'_>, errno: Errno) -> PyErr {
     let text = format!("no address space for a host ({errno}): raise `ulimit -v`, or ask for less");
-    raise(py, "BudgetError", (text,)).unwrap_or_else(|import_error| import_error)
+    raise(py, "BudgetError", text)
 }
 
 fn libc_enomem() -> i32 {
     tmem_sys::Errno::ENOMEM.0
 }
 
-fn raise<'py, A>(py: Python<'py>, class: &str, args: A) -> PyResult<PyErr>
+/// The exception of that name in `tmem.errors`, with one text.
+pub fn raise(py: Python<'_>, class: &str, text: String) -> PyErr {
+    make(py, class, (text,)).unwrap_or_else(|import_error| import_error)
+}
+
+fn make<'py, A>(py: Python<'py>, class: &str, args: A) -> PyResult<PyErr>
 where
     A: pyo3::call::PyCallArgs<'py>,
 {

@@ -2,12 +2,16 @@
 //! `tmem._core`: the export list of the bindings. PyO3 is used in this crate only; the floors below know no Python.
 
 mod allocator;
+mod backend;
 mod buffer;
 mod error;
+mod frontswap;
 mod host;
 mod memory;
+mod own;
 mod pool;
 mod probe;
+mod pyops;
 mod region;
 
 use pyo3::prelude::*;
@@ -26,6 +30,9 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("BUILD_PROFILE", if cfg!(debug_assertions) { "debug" } else { "release" })?;
     m.add("MIN_RAM", tmem_pager::MIN_RAM)?;
     m.add("REASONS", Reason::ALL.map(Reason::name))?;
+    m.add_class::<backend::Backend>()?;
+    m.add_class::<frontswap::Frontswap>()?;
+    m.add_class::<frontswap::SwapDevice>()?;
     m.add_class::<memory::Memory>()?;
     m.add_class::<region::Region>()?;
     m.add_class::<allocator::Allocator>()?;

@@ -6,8 +6,13 @@
 //! from `tmem_sys` tables. Only `check` and constructors allocate.
 #![forbid(unsafe_code)]
 
+pub mod frontswap;
 pub mod ops;
+pub mod process;
+pub mod stack;
 pub mod testback;
+
+mod areas;
 
 pub mod backend;
 mod config;
@@ -39,11 +44,14 @@ mod check;
 pub mod stats;
 
 pub use backend::LocalBackend;
+pub use frontswap::{Frontswap, FrontswapCounters, Mode};
 pub use guests::{GuestError, GuestHoldings, GuestId, GuestLimits, GuestStats};
 pub use host::{Host, HostConfig, HostError};
 pub use object::ObjectId;
 pub use ops::{BackendOps, Corrupt, Loaded, Outcome, Reason};
 pub use pool::{PageStore, PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
+pub use process::ProcessBackend;
+pub use stack::{Lost, Stack};
 pub use stats::{Holdings, PoolStats, Refusals, StoreStats, SwapStats, Traffic};
 pub use swap::{Batch, SwapConfig, SwapDevice, SwapFault, SwapOpenError, SwapSlot};
 
