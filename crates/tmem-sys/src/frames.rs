@@ -7,10 +7,14 @@
 use crate::errno::Errno;
 use crate::mapping::{Advice, Mapping};
 use crate::page::{HUGE_SIZE, PAGE_SHIFT, PAGE_SIZE, Page, ZERO_PAGE};
-use crate::syscall::call;
+use crate::pagemap;
+use crate::syscall::die;
 use crate::table::Table;
 use crate::uffd::{Progress, Uffd};
 use std::ops::Range;
+
+/// The most pages of one move.
+const MAX_MOVE: usize = 512;
 
 /// Pages transferred, and the reason for an early stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,20 +146,20 @@ impl Frames {
 
     /// Takes `n` frames from the arena to the holes at `slot`. What was moved is filled there and missing here.
     pub fn take_out(&mut self, page: usize, n: usize, slot: usize) -> Moved {
-        assert!(self.all(slot..slot + n, false), "take_out needs holes");
+        assert!(n <= MAX_MOVE && self.all(slot..slot + n, false), "take_out needs holes");
         let (src, dst) = (self.page_addr(page, n), self.slot_addr(slot));
         // SAFETY: no Rust reference into the arena exists in this crate or above; holes are never referenced.
-        let moved = Moved::from(unsafe { self.uffd().move_range(dst, src, n << PAGE_SHIFT) });
+        let moved = unsafe { move_frames(self.uffd(), dst, src, n) };
         self.mark(slot..slot + moved.pages, true);
         moved
     }
 
     /// Moves `n` filled slots into missing pages of the arena, waking whoever waits there.
     pub fn put_in(&mut self, slot: usize, n: usize, page: usize) -> Moved {
-        assert!(self.all(slot..slot + n, true), "put_in needs frames");
+        assert!(n <= MAX_MOVE && self.all(slot..slot + n, true), "put_in needs frames");
         let (src, dst) = (self.slot_addr(slot), self.page_addr(page, n));
         // SAFETY: `&mut self` proves that no borrowed frame is live; nobody refers into a missing page.
-        let moved = Moved::from(unsafe { self.uffd().move_range(dst, src, n << PAGE_SHIFT) });
+        let moved = unsafe { move_frames(self.uffd(), dst, src, n) };
         self.mark(slot..slot + moved.pages, false);
         moved
     }
@@ -242,37 +246,52 @@ impl Frames {
     /// # Errors
     /// The kernel's, when `/proc/self/pagemap` cannot be read.
     pub fn scan_present(&self, pages: Range<usize>, mut present: impl FnMut(usize)) -> Result<(), Errno> {
-        const BATCH: usize = 512;
-        const PRESENT_OR_SWAPPED: u64 = 3 << 62;
-        let path = c"/proc/self/pagemap";
-        let how = (libc::O_RDONLY | libc::O_CLOEXEC) as usize;
-        // SAFETY: the path is a static C string.
-        let fd =
-            unsafe { call(libc::SYS_openat, [libc::AT_FDCWD as usize, path.as_ptr() as usize, how, 0])? };
-        let mut entries = [0u64; BATCH];
-        let mut page = pages.start;
-        let mut answer = Ok(());
-        while page < pages.end {
-            let want = BATCH.min(pages.end - page);
-            let offset = (self.page_addr(page, want) >> PAGE_SHIFT) * 8;
-            // SAFETY: the buffer is live and holds `want * 8` bytes.
-            let got =
-                unsafe { call(libc::SYS_pread64, [fd, entries.as_mut_ptr() as usize, want * 8, offset]) };
-            match got {
-                Ok(n) if n >= 8 => {
-                    let n = n / 8;
-                    (0..n).filter(|&i| entries[i] & PRESENT_OR_SWAPPED != 0).for_each(|i| present(page + i));
-                    page += n;
-                }
-                Err(Errno::EINTR) => {}
-                other => {
-                    answer = Err(other.err().unwrap_or(Errno::EIO));
-                    break;
-                }
+        let start = self.page_addr(pages.start, pages.len());
+        pagemap::each_page(start, pages.len(), |i, there| {
+            if there {
+                present(pages.start + i);
             }
-        }
-        crate::syscall::close(fd as i32);
-        answer
+        })
+    }
+}
+
+/// Moves `n` frames, and believes the kernel only as far as what is there agrees. Linux 6.18, which moves present pages in
+/// batches, does not count a batch that it moved at the second try: it then finds the target taken, and reports less than it
+/// did. A page taken for unmoved by mistake would be lost.
+///
+/// # Safety
+/// As [`Uffd::move_range`].
+unsafe fn move_frames(uffd: &Uffd, dst: usize, src: usize, n: usize) -> Moved {
+    // SAFETY: passed on to the caller.
+    let told = Moved::from(unsafe { uffd.move_range(dst, src, n << PAGE_SHIFT) });
+    if !in_doubt(told, n) {
+        return told;
+    }
+    let (at, rest) = (told.pages << PAGE_SHIFT, n - told.pages);
+    let (mut gone, mut came) = ([false; MAX_MOVE], [false; MAX_MOVE]);
+    let looked = pagemap::each_page(src + at, rest, |i, there| gone[i] = !there)
+        .and_then(|()| pagemap::each_page(dst + at, rest, |i, there| came[i] = there));
+    if looked.is_err() {
+        die(
+            "the kernel's answer to a move of pages is in doubt, and /proc/self/pagemap cannot be read (law 12)",
+        );
+    }
+    settle(told, n, &gone[..rest], &came[..rest])
+}
+
+/// Whether more may have been moved than told.
+fn in_doubt(told: Moved, n: usize) -> bool {
+    told.pages < n && matches!(told.stopped, Some(Errno::EAGAIN | Errno::EEXIST | Errno::ENOENT))
+}
+
+/// What was moved, told or not: of the pages after those told, the ones that have left their place and come to the other.
+fn settle(told: Moved, n: usize, gone: &[bool], came: &[bool]) -> Moved {
+    let more = gone.iter().zip(came).take_while(|(gone, came)| **gone && **came).count();
+    match told.pages + more {
+        all if all == n => Moved { pages: n, stopped: None },
+        // What stopped it met a page that it had moved itself: what follows is simply not done yet.
+        pages if more > 0 => Moved { pages, stopped: Some(Errno::EAGAIN) },
+        _ => told,
     }
 }
 
@@ -282,5 +301,34 @@ impl Drop for Frames {
             let _ = uffd.unregister(self.arena.addr(), self.arena.len());
             let _ = uffd.unregister(self.staging.addr(), self.staging.len());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The answers that Linux 6.18 was seen to give while memory was being compacted.
+    #[test]
+    fn what_was_moved_counts_and_not_what_was_told() {
+        let told = |pages, stopped| Moved { pages, stopped };
+        let (again, exists) = (Some(Errno::EAGAIN), Some(Errno::EEXIST));
+        assert_eq!(settle(told(59, again), 64, &[true; 5], &[true; 5]), told(64, None));
+        assert_eq!(settle(told(0, exists), 64, &[true; 64], &[true; 64]), told(64, None));
+        let (mut gone, mut came) = ([false; 33], [false; 33]);
+        gone[..2].fill(true);
+        came[..2].fill(true);
+        assert_eq!(settle(told(31, again), 64, &gone, &came), told(33, again));
+        assert_eq!(settle(told(0, exists), 3, &[true, true, false], &[true, true, false]), told(2, again));
+    }
+
+    #[test]
+    fn what_the_kernel_told_right_stays() {
+        let told = |pages, stopped| Moved { pages, stopped };
+        let exists = told(0, Some(Errno::EEXIST));
+        assert_eq!(settle(exists, 2, &[false; 2], &[true; 2]), exists, "a frame in the way");
+        let gone = told(3, Some(Errno::ENOENT));
+        assert_eq!(settle(gone, 5, &[true; 2], &[false; 2]), gone, "the program dropped the page");
+        assert!(!in_doubt(told(0, Some(Errno::EBUSY)), 4) && !in_doubt(told(4, None), 4));
     }
 }

@@ -24,6 +24,8 @@ pub mod table;
 pub mod time;
 
 pub mod frames;
+pub mod pagemap;
+
 pub mod uffd;
 
 pub mod entry;
