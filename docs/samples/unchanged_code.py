@@ -27,7 +27,7 @@ print(f"the budget was overshot {budget.stats().overshoot_events} times")
 
 with budget:
     kept = np.ones(4 << 20)  # 32 MiB, made by NumPy: paged
-    copy = pickle.loads(pickle.dumps(np.arange(2 << 20)))  # noqa: S301 - 16 MiB that pickle brings along
+    copy = pickle.loads(pickle.dumps(np.arange(2 << 20)))  # 16 MiB that pickle brings along
     seen = np.frombuffer(bytes(8 << 20), dtype="u1")  # 8 MiB that belong to a bytes object
     numpy = tmem.stats().numpy
 
