@@ -32,6 +32,12 @@ def entry(request: pytest.FixtureRequest) -> str:
     return name
 
 
+@pytest.fixture(scope="session")
+def entries() -> list[str]:
+    """The fault entries that this machine permits."""
+    return [entry for entry in ("signal", "thread") if not refusal(entry)]
+
+
 @pytest.fixture
 def need_root() -> None:
     if os.geteuid() != 0:

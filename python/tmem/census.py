@@ -12,7 +12,7 @@ import gc
 import mmap
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -91,7 +91,8 @@ def _arrays() -> Iterator[Array]:
     tracked = gc.get_objects()
     yield from (found for found in tracked if isinstance(found, np.ndarray))  # subclasses are tracked
     reached: set[int] = set()
-    waiting: list[Any] = [gc.get_referents(*tracked), list(_variables())]
+    # Not by f_locals, which would keep a copy of the variables in the frame, and the arrays alive with it.
+    waiting: list[Any] = [gc.get_referents(*tracked), gc.get_referents(*_frames())]
     while waiting:
         holders = []
         for found in waiting.pop():
@@ -104,10 +105,10 @@ def _arrays() -> Iterator[Array]:
             waiting.append(gc.get_referents(*holders))
 
 
-def _variables() -> Iterable[object]:
-    """Yield what running functions of every thread have in their variables."""
+def _frames() -> Iterator[FrameType]:
+    """Yield the running functions of every thread: their variables are not tracked."""
     for innermost in sys._current_frames().values():  # noqa: SLF001 - documented, and the only way
         frame: FrameType | None = innermost
         while frame is not None:
-            yield from list(frame.f_locals.values())
+            yield frame
             frame = frame.f_back

@@ -255,12 +255,9 @@ class Memory:
         raise_notices(self._core)
 
 
-def numpy_allocator(memory: Memory, threshold: int, small: str, *, evict_every: int = 0) -> _core.Allocator:
-    """Return the allocator that NumPy is handed to have its arrays in `memory`; see numpylimit.
-
-    With `evict_every`, every page leaves each time so many blocks were made: for tests of other people's code.
-    """
-    return memory._core.allocator(threshold, small, evict_every)  # noqa: SLF001 - in the module that owns it
+def numpy_allocator(memory: Memory, threshold: int, small: str) -> _core.Allocator:
+    """Return the allocator that NumPy is handed to have its arrays in `memory`; see numpylimit."""
+    return memory._core.allocator(threshold, small)  # noqa: SLF001 - in the module that owns it
 
 
 def _budget(ram: Size) -> int:

@@ -137,6 +137,15 @@ class Limit:
         """Return how many blocks NumPy was given: `paged`, `plain` (below the threshold), and the `refused`."""
         return self._allocator.counts()
 
+    def evict_every(self, blocks: int) -> None:
+        """From now on, send every page out each time NumPy was given so many paged blocks; 0 ends it.
+
+        For tests: code that works under this works under any pressure. Very slow with small numbers.
+        """
+        if blocks < 0:
+            raise ValueError(f"blocks must be 0 or more, not {blocks}")
+        self._allocator.evict_every(blocks)
+
     def close(self) -> None:
         """Make no more arrays under it. Those alive stay valid, and a ResourceWarning counts them."""
         self._memory.close()

@@ -39,14 +39,14 @@ struct Handler {
     pager: Arc<Pager>,
     threshold: usize,
     packs_small: bool,
-    /// Everything is evicted each time so many blocks were made; 0 for never.
-    evict_every: u64,
     counts: Arc<Counts>,
 }
 
-/// What a handler did, and why it last refused.
+/// What a handler did, why it last refused, and what it is asked to do beside.
 #[derive(Default)]
 struct Counts {
+    /// Everything is evicted each time so many blocks were made; 0 for never.
+    evict_every: AtomicU64,
     paged: AtomicU64,
     plain: AtomicU64,
     refused: AtomicU64,
@@ -60,7 +60,8 @@ impl Handler {
             return heap::allocate(bytes.max(1), zeroed);
         }
         let made = self.counts.paged.fetch_add(1, Ordering::Relaxed) + 1;
-        if self.evict_every > 0 && made.is_multiple_of(self.evict_every) {
+        let every = self.counts.evict_every.load(Ordering::Relaxed);
+        if every > 0 && made.is_multiple_of(every) {
             // Where nothing may leave (a thread that is not covered), pages stay and the pager tells why.
             let _ = self.pager.evict_all();
         }
@@ -174,23 +175,14 @@ impl Allocator {
         pager: Arc<Pager>,
         threshold: usize,
         packs_small: bool,
-        evict_every: u64,
     ) -> PyResult<Allocator> {
         let counts = Arc::new(Counts::default());
         let mut name = [0; 127];
         name.iter_mut().zip(NAME).for_each(|(to, from)| *to = *from as c_char);
         let functions = Functions { ctx: ptr::null_mut(), malloc, calloc, realloc, free };
         let counted = Arc::clone(&counts);
-        let made = Box::new(Handler {
-            name,
-            version: 1,
-            functions,
-            pager,
-            threshold,
-            packs_small,
-            evict_every,
-            counts: counted,
-        });
+        let made =
+            Box::new(Handler { name, version: 1, functions, pager, threshold, packs_small, counts: counted });
         let raw = Box::into_raw(made);
         // SAFETY: the box is ours until the capsule owns it; `drop_capsule` undoes this.
         let capsule = unsafe {
@@ -218,6 +210,11 @@ impl Allocator {
             counts.set_item(name, count.load(Ordering::Relaxed))?;
         }
         Ok(counts)
+    }
+
+    /// From now on sends every page out each time so many blocks were made; 0 for never.
+    fn evict_every(&self, blocks: u64) {
+        self.counts.evict_every.store(blocks, Ordering::Relaxed);
     }
 
     /// Why the last refusal was; told once.

@@ -90,15 +90,8 @@ impl Memory {
     }
 
     /// A data allocator for NumPy over this memory: blocks of `threshold` bytes or more are paged, smaller ones too where
-    /// `small` is `packed`. With `evict_every`, all pages leave each time so many blocks were made.
-    #[pyo3(signature = (threshold, small, evict_every=0))]
-    fn allocator(
-        &self,
-        py: Python<'_>,
-        threshold: usize,
-        small: &str,
-        evict_every: u64,
-    ) -> PyResult<Allocator> {
+    /// `small` is `packed`.
+    fn allocator(&self, py: Python<'_>, threshold: usize, small: &str) -> PyResult<Allocator> {
         let packs_small = match small {
             "plain" => false,
             "packed" => true,
@@ -106,7 +99,7 @@ impl Memory {
                 return Err(PyValueError::new_err(format!("unknown small={other:?}: use plain or packed")));
             }
         };
-        Allocator::new(py, Arc::clone(&self.pager), threshold, packs_small, evict_every)
+        Allocator::new(py, Arc::clone(&self.pager), threshold, packs_small)
     }
 
     /// Brings a range in as far as the budget lets it stay.

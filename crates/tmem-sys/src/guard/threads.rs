@@ -16,6 +16,10 @@ use crate::{stub, time};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use core::time::Duration;
 
+/// Threads of libraries that block every signal, so that they cannot be asked, and hand the kernel no memory but their own:
+/// those of jemalloc, which Arrow brings along, only give its free pages back.
+const KEEP_TO_THEMSELVES: [&[u8]; 1] = [b"jemalloc_bg_thd"];
+
 /// Threads that can be kept track of.
 const CAPACITY: usize = 4096;
 
@@ -198,6 +202,10 @@ fn ask(tid: i32) -> bool {
     if ASKED.find(tid as u32).is_some() {
         return !procfs::task(tid).is_none_or(|t| t.is_dead());
     }
+    if procfs::task(tid).is_some_and(|t| keeps_to_itself(&t)) {
+        EXEMPT.add(tid as u32);
+        return false;
+    }
     ASKED.add(tid as u32);
     let mut info = [0u32; 32];
     (info[0], info[2], info[4]) = (libc::SIGSYS as u32, libc::SI_QUEUE as u32, getpid() as u32);
@@ -206,6 +214,14 @@ fn ask(tid: i32) -> bool {
     // SAFETY: `info` is a live `siginfo_t` of the kernel's size: number, code, sender and value are set.
     let sent = unsafe { call(libc::SYS_rt_tgsigqueueinfo, args) };
     sent.map_or_else(|e| e.0 != libc::ESRCH, |_| true)
+}
+
+fn keeps_to_itself(task: &Task) -> bool {
+    let blocks = task.blocked & signals::bit(libc::SIGSYS) != 0;
+    blocks
+        && KEEP_TO_THEMSELVES
+            .iter()
+            .any(|name| task.comm.strip_prefix(*name).is_some_and(|rest| rest[0] == 0))
 }
 
 /// Why a thread did not report.

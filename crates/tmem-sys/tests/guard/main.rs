@@ -91,6 +91,7 @@ scenarios! {
     threads::thread_waiting_in_read,
     threads::many_threads_come_and_go,
     threads::blocked_sigsys_is_reported,
+    threads::a_thread_that_keeps_to_itself_is_let_be,
     threads::uring_is_reported,
     threads::exempt_thread,
     threads::disarm_and_again,

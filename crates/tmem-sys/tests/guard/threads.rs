@@ -157,6 +157,23 @@ pub fn blocked_sigsys_is_reported() {
     assert!(guarded_call(0));
 }
 
+/// A library's own thread that cannot be asked, and need not be: known by its name.
+pub fn a_thread_that_keeps_to_itself_is_let_be() {
+    let (said, hear) = channel();
+    let (go, wait) = channel::<()>();
+    let spawned = thread::Builder::new().name("jemalloc_bg_thd".into()).spawn(move || {
+        block_all();
+        said.send(()).unwrap();
+        wait.recv().unwrap();
+    });
+    hear.recv().unwrap();
+    arena::arm();
+    guard::all_covered().unwrap();
+    go.send(()).unwrap();
+    spawned.unwrap().join().unwrap();
+    guard::all_covered().unwrap();
+}
+
 pub fn uring_is_reported() {
     arena::make();
     let space = [0u64; 64];
