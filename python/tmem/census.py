@@ -9,8 +9,10 @@ running function has them in a variable. What only C code holds stays unseen.
 from __future__ import annotations
 
 import gc
+import inspect
 import mmap
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,7 +29,7 @@ __all__ = ["LARGE", "NumpyBytes", "count_numpy"]
 LARGE = 64 << 10
 """Arrays of fewer bytes than this are not counted unless a smaller size is asked for."""
 
-_HOLDERS = (dict, tuple)  # the collector does not track these while all they hold are objects such as arrays
+_UNSHARED = 3  # references to a frame's copy of its variables: the frame's, ours, and that of the call that counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,27 +90,51 @@ def _name(base: object) -> str:
 
 def _arrays() -> Iterator[Array]:
     """Yield every array that can be found, some of them more than once."""
-    tracked = gc.get_objects()
+    tracked = _core.tracked()  # no tuples: those are reached through what holds them
     yield from (found for found in tracked if isinstance(found, np.ndarray))  # subclasses are tracked
     reached: set[int] = set()
-    # Not by f_locals, which would keep a copy of the variables in the frame, and the arrays alive with it.
-    waiting: list[Any] = [gc.get_referents(*tracked), gc.get_referents(*_frames())]
+    waiting: list[Any] = [gc.get_referents(*tracked), list(_variables())]
     while waiting:
         holders = []
         for found in waiting.pop():
             if isinstance(found, np.ndarray):
                 yield found
-            elif isinstance(found, _HOLDERS) and not gc.is_tracked(found) and id(found) not in reached:
+            elif _is_open(found) and id(found) not in reached:
                 reached.add(id(found))
                 holders.append(found)
         if holders:
             waiting.append(gc.get_referents(*holders))
 
 
-def _frames() -> Iterator[FrameType]:
-    """Yield the running functions of every thread: their variables are not tracked."""
-    for innermost in sys._current_frames().values():  # noqa: SLF001 - documented, and the only way
+def _is_open(found: object) -> bool:
+    """Return whether arrays may be in it that were not reached through what is tracked."""
+    return isinstance(found, tuple) or (isinstance(found, dict) and not gc.is_tracked(found))
+
+
+def _variables() -> Iterator[object]:
+    """Yield what running functions have in their variables, of every thread, and leave nothing behind in them.
+
+    Without a GIL the other threads run meanwhile, and only this one's functions can be looked into.
+    """
+    free = not getattr(sys, "_is_gil_enabled", lambda: True)()
+    current = sys._current_frames()  # noqa: SLF001 - documented, and the only way
+    for innermost in [current[threading.get_ident()]] if free else current.values():
         frame: FrameType | None = innermost
         while frame is not None:
-            yield frame
+            if frame.f_globals is not globals():
+                yield from _values(frame)
             frame = frame.f_back
+
+
+def _values(frame: FrameType) -> list[object]:
+    """Return the values of a function's variables.
+
+    Before 3.13 reading them leaves a copy in the frame, which keeps arrays alive after the variable is gone. It is
+    emptied, unless it is somebody's `locals()`, or a debugger is about to write it back.
+    """
+    variables = frame.f_locals
+    values = list(variables.values())
+    is_copy = type(variables) is dict and frame.f_code.co_flags & inspect.CO_OPTIMIZED
+    if is_copy and sys.getrefcount(variables) <= _UNSHARED and not (sys.gettrace() or threading.gettrace()):
+        variables.clear()
+    return values

@@ -2,7 +2,7 @@
 """A worker of test_free_threaded: threads without a GIL on one Memory and under one limit, all at once.
 
 Each thread owns some arrays of the Memory and writes and reads them, while the others evict, prefetch, pin and advise
-the same arrays, ask for counters, and make and drop arrays under the limit. Prints what it found as JSON.
+the same arrays, ask for counters and the census, and make and drop arrays under the limit. Prints its findings as JSON.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ class Ground:
             lambda: tmem.advise(array, "sequential"),
             lambda: self.pin(half[: LENGTH // 16]),
             lambda: self.check(self.memory.stats().ram == self.memory.ram, "the counters are torn"),
+            lambda: self.check(tmem.stats().numpy.managed > 0, "the census finds no array"),
         ]
         jobs[int(rng.integers(len(jobs)))]()
 

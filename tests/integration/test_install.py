@@ -108,7 +108,8 @@ def test_the_peak_of_unchanged_code_stays_within_the_budget() -> None:
 
 def test_arrow_and_its_own_threads_are_no_obstacle(entry: str) -> None:
     pytest.importorskip("pyarrow", reason="pyarrow is not installed")
-    assert run(f"""
+    assert (
+        run(f"""
         import numpy as np, pyarrow as pa, tmem
         strings = pa.array(["a string of some length"] * 100_000)  # its pool starts a thread that blocks every signal
         with tmem.limit("16M", faults={entry!r}):
@@ -116,4 +117,6 @@ def test_arrow_and_its_own_threads_are_no_obstacle(entry: str) -> None:
             wrapped = pa.Array.from_buffers(pa.int64(), array.size, [None, pa.py_buffer(array)])
             print(wrapped.sum().as_py() == 6_000_000 * 5_999_999 // 2, tmem.stats().numpy.arrow > 2_000_000)
             print(tmem.stats().memories[0].evictions > 1000)
-    """).split() == ["True"] * 3
+    """).split()
+        == ["True"] * 3
+    )

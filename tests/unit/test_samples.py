@@ -90,7 +90,7 @@ def _output(sample: Path) -> str:
             command, cwd=home, env=_environment(home), capture_output=True, text=True, timeout=SECONDS, check=False
         )
     assert done.returncode == 0, f"{sample.name} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
-    assert done.stderr == ""
+    assert "Traceback" not in done.stderr, done.stderr  # of exceptions in threads, and of what became of objects
     return done.stdout
 
 

@@ -5,6 +5,7 @@ mod allocator;
 mod buffer;
 mod error;
 mod memory;
+mod objects;
 mod probe;
 mod region;
 
@@ -32,6 +33,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(memory::memories, m)?)?;
     m.add_function(wrap_pyfunction!(memory::find, m)?)?;
     m.add_function(wrap_pyfunction!(allocator::set_handler, m)?)?;
+    m.add_function(wrap_pyfunction!(objects::tracked, m)?)?;
     m.add_function(wrap_pyfunction!(finalize, m)?)?;
     Ok(())
 }
