@@ -63,14 +63,20 @@ def _starting(start: Callable[[threading.Thread], None]) -> Callable[[threading.
     @functools.wraps(start)
     def wrapped(self: threading.Thread) -> None:
         body = _carried(self.run)
-        if body is not None:
+        if body is None or self.ident is not None:  # a thread that was started already is for `start` to refuse
+            start(self)
+            return
 
-            def run() -> None:
-                del self.run  # the thread must not keep itself alive through us
-                body()
+        def run() -> None:
+            del self.run  # the thread must not keep itself alive through us
+            body()
 
-            self.run = run  # type: ignore[method-assign]
-        start(self)
+        self.run = run  # type: ignore[method-assign]
+        try:
+            start(self)
+        except BaseException:
+            vars(self).pop("run", None)
+            raise
 
     return wrapped
 

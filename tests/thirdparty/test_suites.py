@@ -27,6 +27,8 @@ Answers = dict[str, Answer | BaseException]
 
 # Of pandas: what allocates and moves most, by the directories of its test package.
 PANDAS = ("reductions", "reshape", "frame/methods", "series/methods")
+# It ranks a column of 128 MiB, in random order, in a quarter of that: right, but a matter of hours.
+PANDAS_NOT = "test_pct_max_many_rows"
 
 
 def _both_at_once(run_worker: Any, entries: list[str], every: int, which: list[str]) -> Answers:
@@ -60,8 +62,16 @@ def pandas_answers(run_worker: Any, entries: list[str]) -> Answers:
     if spec is None or spec.origin is None:
         pytest.skip("pandas is not installed")
     tests = Path(spec.origin).parent / "tests"
-    which = ["-m", "not slow and not network", *(str(tests / part) for part in PANDAS)]
-    return _both_at_once(run_worker, entries, 400, which)
+    # The wheel has the tests, but not all files of data that they read.
+    which = [
+        "--no-strict-data-files",
+        "-m",
+        "not slow and not network",
+        "-k",
+        f"not {PANDAS_NOT}",
+        *(str(tests / part) for part in PANDAS),
+    ]
+    return _both_at_once(run_worker, entries, 9, which)
 
 
 def _sound(answers: Answers, entry: str) -> Answer:
@@ -86,5 +96,5 @@ def test_numpy(numpy_answers: Answers, entry: str) -> None:
 def test_pandas(pandas_answers: Answers, entry: str) -> None:
     answer = _sound(pandas_answers, entry)
     assert answer["counts"]["passed"] > 10_000
-    assert answer["evictions"] >= MILLION // 10
-    assert answer["faults"] >= MILLION // 10
+    assert answer["evictions"] >= MILLION
+    assert answer["faults"] >= MILLION
