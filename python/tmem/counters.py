@@ -20,6 +20,7 @@ PAGE = 4096
 _MEMFD = "/memfd:tmem-stats"
 
 Value = int | float | str
+"""A number, or a name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
