@@ -49,7 +49,7 @@ class NumpyBytes:
 
 
 def count_numpy(large: int = LARGE) -> NumpyBytes:
-    """Return the census of arrays of `large` bytes or more. Takes time: about a second for ten million objects."""
+    """Return the census of arrays of `large` bytes or more. Takes time: about a second for a million objects."""
     managed = 0
     escaped: Counter[str] = Counter()
     for count, name in _owners(large):
