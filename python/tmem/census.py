@@ -11,12 +11,13 @@ from __future__ import annotations
 import gc
 import inspect
 import mmap
+import os
 import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ __all__ = ["LARGE", "NumpyBytes", "count_numpy"]
 LARGE = 64 << 10
 """Arrays of fewer bytes than this are not counted unless a smaller size is asked for."""
 
+_one_at_a_time = threading.RLock()  # two would find each other's lists, and grow without end
 _UNSHARED = 3  # references to a frame's copy of its variables: the frame's, ours, and that of the call that counts
 
 
@@ -52,14 +54,24 @@ def count_numpy(large: int = LARGE) -> NumpyBytes:
     """Return the census of arrays of `large` bytes or more. Takes time: about a second for a million objects."""
     managed = 0
     escaped: Counter[str] = Counter()
-    for count, name in _owners(large):
-        if name:
-            escaped[name] += count
-        else:
-            managed += count
+    with _one_at_a_time:
+        for count, name in _owners(large):
+            if name:
+                escaped[name] += count
+            else:
+                managed += count
     pyarrow = sys.modules.get("pyarrow")
     arrow = int(pyarrow.total_allocated_bytes()) if pyarrow is not None else 0
     return NumpyBytes(managed=managed, escaped=escaped.total(), arrow=arrow, by_owner=dict(escaped.most_common()))
+
+
+def _renew() -> None:
+    """In a forked child: whoever held the lock stayed in the parent."""
+    global _one_at_a_time  # noqa: PLW0603 - a lock that nobody can release has no other cure
+    _one_at_a_time = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew)
 
 
 def _owners(large: int) -> Iterator[tuple[int, str]]:
@@ -93,7 +105,10 @@ def _arrays() -> Iterator[Array]:
     tracked = _core.tracked()  # no tuples: those are reached through what holds them
     yield from (found for found in tracked if isinstance(found, np.ndarray))  # subclasses are tracked
     reached: set[int] = set()
-    waiting: list[Any] = [gc.get_referents(*tracked), list(_variables())]
+    # A module's variables are in a dictionary, which is tracked. What its C code keeps is left alone: in 3.12.1 asyncio
+    # shows the collector objects that it has freed, and looking at those frees them twice.
+    safe = [found for found in tracked if not issubclass(type(found), ModuleType)]
+    waiting: list[Any] = [gc.get_referents(*safe), list(_variables())]
     while waiting:
         holders = []
         for found in waiting.pop():

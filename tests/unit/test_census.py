@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+import subprocess
 import sys
 import threading
 import time
@@ -98,3 +99,28 @@ def test_looking_breaks_no_tuple_that_another_thread_makes() -> None:
     thread.join()
     assert broken == []
     assert len(junk) == len(gc.get_referents(junk))
+
+
+def test_looking_leaves_the_free_lists_of_asyncio_alone() -> None:
+    code = """
+import asyncio, gc, tmem
+async def several():
+    return await asyncio.get_running_loop().run_in_executor(None, int)
+for _ in range(3):
+    asyncio.run(several())
+    tmem.stats()
+    gc.collect()
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
+def test_threads_look_one_after_the_other() -> None:
+    before = count_numpy(SIZE).escaped
+    array = np.ones(SIZE, "u1")
+    found: list[int] = []
+    threads = [threading.Thread(target=lambda: found.append(_growth(before))) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [array.nbytes] * 6

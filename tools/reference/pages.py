@@ -139,7 +139,9 @@ def _words(package: Path) -> dict[str, Alias]:
 
 def _glossary(text: str, words: dict[str, Alias]) -> list[str]:
     """Return the section that explains the short names in the signatures of a page, where there are any."""
-    signatures = "\n".join([*re.findall(r"```python\n(.*?)```", text, re.DOTALL), *re.findall(r"\| `(.*?)`(?= \|)", text)])
+    signatures = "\n".join(
+        [*re.findall(r"```python\n(.*?)```", text, re.DOTALL), *re.findall(r"\| `(.*?)`(?= \|)", text)]
+    )
     used: dict[str, Alias] = {}
     waiting = signatures
     while True:
