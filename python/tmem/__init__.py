@@ -7,6 +7,7 @@ mem.stats()
 """
 
 from tmem._core import __version__
+from tmem.backends import LocalBackend, PlainCopies, PoolBackend, RefuseAll
 from tmem.census import NumpyBytes
 from tmem.counters import Stats
 from tmem.errors import (
@@ -15,33 +16,55 @@ from tmem.errors import (
     GuardWarning,
     KernelUnsupported,
     OvershootWarning,
+    PageLostError,
+    PoolError,
     SizeError,
     SwapError,
     TmemError,
     TmemWarning,
 )
+from tmem.frontswap import Frontswap, FrontswapStats, SwapDevice, SwapDeviceStats
+from tmem.host import GuestStats, Host, HostStats
 from tmem.memory import Memory
 from tmem.numpylimit import Limit, install, limit, uninstall
+from tmem.ops import FrontswapOps
 from tmem.outcome import Outcome, Reason, Refused, Stored
+from tmem.pool import Pool, PoolStats
 from tmem.process import ProcessStats, stats
 from tmem.steering import advise, evict, is_paged, pin, prefetch
 
 __all__ = [
     "BudgetError",
     "ClosedError",
+    "Frontswap",
+    "FrontswapOps",
+    "FrontswapStats",
     "GuardWarning",
+    "GuestStats",
+    "Host",
+    "HostStats",
     "KernelUnsupported",
     "Limit",
+    "LocalBackend",
     "Memory",
     "NumpyBytes",
     "Outcome",
     "OvershootWarning",
+    "PageLostError",
+    "PlainCopies",
+    "Pool",
+    "PoolBackend",
+    "PoolError",
+    "PoolStats",
     "ProcessStats",
     "Reason",
+    "RefuseAll",
     "Refused",
     "SizeError",
     "Stats",
     "Stored",
+    "SwapDevice",
+    "SwapDeviceStats",
     "SwapError",
     "TmemError",
     "TmemWarning",

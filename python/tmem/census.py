@@ -108,7 +108,7 @@ def _arrays() -> Iterator[Array]:
     # A module's variables are in a dictionary, which is tracked. What its C code keeps is left alone: in 3.12.1 asyncio
     # shows the collector objects that it has freed, and looking at those frees them twice.
     safe = [found for found in tracked if not issubclass(type(found), ModuleType)]
-    waiting: list[Any] = [gc.get_referents(*safe), list(_variables())]
+    waiting: list[Any] = [gc.get_referents(*safe), _variables()]
     while waiting:
         holders = []
         for found in waiting.pop():
@@ -126,19 +126,22 @@ def _is_open(found: object) -> bool:
     return isinstance(found, tuple) or (isinstance(found, dict) and not gc.is_tracked(found))
 
 
-def _variables() -> Iterator[object]:
-    """Yield what running functions have in their variables, of every thread, and leave nothing behind in them.
+def _variables() -> list[object]:
+    """Return what running functions have in their variables, of every thread, and leave nothing behind in them.
 
     Without a GIL the other threads run meanwhile, and only this one's functions can be looked into.
     """
-    free = not getattr(sys, "_is_gil_enabled", lambda: True)()
-    current = sys._current_frames()  # noqa: SLF001 - documented, and the only way
-    for innermost in [current[threading.get_ident()]] if free else current.values():
-        frame: FrameType | None = innermost
+    frames: list[FrameType | None] = [sys._getframe()]  # noqa: SLF001 - documented, and the only way
+    if getattr(sys, "_is_gil_enabled", lambda: True)():
+        frames = list(sys._current_frames().values())  # noqa: SLF001
+    found: list[object] = []
+    while frames:  # emptied on the way: a frame that has itself in a variable would live on, with all below it
+        frame = frames.pop()
         while frame is not None:
             if frame.f_globals is not globals():
-                yield from _values(frame)
+                found += _values(frame)
             frame = frame.f_back
+    return found
 
 
 def _values(frame: FrameType) -> list[object]:

@@ -13,6 +13,8 @@ __all__ = [
     "GuardWarning",
     "KernelUnsupported",
     "OvershootWarning",
+    "PageLostError",
+    "PoolError",
     "SizeError",
     "SwapError",
     "TmemError",
@@ -34,7 +36,15 @@ class BudgetError(TmemError, MemoryError):
 
 
 class ClosedError(TmemError, ValueError):
-    """The Memory was closed; its arrays stay valid, but it makes no new ones."""
+    """The Memory was closed, and its arrays stay valid; or the Pool was destroyed, and its pages are gone."""
+
+
+class PoolError(TmemError, RuntimeError):
+    """A pool or a guest cannot be made: the host has as many as it can have."""
+
+
+class PageLostError(TmemError):
+    """A page that was stored cannot be given back as it was. Never other bytes instead."""
 
 
 class KernelUnsupported(TmemError, OSError):  # noqa: N818 - names the cause, as OSError's own children do

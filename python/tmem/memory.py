@@ -12,7 +12,7 @@ import atexit
 import itertools
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -23,9 +23,11 @@ import numpy.typing as npt
 
 from tmem import _core, steering
 from tmem.array import Array, Order, Shape, byte_range, element_type, file_layout, nbytes_of, shape_of
+from tmem.backendprocess import ANSWER_SECONDS, BackendProcess, end_all, start_all
 from tmem.counters import Stats, make_stats
 from tmem.errors import ClosedError, SizeError, TmemWarning
 from tmem.limits import allowance
+from tmem.ops import FrontswapOps
 from tmem.steering import Advice, raise_notices
 from tmem.swapdir import Swap, plan_swap
 from tmem.units import Size, format_size, parse_size
@@ -55,25 +57,46 @@ class Memory:
     `faults` is how missing pages are served: `auto`, `signal` (in the faulting thread) or `thread` (by a thread that
     reads the userfaultfd).
     `name` shows in `tmem stats` and in messages.
+    `ops` is who is offered the pages before the swap device, in order: `store` (the page store, and all there is by
+    default) or a FrontswapOps, which is pickled to a process of its own; that process and its memory are not in the
+    budget. Where it dies, what only it had is lost, and the program stops when it needs such a page.
 
     Raises SizeError for a budget below 16 MiB or above what may be used, SwapError for a swap device that cannot be
-    made, KernelUnsupported where faults cannot be served.
+    made, KernelUnsupported where faults cannot be served, TypeError for a backend that cannot be sent to a process.
     """
 
-    def __init__(self, ram: Size, *, swap: Swap = "auto", faults: str = "auto", name: str | None = None) -> None:
+    def __init__(
+        self,
+        ram: Size,
+        *,
+        swap: Swap = "auto",
+        faults: str = "auto",
+        name: str | None = None,
+        ops: Sequence[FrontswapOps | str] | None = None,
+    ) -> None:
         if faults not in _FAULTS:
             raise ValueError(f"faults must be one of {', '.join(_FAULTS)}, not {faults!r}")
         if name is not None and (not name.isprintable() or not 0 < len(name.encode()) <= _LONGEST_NAME):
             raise ValueError(f"name must be 1 to {_LONGEST_NAME} printable bytes, not {name!r}")
         budget = _budget(ram)
         plan = plan_swap(swap, budget)
-        self._core = _core.Memory(
-            budget,
-            swap_dir=plan.directory,
-            swap_bytes=plan.count,
-            faults=faults,
-            name=name or f"memory-{next(_NUMBERS)}",
-        )
+        self._backends = start_all(ops)
+        try:
+            self._core = _core.Memory(
+                budget,
+                swap_dir=plan.directory,
+                swap_bytes=plan.count,
+                faults=faults,
+                name=name or f"memory-{next(_NUMBERS)}",
+                backends=[b.socket.fileno() if isinstance(b, BackendProcess) else b for b in self._backends],
+                limit_ms=int(ANSWER_SECONDS * 1000),
+            )
+        except BaseException:
+            end_all(self._backends, 0.0)
+            raise
+        for one in self._backends:
+            if isinstance(one, BackendProcess):
+                one.socket.close()  # the pager has a descriptor of its own
         self._final = Stats()
         if plan.warning:
             warnings.warn(plan.warning, TmemWarning, stacklevel=2)
@@ -219,6 +242,8 @@ class Memory:
         if alive:
             text = f"{self.name} closed with {alive} array(s) alive: they stay valid until the last reference goes"
             warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
+        else:
+            end_all(self._backends)
         self._drain()
 
     def __enter__(self) -> Self:

@@ -16,7 +16,7 @@ from tmem.mounts import mounts
 
 REFUSE = """
 core = _core.Memory(
-    16 << 20, swap_dir=directory, swap_bytes=256 << 20, faults=entry, name="refused", backend="refuse"
+    16 << 20, swap_dir=directory, swap_bytes=256 << 20, faults=entry, name="refused", backends=["refuse"]
 )
 region = core.allocate(20 << 20)
 array = np.frombuffer(memoryview(region), dtype="i8")

@@ -17,7 +17,21 @@ RUST = sorted((ROOT / "crates").glob("**/*.rs"))
 PRODUCT = sorted((ROOT / "python").glob("**/*.py"))
 BESIDE = ("tests", "benches", "tools", "docs/samples")
 PYTHON = [*PRODUCT, *(path for name in BESIDE for path in sorted((ROOT / name).glob("**/*.py")))]
-NATIVE_USERS = {"__init__", "census", "counters", "doctor", "memory", "numpylimit", "process", "steering"}
+NATIVE_USERS = {
+    "__init__",
+    "backendprocess",
+    "backends",
+    "census",
+    "counters",
+    "doctor",
+    "frontswap",
+    "host",
+    "memory",
+    "numpylimit",
+    "pool",
+    "process",
+    "steering",
+}
 UNSAFE_CRATES = {"tmem-sys", "tmem-py"}
 SAFE_CRATES = {"tmem-store", "tmem-pager"}
 FLOORS = ("tmem-sys", "tmem-store", "tmem-pager", "tmem-py")

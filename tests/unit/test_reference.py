@@ -66,10 +66,10 @@ def test_pages_have_what_is_public_and_explain_its_words(tmp_path: Path) -> None
                 \"\"\"The name.\"\"\"
             def _secret(self) -> None: ...
     """
-    backends = '__all__ = ["Keep"]\nclass Keep:\n    """Keeps."""\n    count: int = 0  # how many\n'
-    package = _package(
-        tmp_path, __init__='from tmem.memory import Memory\n__all__ = ["Memory"]\n', memory=memory, backends=backends
-    )
+    package = _package(tmp_path, __init__='from tmem.memory import Memory\n__all__ = ["Memory"]\n', memory=memory)
+    (tmp_path / "testing").mkdir()
+    keep = 'class Keep:\n    """Keeps."""\n    count: int = 0  # how many\n'
+    _package(tmp_path / "testing", __init__='from tmem.testing.keep import Keep\n__all__ = ["Keep"]\n', keep=keep)
     made = pages.make_pages(package)
     assert set(made) == {"memory.md", "frontswap.md"}
     assert 'class tmem.Memory(ram: int, *, swap: str = "auto")' in made["memory.md"]
@@ -77,5 +77,5 @@ def test_pages_have_what_is_public_and_explain_its_words(tmp_path: Path) -> None
     assert "| `name` | `str` | The name. |" in made["memory.md"]
     assert "| `Array` | `NDArray[Any]` | Any array. |" in made["memory.md"]
     assert "secret" not in made["memory.md"]
-    assert "class tmem.backends.Keep" in made["frontswap.md"]
+    assert "class tmem.testing.Keep" in made["frontswap.md"]
     assert "| `count` | `int` | how many |" in made["frontswap.md"]

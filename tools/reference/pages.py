@@ -24,7 +24,7 @@ NOTICE = "<!-- Made by `make docs` from the docstrings and signatures: change th
 class Page:
     """One page: its file's stem, its title, its opening, and the modules whose public names it has.
 
-    Of `whole` modules it has all of `__all__`, under the module's own name: they are not part of `tmem` itself.
+    Of `whole` packages it has all of `__all__`, under the package's own name: they are not part of `tmem` itself.
     """
 
     stem: str
@@ -50,8 +50,8 @@ PAGES = (
         "frontswap",
         "Frontswap",
         "The hook between paging and whoever keeps the pages.",
-        ("frontswap", "ops", "swapdevice"),
-        ("backends", "testing"),
+        ("frontswap", "ops", "backends"),
+        ("testing",),
     ),
     Page("errors", "Errors and warnings", "Every message ends with the next step.", ("errors",)),
 )
@@ -83,16 +83,16 @@ def _parts(package: Path, page: Page, public: set[str]) -> Iterator[str]:
         if module is not None:
             yield from _entries(module, [name for name in module.order if name in public])
     for stem in page.whole:
-        module = _module(package, stem)
-        if module is not None:
-            for part in _entries(module, module.public):
-                yield re.sub(r"\btmem\.(?=\w+\b)", f"tmem.{stem}.", part, count=1)
+        home = package / stem
+        for name, origin in exported(home).items() if home.is_dir() else ():
+            module = read(home / f"{origin.rpartition('.')[2]}.py")
+            for part in _entries(module, [name]):
+                yield part.replace("tmem.", f"tmem.{stem}.", 1)
 
 
 def _module(package: Path, stem: str) -> Module | None:
     path = package / f"{stem}.py"
-    inner = package / stem / "__init__.py"
-    return read(path) if path.is_file() else read(inner) if inner.is_file() else None
+    return read(path) if path.is_file() else None
 
 
 def _entries(module: Module, names: Iterable[str]) -> Iterator[str]:

@@ -10,7 +10,7 @@ import ast
 import io
 import re
 import tokenize
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -132,7 +132,8 @@ class Module:
         raise KeyError(f"{self.path.name} does not define {name}")
 
     def _class(self, node: ast.ClassDef) -> Class:
-        methods, fields, signature = [], [], f"class tmem.{node.name}"
+        methods: list[Function] = []
+        fields, signature = [], f"class tmem.{node.name}"
         bases = tuple(self._shown(base) for base in node.bases)
         for item in node.body:
             if isinstance(item, ast.AnnAssign | ast.Assign):
@@ -141,7 +142,7 @@ class Module:
                 if item.name == "__init__":
                     signature = self._signature(item, f"class tmem.{node.name}", bound=True, result=False)
                 elif not item.name.startswith("_") or (item.name.startswith("__") and ast.get_docstring(item)):
-                    methods.append(self._function(item, item.name, bound=True))
+                    _add(methods, self._function(item, item.name, bound=True), overloaded="overload" in _names(item))
         return Class(node.name, signature, bases, ast.get_docstring(node) or "", tuple(fields), tuple(methods))
 
     def _fields(self, node: ast.AnnAssign | ast.Assign) -> list[Field]:
@@ -158,7 +159,7 @@ class Module:
         ]
 
     def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef, name: str, *, bound: bool = False) -> Function:
-        decorators = [_name(item) for item in node.decorator_list]
+        decorators = _names(node)
         static = "staticmethod" in decorators
         signature = self._signature(node, name, bound=bound and not static)
         shown = [f"@{each}" for each in decorators if each in _SHOWN_DECORATORS]
@@ -215,7 +216,7 @@ def read(path: Path) -> Module:
 
 
 def exported(package: Path) -> dict[str, str]:
-    """Return the module that each name in the package's `__all__` comes from: `tmem.memory`, say."""
+    """Return the module that each name in the package's `__all__` comes from: `tmem.memory`, say, or nothing."""
     module = read(package / "__init__.py")
     origins = {
         alias.asname or alias.name: node.module or ""
@@ -224,7 +225,7 @@ def exported(package: Path) -> dict[str, str]:
         for alias in node.names
     }
     listed = next(value for name, value in _assignments(module.tree) if name == "__all__")
-    return {name: origins[name] for name in ast.literal_eval(listed)}
+    return {name: origins.get(name, "") for name in ast.literal_eval(listed)}
 
 
 def _assignments(tree: ast.Module, *, values: bool = True) -> list[tuple[str, ast.expr]]:
@@ -239,6 +240,19 @@ def _assignments(tree: ast.Module, *, values: bool = True) -> list[tuple[str, as
             elif not values:
                 found.append((node.target.id, node.annotation))
     return found
+
+
+def _add(methods: list[Function], method: Function, *, overloaded: bool) -> None:
+    """Add a method; the ways in which one is overloaded are shown together, in place of what takes them all."""
+    if methods and methods[-1].name == method.name:
+        before = methods.pop()
+        signature = f"{before.signature}\n{method.signature}" if overloaded else before.signature
+        method = replace(method, signature=signature)
+    methods.append(method)
+
+
+def _names(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    return [_name(item) for item in node.decorator_list]
 
 
 def _name(node: ast.expr) -> str:

@@ -3,14 +3,13 @@
 //! Owns: what a missing page gets. Callers: `registry` (both entries), `verbs`. Lock: the pager's, held.
 //! Laws 12 and 17: the bytes that left come back, or the process stops; no heap, no GIL, no paged memory touched.
 
-use crate::frontswap::Frontswap;
 use crate::page::{Event, PageState, States};
 use crate::readahead::{Pattern, Window};
 use crate::slots::GROUP;
 use crate::state::{Meta, SECOND_CHANCE, State};
 use crate::stats::Stat;
 use crate::swapout::SwapOut;
-use tmem_store::Loaded;
+use tmem_store::{Frontswap, Loaded};
 use tmem_sys::entry::Served;
 use tmem_sys::frames::{Frames, Moved};
 use tmem_sys::syscall::{die, sched_yield};
@@ -297,7 +296,7 @@ impl Stored<'_> {
                 }
                 n
             }
-            Err(_) => die("a stored page is lost: its bytes in the page store were overwritten (law 12)"),
+            Err(lost) => die(lost.text()),
         }
     }
 }

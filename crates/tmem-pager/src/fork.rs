@@ -5,7 +5,7 @@
 
 use crate::error::PagerError;
 use crate::registry;
-use crate::state::State;
+use crate::state::{COPY, State};
 use crate::stats::Stat;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use tmem_sys::syscall::die;
@@ -121,8 +121,21 @@ impl State {
         self.frames.renew_after_fork().map_err(renew)?;
         self.slots.reset();
         self.swap.fork_child();
+        self.frontswap.after_fork_in_child();
+        if self.frontswap.is_cut_off() {
+            self.forget_copies_out_of_reach();
+        }
         self.drop_foreign_holds();
         Ok(())
+    }
+
+    /// A page that is here and whose copy only the parent can reach must not leave as unchanged: it would never come back.
+    fn forget_copies_out_of_reach(&mut self) {
+        for page in 0..self.top {
+            if self.meta[page].flags & COPY != 0 && self.frontswap.is_out_of_reach(page) {
+                self.forget_copies(page);
+            }
+        }
     }
 
     /// System calls of the parent's other threads are not under way here.

@@ -9,7 +9,6 @@ pub mod registry;
 
 mod evict;
 mod fault;
-mod frontswap;
 mod page;
 mod readahead;
 mod recent;

@@ -6,7 +6,6 @@ use crate::arm::{self, Choice};
 use crate::error::PagerError;
 use crate::extents::Extents;
 use crate::fork;
-use crate::frontswap::Frontswap;
 use crate::registry::{self, Slot};
 use crate::state::{Setup, State};
 use crate::stats::{Stat, Stats};
@@ -16,7 +15,9 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tmem_store::swap::{SwapConfig, SwapOpenError};
-use tmem_store::{BackendOps, LocalBackend, PoolConfig, StoreConfig, SwapDevice, testback};
+use tmem_store::{
+    BackendOps, Frontswap, LocalBackend, Mode, PoolConfig, ProcessBackend, StoreConfig, SwapDevice, testback,
+};
 use tmem_sys::LockGuard;
 use tmem_sys::counters::Counters;
 use tmem_sys::entry::Entry;
@@ -27,7 +28,7 @@ pub const MIN_RAM: usize = 16 << 20;
 /// Address space of an arena: it bounds what one `Memory` can hold, not what it uses.
 const ARENA_BYTES: usize = 1 << 40;
 
-/// Where pages go before the swap device.
+/// Where pages go before the swap device: the backends behind frontswap, asked in the order given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
     /// The page store in this process.
@@ -36,6 +37,8 @@ pub enum Backend {
     RefuseAll,
     /// Plain copies: prices the pager without compression.
     Plain,
+    /// A process of its own at the other end of a socket, which stays the caller's. Nobody waits longer for it than `limit_ms`.
+    Process { fd: i32, limit_ms: u64 },
 }
 
 #[derive(Clone, Debug)]
@@ -46,7 +49,7 @@ pub struct Config {
     pub swap: Option<(PathBuf, u64)>,
     pub faults: Choice,
     pub name: String,
-    pub backend: Backend,
+    pub backends: Vec<Backend>,
 }
 
 /// One pager. Dropping the handle does not end it: arrays may live on; see [`Pager::close`].
@@ -307,11 +310,8 @@ fn build(config: &Config) -> Result<State, PagerError> {
     let frames = config.ram / PAGE_SIZE;
     // Standby pages, free frames, and holes enough to find runs among.
     let slots = (frames / 4).clamp(1024, 1 << 16);
-    let backends: Vec<Box<dyn BackendOps>> = match config.backend {
-        Backend::Store => vec![Box::new(local_store(config.ram)?)],
-        Backend::RefuseAll => vec![Box::new(testback::RefuseAll::default())],
-        Backend::Plain => vec![Box::new(testback::PlainCopies::new(arena_pages)?)],
-    };
+    let backends = config.backends.iter().map(|kind| backend(*kind, config.ram, arena_pages));
+    let backends = backends.collect::<Result<Vec<_>, _>>()?;
     let stats =
         Stats(Counters::new(&config.name).map_err(|e| PagerError::Kernel("publishing statistics", e))?);
     stats.set(Stat::Ram, config.ram as u64);
@@ -319,13 +319,22 @@ fn build(config: &Config) -> Result<State, PagerError> {
         ram: config.ram,
         arena_pages,
         slots,
-        frontswap: Frontswap::new(backends, 0, arena_pages)?,
+        frontswap: Frontswap::new(backends, 0, arena_pages, Mode::default())?,
         swap: swap_device(config, arena_pages)?,
         stats,
     };
     let mut state = State::new(setup)?;
     state.publish();
     Ok(state)
+}
+
+fn backend(kind: Backend, ram: usize, pages: usize) -> Result<Box<dyn BackendOps>, PagerError> {
+    Ok(match kind {
+        Backend::Store => Box::new(local_store(ram)?),
+        Backend::RefuseAll => Box::new(testback::RefuseAll::default()),
+        Backend::Plain => Box::new(testback::PlainCopies::new(pages)?),
+        Backend::Process { fd, limit_ms } => Box::new(ProcessBackend::new(fd, limit_ms, pages)?),
+    })
 }
 
 /// At most three fifths of the budget; `State::share_out` sets what it may really take.

@@ -136,8 +136,8 @@ mod tests {
     fn every_size_fits_its_slot_and_wastes_little() {
         for bytes in 1..=LARGEST {
             let size = SIZES[class_of(bytes)];
-            assert!(size >= bytes && size % 16 == 0);
-            assert!(bytes < 64 || bytes > 12288 || size - bytes <= size / 5, "{bytes} in {size}");
+            assert!(size >= bytes && size.is_multiple_of(16));
+            assert!(!(64..=12288).contains(&bytes) || size - bytes <= size / 5, "{bytes} in {size}");
         }
     }
 

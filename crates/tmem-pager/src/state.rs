@@ -4,7 +4,6 @@
 //! Law 13: `allowance` is what the budget leaves for frames after everything else that is counted.
 
 use crate::error::PagerError;
-use crate::frontswap::Frontswap;
 use crate::notices::Notices;
 use crate::page::{PageState, States};
 use crate::readahead::ReadAhead;
@@ -12,7 +11,7 @@ use crate::recent::Recent;
 use crate::slots::{GROUP, Slots};
 use crate::stats::{Stat, Stats, refusal_place};
 use crate::swapout::SwapOut;
-use tmem_store::Reason;
+use tmem_store::{Frontswap, Reason};
 use tmem_sys::entry::Entry;
 use tmem_sys::frames::Frames;
 use tmem_sys::{PAGE_SIZE, Page, Table, pod};
@@ -260,7 +259,7 @@ impl State {
         for reason in Reason::ALL {
             s.set_place(
                 refusal_place(reason),
-                self.frontswap.refused[reason as usize] + self.swap.refused(reason),
+                self.frontswap.refused.get(reason) + self.swap.refused(reason),
             );
         }
     }

@@ -2,11 +2,17 @@
 //! `tmem._core`: the export list of the bindings. PyO3 is used in this crate only; the floors below know no Python.
 
 mod allocator;
+mod backend;
 mod buffer;
 mod error;
+mod frontswap;
+mod host;
 mod memory;
 mod objects;
+mod own;
+mod pool;
 mod probe;
+mod pyops;
 mod region;
 
 use pyo3::prelude::*;
@@ -25,9 +31,16 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("BUILD_PROFILE", if cfg!(debug_assertions) { "debug" } else { "release" })?;
     m.add("MIN_RAM", tmem_pager::MIN_RAM)?;
     m.add("REASONS", Reason::ALL.map(Reason::name))?;
+    m.add_class::<backend::Backend>()?;
+    m.add_class::<frontswap::Frontswap>()?;
+    m.add_class::<frontswap::SwapDevice>()?;
     m.add_class::<memory::Memory>()?;
     m.add_class::<region::Region>()?;
     m.add_class::<allocator::Allocator>()?;
+    m.add("MIN_HOST", tmem_store::PageStore::SMALLEST_LIMIT)?;
+    m.add("PAGE_METADATA", tmem_store::guests::PAGE_METADATA)?;
+    m.add_class::<host::Host>()?;
+    m.add_class::<pool::Pool>()?;
     m.add_function(wrap_pyfunction!(probe::probe, m)?)?;
     m.add_function(wrap_pyfunction!(memory::stats_read, m)?)?;
     m.add_function(wrap_pyfunction!(memory::memories, m)?)?;

@@ -58,7 +58,8 @@ impl Memory {
 #[pymethods]
 impl Memory {
     #[new]
-    #[pyo3(signature = (ram, *, swap_dir, swap_bytes, faults, name, backend="store"))]
+    #[pyo3(signature = (ram, *, swap_dir, swap_bytes, faults, name, backends=vec![Kind::Named("store".into())], limit_ms=10_000))]
+    #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
         ram: usize,
@@ -66,7 +67,8 @@ impl Memory {
         swap_bytes: u64,
         faults: &str,
         name: Option<String>,
-        backend: &str,
+        backends: Vec<Kind>,
+        limit_ms: u64,
     ) -> PyResult<Memory> {
         let name = name.unwrap_or_default();
         let config = Config {
@@ -74,7 +76,7 @@ impl Memory {
             swap: swap_dir.map(|dir| (dir, swap_bytes)),
             faults: choice(faults)?,
             name: name.clone(),
-            backend: backend_of(backend)?,
+            backends: backends.iter().map(|kind| kind.backend(limit_ms)).collect::<PyResult<_>>()?,
         };
         let pager = py.detach(|| Pager::new(config)).map_err(|e| to_python(py, e))?;
         let pager = Arc::new(pager);
@@ -188,12 +190,26 @@ fn choice(faults: &str) -> PyResult<Choice> {
     }
 }
 
-fn backend_of(name: &str) -> PyResult<Backend> {
-    match name {
-        "store" => Ok(Backend::Store),
-        "refuse" => Ok(Backend::RefuseAll),
-        "plain" => Ok(Backend::Plain),
-        other => Err(PyValueError::new_err(format!("unknown backend={other:?}: use store, refuse or plain"))),
+/// A backend of this process by name, or the socket to one of its own.
+#[derive(FromPyObject)]
+enum Kind {
+    Process(i32),
+    Named(String),
+}
+
+impl Kind {
+    fn backend(&self, limit_ms: u64) -> PyResult<Backend> {
+        match self {
+            Kind::Process(fd) => Ok(Backend::Process { fd: *fd, limit_ms }),
+            Kind::Named(name) => match name.as_str() {
+                "store" => Ok(Backend::Store),
+                "refuse" => Ok(Backend::RefuseAll),
+                "plain" => Ok(Backend::Plain),
+                other => Err(PyValueError::new_err(format!(
+                    "unknown backend {other:?}: use store, refuse or plain"
+                ))),
+            },
+        }
     }
 }
 

@@ -146,7 +146,7 @@ impl BackendOps for LocalBackend {
         match self.store.get(self.pool, object_of(area), page, into) {
             Ok(loaded) => Ok(loaded),
             Err(StoreError::Corrupt(corrupt)) => Err(corrupt),
-            Err(StoreError::NoSuchPool | StoreError::TooManyPools) => Err(Corrupt::Misplaced),
+            Err(_) => Err(Corrupt::Misplaced),
         }
     }
 

@@ -4,10 +4,11 @@
 
 use crate::class::LARGEST_PACKED;
 use crate::entry::{Entry, Form};
+use crate::guests::{GuestHoldings, GuestId, MAX_GUESTS, slot_bytes};
 use crate::pool::{PageStore, count};
 use crate::slab::{Loc, Slab};
 use crate::stats::Holdings;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use tmem_sys::PAGE_SIZE;
 
 impl PageStore {
@@ -17,10 +18,21 @@ impl PageStore {
         let mut walk =
             Walk { slab: &self.slab, slots: HashSet::new(), held: Holdings::default(), broken: Vec::new() };
         let mut pages = vec![0u64; self.pools.len()];
-        self.objects.check(&mut broken, &mut |pool, entry| {
+        let mut charges = [GuestHoldings::default(); MAX_GUESTS];
+        let mut aged = HashMap::new();
+        self.objects.check(&mut broken, &mut |pool, object, index, entry| {
             pages[pool as usize] += 1;
             walk.entry(entry);
+            let pool = &self.pools[pool as usize];
+            charges[pool.guest.slot()].add(slot_bytes(&self.slab, entry), pool.kind.is_ephemeral());
+            if pool.kind.is_ephemeral() {
+                aged.insert(entry.record(), (object, index, pool.guest));
+            } else if entry.record() != 0 {
+                walk.broken
+                    .push(format!("object {object}, page {index}: persistent, and in the order of age"));
+            }
         });
+        self.check_guests(&charges, aged, &mut broken);
         for (slot, pool) in self.pools.iter().enumerate() {
             if pages[slot] != pool.stats.pages || (pages[slot] > 0 && !pool.live) {
                 broken
@@ -40,6 +52,39 @@ impl PageStore {
         broken.append(&mut walk.broken);
         self.slab.check(&mut broken);
         broken
+    }
+
+    /// Compares charges with what guests hold, and the order of age with the ephemeral pages there are.
+    fn check_guests(
+        &self,
+        charges: &[GuestHoldings],
+        mut aged: HashMap<u32, (u32, u64, GuestId)>,
+        broken: &mut Vec<String>,
+    ) {
+        for (id, guest) in self.guests.iter() {
+            if charges[id.slot()] != guest.held {
+                broken.push(format!(
+                    "{id:?} holds {:?}, its charge says {:?}",
+                    charges[id.slot()],
+                    guest.held
+                ));
+            }
+            let pools = self.pools.iter().filter(|p| p.live && p.guest == id).count();
+            if pools != guest.pools as usize {
+                broken.push(format!("{id:?} has {pools} pools, its count says {}", guest.pools));
+            }
+        }
+        let mut stray = Vec::new();
+        self.ages.check(broken, &mut |number, record| {
+            let (object, index, guest) = (record.object, record.index, record.guest);
+            if aged.remove(&number) != Some((object, index, GuestId(guest as u8))) {
+                stray.push(format!("record {number}: no page of guest {guest} at object {object}, {index}"));
+            }
+        });
+        broken.append(&mut stray);
+        if !aged.is_empty() {
+            broken.push(format!("{} ephemeral pages are not in the order of age", aged.len()));
+        }
     }
 }
 
@@ -78,7 +123,7 @@ impl Walk<'_> {
 mod tests {
     use super::*;
     use crate::ops::{Corrupt, Loaded};
-    use crate::pool::{PoolConfig, PoolId, StoreConfig, StoreError};
+    use crate::pool::{PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
     use crate::{ObjectId, Outcome};
     use tmem_sys::Page;
 
@@ -127,6 +172,31 @@ mod tests {
         for (name, damage) in damages {
             let (mut store, _, locs) = store();
             damage(&mut store, locs[7]);
+            assert!(!store.check().is_empty(), "{name} went unseen");
+        }
+    }
+
+    #[test]
+    fn check_convicts_damage_to_charges_and_to_the_order_of_age() {
+        type Damage = fn(&mut PageStore, u32);
+        let damages: [(&str, Damage); 5] = [
+            ("order", |s, record| s.ages.break_order(record)),
+            ("page out of the order", |s, record| s.ages.remove(record)),
+            ("charge", |s, _| s.guests.get_mut(GuestId::FIRST).held.charge += 1),
+            ("ephemeral charge", |s, _| s.guests.get_mut(GuestId::FIRST).held.ephemeral_charge -= 1),
+            ("pools", |s, _| s.guests.get_mut(GuestId::FIRST).pools += 1),
+        ];
+        for (name, damage) in damages {
+            let config = StoreConfig::for_pages(100, 1 << 20);
+            let mut store = PageStore::with_ephemeral(config, 100).unwrap();
+            let kind = PoolKind::Exclusive;
+            let pool = store.new_pool_of(GuestId::FIRST, kind, PoolConfig::default()).unwrap();
+            for n in 0..10 {
+                assert_eq!(store.put(pool, OBJECT, n, &text(n)), Ok(Outcome::Stored));
+            }
+            assert!(store.check().is_empty());
+            let record = store.objects.get(0, OBJECT, 5).record();
+            damage(&mut store, record);
             assert!(!store.check().is_empty(), "{name} went unseen");
         }
     }

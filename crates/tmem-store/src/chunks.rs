@@ -22,7 +22,8 @@ tmem_sys::pod! {
         list: u16,
         pub class: u16,
         pub used: u16,
-        reserved: u16,
+        /// 1 while its pages are moved out: no slot is given out, and it is on no list.
+        pub leaving: u16,
         /// One bit a slot.
         pub taken: [u64; TAKEN_WORDS],
     }
@@ -91,7 +92,7 @@ impl Chunks {
             list: 0,
             class: class as u16,
             used: 0,
-            reserved: 0,
+            leaving: 0,
             taken: [0; TAKEN_WORDS],
         };
         self.push(list_of(class, 0), at);
@@ -118,6 +119,7 @@ impl Chunks {
             self.relist(at);
             return false;
         }
+        chunk.leaving = 0;
         self.unlink(at);
         self.push(IDLE, at);
         self.idle += 1;
@@ -140,8 +142,52 @@ impl Chunks {
         self.table[at].taken[slot / 64] & (1 << (slot % 64)) != 0
     }
 
+    /// Takes off their lists as many chunks of each class as the free slots of the class amount to, the sparsest
+    /// quarters first: what is in them fits into the rest. How many chunks.
+    pub fn choose_leaving(&mut self) -> usize {
+        let mut chosen = 0;
+        for class in 0..CLASSES {
+            let lists = class * QUARTERS..(class + 1) * QUARTERS;
+            let free: usize = lists.clone().map(|list| self.free_slots(list)).sum();
+            let mut spare = free / slots_in(class);
+            for list in lists {
+                while spare > 0 && self.heads[list] != 0 {
+                    let at = self.pop(list as u16);
+                    (self.table[at].list, self.table[at].leaving) = (FULL, 1);
+                    spare -= 1;
+                    chosen += 1;
+                }
+            }
+        }
+        chosen
+    }
+
+    /// Puts chunks that were chosen and are not empty back on their lists.
+    pub fn settle(&mut self) {
+        for at in 0..self.fresh {
+            if self.table[at].leaving != 0 {
+                self.table[at].leaving = 0;
+                self.relist(at);
+            }
+        }
+    }
+
+    /// Free slots of the chunks on a list.
+    fn free_slots(&self, list: usize) -> usize {
+        let (mut free, mut at) = (0, self.heads[list]);
+        while at != 0 {
+            let chunk = &self.table[at as usize - 1];
+            free += slots_in(chunk.class as usize) - chunk.used as usize;
+            at = chunk.next;
+        }
+        free
+    }
+
     fn relist(&mut self, at: usize) {
         let chunk = self.table[at];
+        if chunk.leaving != 0 {
+            return;
+        }
         let list = list_of(chunk.class as usize, chunk.used as usize);
         if list != chunk.list {
             self.unlink(at);

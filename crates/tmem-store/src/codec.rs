@@ -37,6 +37,12 @@ impl Codec {
         }
     }
 
+    /// The packed bytes of the last page that was encoded.
+    #[inline]
+    pub fn packed(&self, len: usize) -> &[u8] {
+        &self.packed[..len]
+    }
+
     /// The compressor's table and the buffer.
     pub const FOOTPRINT: usize = (16 << 10) + 2 * PAGE_SIZE;
 }

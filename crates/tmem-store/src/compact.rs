@@ -5,6 +5,7 @@
 
 use crate::entry::{Entry, Form};
 use crate::pool::PageStore;
+use crate::slab::{Loc, Slab};
 use tmem_sys::PAGE_SIZE;
 
 impl PageStore {
@@ -16,23 +17,41 @@ impl PageStore {
         for _ in 0..leaves.min(end as usize) {
             self.compact_from = if self.compact_from + 1 >= end { 1 } else { self.compact_from + 1 };
             if self.objects.trees.leaves.is_live(self.compact_from) {
-                moved += self.compact_leaf(self.compact_from);
+                moved += self.move_in_leaf(self.compact_from, Slab::relocate);
             }
         }
         self.moved += moved as u64;
         moved
     }
 
-    fn compact_leaf(&mut self, leaf: u32) -> usize {
+    /// Empties as many chunks as the free slots of their classes amount to, in one walk over the whole index. For a
+    /// store that is full of free slots of the wrong sizes; the walk is long, and what it frees must be worth it.
+    /// Whether there were such chunks.
+    pub(crate) fn evacuate(&mut self) -> bool {
+        if self.slab.choose_leaving() == 0 {
+            return false;
+        }
+        for leaf in 1..self.objects.trees.leaves.fresh() {
+            if self.objects.trees.leaves.is_live(leaf) {
+                self.moved += self.move_in_leaf(leaf, Slab::leave) as u64;
+            }
+        }
+        self.slab.settle();
+        true
+    }
+
+    /// Offers every page of a leaf a better place; how many took it.
+    fn move_in_leaf(&mut self, leaf: u32, better_place: fn(&mut Slab, Loc, usize) -> Option<Loc>) -> usize {
         let mut moved = 0;
         for entry in &mut self.objects.trees.leaves[leaf] {
+            let slab = &mut self.slab;
             let better = match entry.form() {
-                Form::Packed(loc, len) => self.slab.relocate(loc, len).map(|to| Entry::packed(to, len)),
-                Form::Raw(loc) => self.slab.relocate(loc, PAGE_SIZE).map(Entry::raw),
+                Form::Packed(loc, len) => better_place(slab, loc, len).map(|to| Entry::packed(to, len)),
+                Form::Raw(loc) => better_place(slab, loc, PAGE_SIZE).map(Entry::raw),
                 Form::Empty | Form::Same(_) | Form::Broken(_) => None,
             };
             if let Some(better) = better {
-                *entry = better;
+                *entry = better.with_record(entry.record());
                 moved += 1;
             }
         }

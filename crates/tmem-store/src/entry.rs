@@ -3,10 +3,10 @@
 
 use crate::slab::Loc;
 
-const EMPTY: u32 = 0;
-const SAME: u32 = 1;
-const PACKED: u32 = 2;
-const RAW: u32 = 3;
+const EMPTY: u16 = 0;
+const SAME: u16 = 1;
+const PACKED: u16 = 2;
+const RAW: u16 = 3;
 
 tmem_sys::pod! {
     /// All zeros is the empty entry.
@@ -14,8 +14,10 @@ tmem_sys::pod! {
     pub(crate) struct Entry {
         /// The repeated word, or where in the slab.
         word: u64,
-        len: u32,
-        kind: u32,
+        len: u16,
+        kind: u16,
+        /// The page's place in the order of age; 0 for a persistent page, which has none.
+        record: u32,
     }
 }
 
@@ -28,22 +30,33 @@ pub(crate) enum Form {
     Packed(Loc, usize),
     Raw(Loc),
     /// No kind that this code writes: the metadata was overwritten.
-    Broken(u32),
+    Broken(u16),
 }
 
 impl Entry {
-    pub const EMPTY: Entry = Entry { word: 0, len: 0, kind: EMPTY };
+    pub const EMPTY: Entry = Entry { word: 0, len: 0, kind: EMPTY, record: 0 };
 
     pub fn same(word: u64) -> Entry {
-        Entry { word, len: 0, kind: SAME }
+        Entry { word, len: 0, kind: SAME, record: 0 }
     }
 
     pub fn packed(loc: Loc, len: usize) -> Entry {
-        Entry { word: loc.0, len: len as u32, kind: PACKED }
+        Entry { word: loc.0, len: len as u16, kind: PACKED, record: 0 }
     }
 
     pub fn raw(loc: Loc) -> Entry {
-        Entry { word: loc.0, len: 0, kind: RAW }
+        Entry { word: loc.0, len: 0, kind: RAW, record: 0 }
+    }
+
+    #[must_use]
+    pub fn with_record(self, record: u32) -> Entry {
+        Entry { record, ..self }
+    }
+
+    /// The page's number in the order of age; 0 where it has none.
+    #[inline]
+    pub fn record(&self) -> u32 {
+        self.record
     }
 
     #[inline]
@@ -80,6 +93,8 @@ mod tests {
         assert_eq!(Entry::same(9).form(), Form::Same(9));
         assert_eq!(Entry::packed(Loc(5), 1234).form(), Form::Packed(Loc(5), 1234));
         assert_eq!(Entry::raw(Loc(u64::MAX)).form(), Form::Raw(Loc(u64::MAX)));
+        let young = Entry::packed(Loc(5), 1234).with_record(u32::MAX);
+        assert_eq!((young.form(), young.record()), (Form::Packed(Loc(5), 1234), u32::MAX));
         let mut e = Entry::same(1);
         e.break_kind();
         assert_eq!(e.form(), Form::Broken(77));

@@ -1,17 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where pages live. A page on its way out of the pager is offered here and may be refused; a page taken is
-//! given back byte for byte. Modules in the order of the flow: hook, pool, index, codec, slab, swap device.
+//! given back byte for byte. Modules in the order of the flow: hook, host, pool, room, index, codec, slab, swap device.
 //!
 //! Nothing here is `unsafe`, and nothing on the path of a page (put, get, flush) uses the heap: all memory comes
 //! from `tmem_sys` tables. Only `check` and constructors allocate.
 #![forbid(unsafe_code)]
 
+pub mod frontswap;
 pub mod ops;
+pub mod process;
+pub mod stack;
 pub mod testback;
 
+mod areas;
+
 pub mod backend;
+mod config;
+pub mod guests;
+pub mod host;
 pub mod pool;
-pub mod shared;
+
+mod age;
+mod place;
+mod room;
 
 mod entry;
 mod nodes;
@@ -33,10 +44,14 @@ mod check;
 pub mod stats;
 
 pub use backend::LocalBackend;
+pub use frontswap::{Frontswap, FrontswapCounters, Mode};
+pub use guests::{GuestError, GuestHoldings, GuestId, GuestLimits, GuestStats};
+pub use host::{Host, HostConfig, HostError};
 pub use object::ObjectId;
 pub use ops::{BackendOps, Corrupt, Loaded, Outcome, Reason};
-pub use pool::{PageStore, PoolConfig, PoolId, StoreConfig, StoreError};
-pub use shared::SharedStore;
+pub use pool::{PageStore, PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
+pub use process::ProcessBackend;
+pub use stack::{Lost, Stack};
 pub use stats::{Holdings, PoolStats, Refusals, StoreStats, SwapStats, Traffic};
 pub use swap::{Batch, SwapConfig, SwapDevice, SwapFault, SwapOpenError, SwapSlot};
 

@@ -8,6 +8,7 @@ use crate::nodes::NodeTable;
 use crate::ops::Reason;
 use crate::page_bytes;
 use crate::tree::{Root, Seen, Trees};
+use std::cell::Cell;
 use tmem_sys::{Errno, Table};
 
 /// The field's 192-bit object id: wide enough for a file handle.
@@ -41,6 +42,8 @@ pub(crate) struct Objects {
     buckets: Table<u32>,
     open: usize,
     pool_heads: [u32; MAX_POOLS],
+    /// The object found last: the next handle is often of the same one.
+    last: Cell<u32>,
     secret: [u64; 4],
 }
 
@@ -56,6 +59,7 @@ impl Objects {
             buckets: Table::new(buckets)?,
             open: FIRST_BUCKETS,
             pool_heads: [0; MAX_POOLS],
+            last: Cell::new(0),
             secret: std::array::from_fn(word),
         })
     }
@@ -67,8 +71,8 @@ impl Objects {
         }
     }
 
-    /// Puts an entry where there is none.
-    pub fn insert(&mut self, pool: u32, id: ObjectId, index: u64, entry: Entry) -> Result<(), Reason> {
+    /// Puts an entry where there is none. The number of its object, which stays the same while it has entries.
+    pub fn insert(&mut self, pool: u32, id: ObjectId, index: u64, entry: Entry) -> Result<u32, Reason> {
         let object = match self.find(pool, id) {
             0 => self.create(pool, id)?,
             object => object,
@@ -78,15 +82,28 @@ impl Objects {
         self.objects[object].root = root;
         self.objects[object].pages += u64::from(done.is_ok());
         self.drop_if_empty(object);
-        done
+        done.map(|()| object)
     }
 
     /// Takes an entry out; the empty one where there is none.
     pub fn remove(&mut self, pool: u32, id: ObjectId, index: u64) -> Entry {
-        let object = self.find(pool, id);
-        if object == 0 {
-            return Entry::EMPTY;
+        match self.find(pool, id) {
+            0 => Entry::EMPTY,
+            object => self.remove_at(object, index),
         }
+    }
+
+    /// Takes an entry out by its object's number, and says whose pool's it was; `None` where there is none.
+    pub fn take(&mut self, object: u32, index: u64) -> Option<(u32, Entry)> {
+        if !self.objects.is_live(object) {
+            return None;
+        }
+        let pool = self.objects[object].pool;
+        let entry = self.remove_at(object, index);
+        (!entry.is_empty()).then_some((pool, entry))
+    }
+
+    fn remove_at(&mut self, object: u32, index: u64) -> Entry {
         let mut root = self.objects[object].root;
         let entry = self.trees.remove(&mut root, index);
         self.objects[object].root = root;
@@ -144,7 +161,20 @@ impl Objects {
         if at < self.open { at } else { at - span / 2 }
     }
 
+    #[inline]
     fn find(&self, pool: u32, id: ObjectId) -> u32 {
+        let last = self.last.get();
+        // A freed record is all zeros, so only its being live tells it from object 0 of pool 0.
+        let known = &self.objects[last];
+        if known.id == id.0 && known.pool == pool && self.objects.is_live(last) {
+            return last;
+        }
+        let found = self.search(pool, id);
+        self.last.set(found);
+        found
+    }
+
+    fn search(&self, pool: u32, id: ObjectId) -> u32 {
         let mut at = self.buckets[self.bucket_of(self.hash(pool, id))];
         while at != 0 {
             let object = &self.objects[at];
@@ -213,8 +243,8 @@ impl Objects {
         self.objects.free(object);
     }
 
-    /// Walks every pool's objects and shows each entry as (pool, entry).
-    pub fn check(&self, broken: &mut Vec<String>, each: &mut impl FnMut(u32, Entry)) {
+    /// Walks every pool's objects and shows each entry as (pool, object's number, index, entry).
+    pub fn check(&self, broken: &mut Vec<String>, each: &mut impl FnMut(u32, u32, u64, Entry)) {
         self.objects.check("objects", broken);
         self.trees.check(broken);
         let (mut seen, mut objects) = (Seen::default(), 0);
@@ -227,13 +257,13 @@ impl Objects {
                     broken.push(format!("object {at}: not live, or in a wrong list (pool {pool})"));
                     break;
                 }
-                if self.find(pool, ObjectId(object.id)) != at {
+                if self.search(pool, ObjectId(object.id)) != at {
                     broken.push(format!("object {at}: its id finds another"));
                 }
                 let mut pages = 0;
-                self.trees.walk(object.root, &mut seen, broken, &mut |_, entry| {
+                self.trees.walk(object.root, &mut seen, broken, &mut |index, entry| {
                     pages += 1;
-                    each(pool, entry);
+                    each(pool, at, index, entry);
                 });
                 if pages != object.pages || pages == 0 {
                     broken.push(format!("object {at}: {pages} pages, its count says {}", object.pages));
@@ -266,7 +296,7 @@ mod tests {
 
     fn checked(objects: &Objects) {
         let mut broken = Vec::new();
-        objects.check(&mut broken, &mut |_, _| {});
+        objects.check(&mut broken, &mut |_, _, _, _| {});
         assert!(broken.is_empty(), "{broken:?}");
     }
 

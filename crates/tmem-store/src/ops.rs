@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: the contract between whoever evicts pages and whoever keeps them: outcomes, reasons, the backend verbs.
-//! Callers: the pager's frontswap hook. Implementers: `LocalBackend`, the test backends, remote backends later.
+//! Callers: the frontswap hook. Implementers: `LocalBackend`, the test backends, `ProcessBackend`, the bindings' adapter of
+//! Python objects.
 //! Locks: none; the caller holds its own around each call. Laws 1 to 4 bind every implementer.
 
 use crate::stats::StoreStats;
@@ -123,15 +124,42 @@ pub enum Corrupt {
     Misplaced,
     /// The checksum taken when the page left this process's memory does not match.
     Checksum,
+    /// The backend that took the page does not give it back.
+    NotGiven,
+    /// The process that took the page is gone, or does not answer.
+    ProcessGone,
+    /// The process that took the page is that of the parent.
+    NotInherited,
+}
+
+impl Corrupt {
+    /// The text: static, because whoever reports it may be in a fault.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Corrupt::Undecodable => {
+                "a stored page does not decode: its packed bytes were overwritten (law 12)"
+            }
+            Corrupt::Misplaced => {
+                "a stored page is not where the index says: its metadata was overwritten (law 12)"
+            }
+            Corrupt::Checksum => "a stored page came back changed: its checksum does not match (law 12)",
+            Corrupt::NotGiven => {
+                "a stored page is lost: the backend that took it does not give it back (law 12)"
+            }
+            Corrupt::ProcessGone => {
+                "a stored page is lost: the backend process that took it is gone or does not answer (law 12)"
+            }
+            Corrupt::NotInherited => {
+                "a stored page cannot be reached: it is in the backend process of the parent, which a forked child \
+                 does not have (law 15)"
+            }
+        }
+    }
 }
 
 impl fmt::Display for Corrupt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Corrupt::Undecodable => "a stored page does not decode: its packed bytes were overwritten",
-            Corrupt::Misplaced => "a stored page is not where the index says: its metadata was overwritten",
-            Corrupt::Checksum => "a stored page came back changed: its checksum does not match",
-        })
+        f.write_str(self.text())
     }
 }
 
@@ -178,6 +206,11 @@ pub trait BackendOps: Send {
     ///
     /// Implementer: where that is less than is taken, refuses until invalidations have made up for it; drops nothing.
     fn set_capacity(&mut self, _bytes: usize) {}
+
+    /// In a forked child. Whether the pages taken before can still be loaded here.
+    fn after_fork_in_child(&mut self) -> bool {
+        true
+    }
 
     /// What a backend that is a page store holds; `None` for others.
     fn store_stats(&self) -> Option<StoreStats> {

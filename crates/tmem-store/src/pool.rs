@@ -1,120 +1,81 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Owns: the page store: persistent pools of pages by handle (pool, object, index); put, get, flush, freeze.
-//! Callers: `backend` for the pager, `shared` for users' pools. Locks: the caller's, one around the whole store.
-//! Laws 1 to 5, 7 and 11 (exact accounting). Law 3 is kept here, outermost: a put first forgets what the handle held,
+//! Owns: the page store: pools of pages by handle (pool, object, index); put, get, flush, freeze.
+//! Callers: `backend` for the pager, `host` for users' pools. Locks: the caller's, one around the whole store.
+//! Laws 1 to 7 and 11 (exact accounting). Law 3 is kept here, outermost: a put first forgets what the handle held,
 //! then asks anything that may refuse.
 
-use crate::class::{CHUNK, LARGEST_PACKED};
-use crate::codec::{self, Codec, Coded};
+use crate::age::Ages;
+use crate::class::LARGEST_PACKED;
+use crate::codec::{self, Codec};
+pub use crate::config::{PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
 use crate::entry::{Entry, Form};
+use crate::guests::{GuestId, Guests, slot_bytes};
 use crate::object::{MAX_POOLS, ObjectId, Objects};
-use crate::ops::{Corrupt, Loaded, Outcome, Reason};
+use crate::ops::{Corrupt, Loaded, Outcome};
+use crate::room::UNLIMITED;
 use crate::slab::Slab;
 use crate::stats::{Holdings, PoolStats, StoreStats, Traffic};
-use std::fmt;
 use tmem_sys::{Errno, PAGE_SIZE, Page};
 
-/// How large a store may become. Reserves cost address space, not memory.
-#[derive(Clone, Copy, Debug)]
-pub struct StoreConfig {
-    /// Bytes of slab chunks that may be mapped now.
-    pub capacity_bytes: usize,
-    /// The most that `set_capacity` can ever allow, in bytes.
-    pub reserve_bytes: usize,
-    /// Pages that the index must hold when they lie densely in their objects.
-    pub max_pages: u64,
-    pub max_objects: usize,
-}
-
-impl StoreConfig {
-    /// A store for one paged memory: few objects, dense pages.
-    pub fn for_pages(max_pages: u64, capacity_bytes: usize) -> StoreConfig {
-        let whole = (max_pages as usize).saturating_mul(PAGE_SIZE).saturating_add(CHUNK * 64);
-        StoreConfig {
-            capacity_bytes,
-            reserve_bytes: whole.max(capacity_bytes),
-            max_pages,
-            max_objects: 1 << 16,
-        }
-    }
-}
-
-/// What a pool does with pages.
-#[derive(Clone, Copy, Debug)]
-pub struct PoolConfig {
-    /// Pack pages that shrink to 7/8 or less.
-    pub pack: bool,
-    /// Keep pages that do not shrink as they are, instead of refusing them.
-    pub raw: bool,
-}
-
-impl Default for PoolConfig {
-    fn default() -> PoolConfig {
-        PoolConfig { pack: true, raw: false }
-    }
-}
-
-/// A live pool. The id of a destroyed pool is never valid again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct PoolId(u32);
-
-impl PoolId {
-    fn slot(self) -> usize {
-        self.0 as usize % MAX_POOLS
-    }
-}
-
-/// A wrong call, or a lost page. Refusals are not errors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StoreError {
-    NoSuchPool,
-    TooManyPools,
-    Corrupt(Corrupt),
-}
-
-impl fmt::Display for StoreError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StoreError::NoSuchPool => f.write_str("no such pool: it was destroyed"),
-            StoreError::TooManyPools => write!(f, "{MAX_POOLS} pools exist; destroy one first"),
-            StoreError::Corrupt(c) => c.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for StoreError {}
-
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub(crate) struct Pool {
     pub live: bool,
     /// How many pools had this slot before; part of the id.
     generation: u32,
-    config: PoolConfig,
+    pub config: PoolConfig,
+    pub kind: PoolKind,
+    pub guest: GuestId,
     pub stats: PoolStats,
 }
+
+const NO_POOL: Pool = Pool {
+    live: false,
+    generation: 0,
+    config: PoolConfig { pack: true, raw: false },
+    kind: PoolKind::Persistent,
+    guest: GuestId::FIRST,
+    stats: PoolStats::NONE,
+};
 
 pub struct PageStore {
     pub(crate) pools: [Pool; MAX_POOLS],
     pub(crate) objects: Objects,
-    codec: Codec,
+    pub(crate) codec: Codec,
     pub(crate) slab: Slab,
+    pub(crate) ages: Ages,
+    pub(crate) guests: Guests,
+    /// Bytes that may be taken for everything; `room` keeps it.
+    pub(crate) limit: usize,
     pub(crate) held: Holdings,
-    traffic: Traffic,
+    pub(crate) traffic: Traffic,
     pub(crate) moved: u64,
     pub(crate) compact_from: u32,
 }
 
 impl PageStore {
+    /// A store of persistent pools.
+    ///
     /// # Errors
     /// `ENOMEM` when the address space cannot hold the reserves.
     pub fn new(config: StoreConfig) -> Result<PageStore, Errno> {
+        PageStore::with_ephemeral(config, 0)
+    }
+
+    /// A store that also keeps up to `max_ephemeral` pages in order of age.
+    ///
+    /// # Errors
+    /// As [`PageStore::new`].
+    pub fn with_ephemeral(config: StoreConfig, max_ephemeral: usize) -> Result<PageStore, Errno> {
         // Eight times the leaves of a dense index: room for objects that are small or have holes.
         let leaves = (config.max_pages as usize).div_ceil(8).saturating_add(64);
         Ok(PageStore {
-            pools: [Pool::default(); MAX_POOLS],
+            pools: [NO_POOL; MAX_POOLS],
             objects: Objects::new(config.max_objects, leaves)?,
             codec: Codec::new()?,
             slab: Slab::new(config.capacity_bytes, config.reserve_bytes)?,
+            ages: Ages::new(max_ephemeral)?,
+            guests: Guests::new(),
+            limit: UNLIMITED,
             held: Holdings::default(),
             traffic: Traffic::default(),
             moved: 0,
@@ -122,14 +83,31 @@ impl PageStore {
         })
     }
 
-    /// Makes a persistent pool.
+    /// Makes a persistent pool of the first guest.
     ///
     /// # Errors
     /// [`StoreError::TooManyPools`].
     pub fn new_pool(&mut self, config: PoolConfig) -> Result<PoolId, StoreError> {
+        self.new_pool_of(GuestId::FIRST, PoolKind::Persistent, config)
+    }
+
+    /// Makes a pool of a guest.
+    ///
+    /// # Errors
+    /// [`StoreError::TooManyPools`]; [`StoreError::NoEphemeralPools`] where the store was not made for them.
+    pub fn new_pool_of(
+        &mut self,
+        guest: GuestId,
+        kind: PoolKind,
+        config: PoolConfig,
+    ) -> Result<PoolId, StoreError> {
+        if kind.is_ephemeral() && !self.ages.in_use() {
+            return Err(StoreError::NoEphemeralPools);
+        }
         let slot = self.pools.iter().position(|p| !p.live).ok_or(StoreError::TooManyPools)?;
         let generation = self.pools[slot].generation;
-        self.pools[slot] = Pool { live: true, generation, config, stats: PoolStats::default() };
+        self.pools[slot] = Pool { live: true, generation, config, kind, guest, ..NO_POOL };
+        self.guests.get_mut(guest).pools += 1;
         Ok(PoolId(generation * MAX_POOLS as u32 + slot as u32))
     }
 
@@ -161,7 +139,7 @@ impl PageStore {
         Ok(outcome)
     }
 
-    /// Copies a page out; it stays stored.
+    /// Copies a page out. A persistent one stays as it is, an exclusive one is gone, any other is young again (law 6).
     ///
     /// # Errors
     /// [`StoreError::NoSuchPool`]; [`StoreError::Corrupt`] when a stored page is lost, and `into` is garbage.
@@ -176,6 +154,9 @@ impl PageStore {
         let slot = self.live_slot(pool)?;
         let entry = self.objects.get(slot as u32, object, index);
         let loaded = self.read(entry, into).map_err(StoreError::Corrupt)?;
+        if entry.record() != 0 {
+            self.age(slot, object, index, entry)?;
+        }
         let hit = u64::from(loaded == Loaded::Loaded);
         for traffic in [&mut self.traffic, &mut self.pools[slot].stats.traffic] {
             traffic.gets += 1;
@@ -215,8 +196,10 @@ impl PageStore {
     pub fn flush_object(&mut self, pool: PoolId, object: ObjectId) -> Result<u64, StoreError> {
         let slot = self.live_slot(pool)?;
         let before = self.pools[slot].stats.pages;
-        let PageStore { objects, slab, held, pools, .. } = self;
-        objects.remove_object(slot as u32, object, &mut |e| release(slab, held, &mut pools[slot], e));
+        let PageStore { objects, slab, held, ages, guests, pools, .. } = self;
+        objects.remove_object(slot as u32, object, &mut |e| {
+            release(slab, held, ages, guests, &mut pools[slot], e)
+        });
         let flushed = before - self.pools[slot].stats.pages;
         self.count_flushed(slot, flushed);
         Ok(flushed)
@@ -229,10 +212,11 @@ impl PageStore {
     pub fn destroy(&mut self, pool: PoolId) -> Result<u64, StoreError> {
         let slot = self.live_slot(pool)?;
         let before = self.pools[slot].stats.pages;
-        let PageStore { objects, slab, held, pools, .. } = self;
-        objects.remove_pool(slot as u32, &mut |e| release(slab, held, &mut pools[slot], e));
+        let PageStore { objects, slab, held, ages, guests, pools, .. } = self;
+        objects.remove_pool(slot as u32, &mut |e| release(slab, held, ages, guests, &mut pools[slot], e));
         self.count_flushed(slot, before);
         self.pools[slot].live = false;
+        self.guests.get_mut(self.pools[slot].guest).pools -= 1;
         self.pools[slot].generation = (self.pools[slot].generation + 1) % (u32::MAX / MAX_POOLS as u32);
         Ok(before)
     }
@@ -282,7 +266,13 @@ impl PageStore {
     /// Bytes of memory taken for everything.
     #[inline]
     pub fn footprint(&self) -> usize {
-        self.slab.footprint() + self.objects.touched_bytes() + Codec::FOOTPRINT
+        self.slab.footprint() + self.index_bytes() + Codec::FOOTPRINT
+    }
+
+    /// Bytes of objects, trees and the order of age.
+    #[inline]
+    fn index_bytes(&self) -> usize {
+        self.objects.touched_bytes() + self.ages.touched_bytes()
     }
 
     pub fn stats(&self) -> StoreStats {
@@ -291,7 +281,7 @@ impl PageStore {
             traffic: self.traffic,
             slot_bytes: self.slab.slot_bytes() as u64,
             mapped_bytes: self.slab.mapped_bytes() as u64,
-            index_bytes: self.objects.touched_bytes() as u64,
+            index_bytes: self.index_bytes() as u64,
             footprint_bytes: self.footprint() as u64,
             capacity_bytes: self.slab.capacity_bytes() as u64,
             objects: self.objects.live() as u64,
@@ -313,29 +303,20 @@ impl PageStore {
         if same { Ok(slot) } else { Err(StoreError::NoSuchPool) }
     }
 
-    /// Stores a page under a handle that holds none.
-    fn place(&mut self, slot: usize, object: ObjectId, index: u64, page: &Page) -> Result<(), Reason> {
-        let pool = &mut self.pools[slot];
-        if pool.stats.frozen {
-            return Err(Reason::Frozen);
+    /// What a get does to an ephemeral page that it has copied out: first the copy, then the end.
+    fn age(&mut self, slot: usize, object: ObjectId, index: u64, entry: Entry) -> Result<(), StoreError> {
+        if !self.ages.is_live(entry.record()) {
+            return Err(StoreError::Corrupt(Corrupt::Misplaced));
         }
-        let entry = match self.codec.encode(page, pool.config.pack) {
-            Coded::Same(word) => Entry::same(word),
-            Coded::Packed(bytes) => {
-                Entry::packed(self.slab.store(bytes).ok_or(Reason::StoreFull)?, bytes.len())
+        match self.pools[slot].kind {
+            PoolKind::NonExclusive => self.ages.touch(entry.record()),
+            PoolKind::Exclusive => {
+                let gone = self.objects.remove(slot as u32, object, index);
+                self.release(slot, gone);
             }
-            Coded::Incompressible if pool.config.raw => {
-                Entry::raw(self.slab.store(page).ok_or(Reason::StoreFull)?)
-            }
-            Coded::Incompressible => return Err(Reason::Incompressible),
-        };
-        pool.stats.pages += 1;
-        count(&mut self.held, entry, u64::wrapping_add);
-        let placed = self.objects.insert(slot as u32, object, index, entry);
-        if placed.is_err() {
-            self.release(slot, entry);
+            PoolKind::Persistent => return Err(StoreError::Corrupt(Corrupt::Misplaced)),
         }
-        placed
+        Ok(())
     }
 
     fn read(&self, entry: Entry, into: &mut Page) -> Result<Loaded, Corrupt> {
@@ -356,8 +337,9 @@ impl PageStore {
         Ok(Loaded::Loaded)
     }
 
-    fn release(&mut self, slot: usize, entry: Entry) {
-        release(&mut self.slab, &mut self.held, &mut self.pools[slot], entry);
+    pub(crate) fn release(&mut self, slot: usize, entry: Entry) {
+        let PageStore { slab, held, ages, guests, pools, .. } = self;
+        release(slab, held, ages, guests, &mut pools[slot], entry);
     }
 
     fn count_flushed(&mut self, slot: usize, pages: u64) {
@@ -367,9 +349,24 @@ impl PageStore {
 }
 
 /// Frees what an entry held and takes it off the counts. The entry is out of the index already.
-fn release(slab: &mut Slab, held: &mut Holdings, pool: &mut Pool, entry: Entry) {
+fn release(
+    slab: &mut Slab,
+    held: &mut Holdings,
+    ages: &mut Ages,
+    guests: &mut Guests,
+    pool: &mut Pool,
+    entry: Entry,
+) {
     pool.stats.pages -= 1;
     count(held, entry, u64::wrapping_sub);
+    guests.discharge(pool.guest, slot_bytes(slab, entry), pool.kind.is_ephemeral());
+    if ages.is_live(entry.record()) {
+        ages.remove(entry.record());
+    }
+    free(slab, entry);
+}
+
+pub(crate) fn free(slab: &mut Slab, entry: Entry) {
     match entry.form() {
         Form::Packed(loc, _) | Form::Raw(loc) => slab.free(loc),
         Form::Empty | Form::Same(_) | Form::Broken(_) => {}

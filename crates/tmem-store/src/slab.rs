@@ -130,12 +130,35 @@ impl Slab {
         if !fuller || used as usize * 2 > slots_in(class) || len > size {
             return None;
         }
+        Some(self.move_to(chunk, loc, size, len))
+    }
+
+    /// Chooses chunks whose pages all fit into the others of their class, and gives no slot of them out until
+    /// [`Slab::settle`]. How many chunks.
+    pub fn choose_leaving(&mut self) -> usize {
+        self.chunks.choose_leaving()
+    }
+
+    /// Moves data out of a chunk that was chosen to be emptied.
+    pub fn leave(&mut self, loc: Loc, len: usize) -> Option<Loc> {
+        let size = self.size_at(loc)?;
+        let from = self.chunks.get(loc.chunk())?;
+        let chunk = if from.leaving == 0 { None } else { self.chunks.partial(from.class as usize) }?;
+        (len <= size).then(|| self.move_to(chunk, loc, size, len))
+    }
+
+    pub fn settle(&mut self) {
+        self.chunks.settle();
+    }
+
+    /// Moves data into a free slot of another chunk of the same class.
+    fn move_to(&mut self, chunk: usize, loc: Loc, size: usize, len: usize) -> Loc {
         let slot = self.chunks.take_slot(chunk);
         let start = loc.chunk() * CHUNK + loc.slot() * size;
         self.bytes.copy_within(start..start + len, chunk * CHUNK + slot * size);
         self.slot_bytes += size;
         self.free(loc);
-        Some(Loc::new(chunk, slot))
+        Loc::new(chunk, slot)
     }
 
     /// Gives all idle chunks back: the store is asked to be as small as it can.
@@ -155,7 +178,7 @@ impl Slab {
 
     /// Slot size where a location names a slot in use.
     #[inline]
-    fn size_at(&self, loc: Loc) -> Option<usize> {
+    pub(crate) fn size_at(&self, loc: Loc) -> Option<usize> {
         let class = self.chunks.get(loc.chunk())?.class as usize;
         let taken =
             class < CLASSES && loc.slot() < slots_in(class) && self.chunks.is_taken(loc.chunk(), loc.slot());

@@ -57,10 +57,23 @@ pub struct Traffic {
     pub hits: u64,
     /// Pages forgotten by `flush_page`, `flush_object` and `destroy`.
     pub flushed: u64,
+    /// Ephemeral pages forgotten to make room.
+    pub evicted: u64,
     pub refused: Refusals,
 }
 
 impl Traffic {
+    pub(crate) const NONE: Traffic = Traffic {
+        puts: 0,
+        stored: 0,
+        duplicates: 0,
+        gets: 0,
+        hits: 0,
+        flushed: 0,
+        evicted: 0,
+        refused: Refusals([0; Reason::COUNT]),
+    };
+
     pub(crate) fn count_put(&mut self, outcome: Outcome) {
         self.puts += 1;
         match outcome {
@@ -95,6 +108,10 @@ pub struct PoolStats {
     pub pages: u64,
     pub frozen: bool,
     pub traffic: Traffic,
+}
+
+impl PoolStats {
+    pub(crate) const NONE: PoolStats = PoolStats { pages: 0, frozen: false, traffic: Traffic::NONE };
 }
 
 /// A swap device. Numbers of pages unless the name says otherwise.

@@ -2,6 +2,7 @@
 //! Owns: two backends for tests and measurements: one that refuses everything, so that all goes to the swap device,
 //! and one that keeps plain copies, which prices the pager without a codec. Locks: the caller's.
 
+use crate::areas::Areas;
 use crate::ops::{BackendOps, Corrupt, Loaded, Outcome, Reason};
 use crate::page_bytes;
 use tmem_sys::{Errno, PAGE_SIZE, Page, Table};
@@ -37,23 +38,14 @@ impl BackendOps for RefuseAll {
     }
 }
 
-/// One area's part of the table of copies.
-#[derive(Clone, Copy, Default)]
-struct Extent {
-    first: usize,
-    pages: usize,
-}
-
-/// The most areas that plain copies are kept of.
-const PLAIN_AREAS: usize = 64;
-
 /// Keeps every page as it is, in one table.
 pub struct PlainCopies {
     copies: Table<Page>,
     present: Table<u8>,
-    areas: [Extent; PLAIN_AREAS],
-    reserved: usize,
+    areas: Areas,
     stored: usize,
+    /// One past the highest place that was ever used.
+    top: usize,
 }
 
 impl PlainCopies {
@@ -63,46 +55,46 @@ impl PlainCopies {
         Ok(PlainCopies {
             copies: Table::new(max_pages)?,
             present: Table::new(max_pages)?,
-            areas: [Extent::default(); PLAIN_AREAS],
-            reserved: 0,
+            areas: Areas::new(max_pages),
             stored: 0,
+            top: 0,
         })
     }
 
-    fn slot(&self, area: u32, page: u64) -> Result<usize, Reason> {
-        let extent = self.areas.get(area as usize).filter(|e| e.pages > 0).ok_or(Reason::NoArea)?;
-        if page < extent.pages as u64 { Ok(extent.first + page as usize) } else { Err(Reason::OutOfRange) }
+    fn forget(&mut self, slot: usize) {
+        if self.present[slot] == 1 {
+            self.present[slot] = 0;
+            self.stored -= 1;
+            self.copies.discard(slot * PAGE_SIZE..(slot + 1) * PAGE_SIZE);
+        }
     }
 }
 
 impl BackendOps for PlainCopies {
-    /// Reserves a place for each page; an area that does not fit, or grows, is not taken.
     fn init(&mut self, area: u32, pages: u64) {
-        let pages = pages as usize;
-        if let Some(extent) = self.areas.get_mut(area as usize)
-            && extent.pages == 0
-            && self.copies.len() - self.reserved >= pages
-        {
-            *extent = Extent { first: self.reserved, pages };
-            self.reserved += pages;
-        }
+        self.areas.init(area, pages);
     }
 
     fn store(&mut self, area: u32, page: u64, data: &Page) -> Outcome {
-        match self.slot(area, page) {
+        match self.areas.slot(area, page) {
             Ok(slot) => {
                 self.copies[slot].copy_from_slice(data);
                 self.stored += usize::from(self.present[slot] == 0);
                 self.present[slot] = 1;
+                self.top = self.top.max(slot + 1);
                 Outcome::Stored
             }
-            Err(reason) => Outcome::Refused(reason),
+            Err(reason) => {
+                // Law 3 around this refusal too: the area may have been larger.
+                self.invalidate_page(area, page);
+                Outcome::Refused(reason)
+            }
         }
     }
 
     fn load(&mut self, area: u32, page: u64, into: &mut Page) -> Result<Loaded, Corrupt> {
-        match self.slot(area, page) {
-            Ok(slot) if self.present[slot] == 1 => {
+        match self.areas.find(area, page) {
+            Some(slot) if self.present[slot] == 1 => {
                 into.copy_from_slice(&self.copies[slot]);
                 Ok(Loaded::Loaded)
             }
@@ -111,29 +103,27 @@ impl BackendOps for PlainCopies {
     }
 
     fn invalidate_page(&mut self, area: u32, page: u64) {
-        if let Ok(slot) = self.slot(area, page)
-            && self.present[slot] == 1
-        {
-            self.present[slot] = 0;
-            self.stored -= 1;
-            self.copies.discard(slot * PAGE_SIZE..(slot + 1) * PAGE_SIZE);
+        if let Some(slot) = self.areas.find(area, page) {
+            self.forget(slot);
         }
     }
 
     fn invalidate_area(&mut self, area: u32) {
-        let pages = self.areas.get(area as usize).map_or(0, |e| e.pages as u64);
-        (0..pages).for_each(|page| self.invalidate_page(area, page));
-        if let Some(extent) = self.areas.get_mut(area as usize) {
-            extent.pages = 0;
+        let slots = self.areas.end(area);
+        for slot in slots {
+            if self.stored == 0 {
+                break;
+            }
+            self.forget(slot);
         }
     }
 
     fn footprint(&self) -> usize {
-        self.stored * PAGE_SIZE + page_bytes(self.reserved)
+        self.stored * PAGE_SIZE + page_bytes(self.top)
     }
 
     fn check(&self) -> Vec<String> {
-        let stored = self.present.iter().filter(|p| **p == 1).count();
+        let stored = self.present[..self.top].iter().filter(|p| **p == 1).count();
         if stored == self.stored {
             Vec::new()
         } else {

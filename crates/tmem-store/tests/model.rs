@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Laws 1 to 5, 7 and the exact accounting of 11, held against the simplest model there is: a map.
+//! Laws 1 to 5, 7 and the exact accounting of 11, held against the simplest model there is: a map. `ephemeral.rs` has the same for
+//! ephemeral pools and guests.
 #![forbid(unsafe_code)]
 
 mod common;

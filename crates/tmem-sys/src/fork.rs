@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Owns: the at-fork registration with the C library. Callers: the pager's `fork` module, once a process.
+//! Owns: the at-fork registration with the C library. Callers: the pager's `fork` module, the store's
+//! `host`. Each part of the process has handlers of its own; none may wait for a lock whose holder waits for another
+//! part's.
 
 use crate::errno::Errno;
+use crate::lock::Lock;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::OnceLock;
 
-/// Has the three functions called around every `fork` that the C library makes, for the rest of the process.
-/// `vfork`, `posix_spawn`, `_Fork` and raw `clone` call none of them.
+/// Parts of the process that have handlers of their own.
+const MOST: usize = 8;
+
+/// Has the three functions called around every `fork` that the C library makes, for the rest of the process. The same
+/// three are registered once, however often they are given. Those registered last are called first before the fork,
+/// and last after it. `vfork`, `posix_spawn`, `_Fork` and raw `clone` call none of them.
 ///
 /// # Errors
 /// `ENOMEM`.
@@ -15,13 +21,21 @@ pub fn register(
     parent: extern "C" fn(),
     child: extern "C" fn(),
 ) -> Result<(), Errno> {
-    static DONE: OnceLock<i32> = OnceLock::new();
-    let code = *DONE.get_or_init(|| {
-        // SAFETY: the three are plain functions of this library, which is never unloaded while handlers remain
-        // (the C library drops them with the object that registered them).
-        unsafe { libc::pthread_atfork(Some(cast(prepare)), Some(cast(parent)), Some(cast(child))) }
-    });
-    if code == 0 { Ok(()) } else { Err(Errno(code)) }
+    static DONE: Lock<[usize; MOST]> = Lock::new([0; MOST]);
+    let this = prepare as *const () as usize;
+    let mut done = DONE.lock();
+    if done.contains(&this) {
+        return Ok(());
+    }
+    let place = done.iter_mut().find(|known| **known == 0).ok_or(Errno::ENOMEM)?;
+    // SAFETY: the three are plain functions of this library, which is never unloaded while handlers remain
+    // (the C library drops them with the object that registered them).
+    let code = unsafe { libc::pthread_atfork(Some(cast(prepare)), Some(cast(parent)), Some(cast(child))) };
+    if code != 0 {
+        return Err(Errno(code));
+    }
+    *place = this;
+    Ok(())
 }
 
 fn cast(f: extern "C" fn()) -> unsafe extern "C" fn() {

@@ -33,6 +33,7 @@ pub mod signals;
 pub mod stack;
 
 pub mod caps;
+pub mod channel;
 pub mod counters;
 pub mod file;
 pub mod heap;

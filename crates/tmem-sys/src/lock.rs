@@ -92,7 +92,8 @@ impl<T> Lock<T> {
     }
 
     pub fn try_lock(&self) -> Option<LockGuard<'_, T>> {
-        self.raw.try_lock().then_some(LockGuard { lock: self })
+        // Made only where the lock was taken: to drop a guard is to unlock.
+        self.raw.try_lock().then(|| LockGuard { lock: self })
     }
 
     /// The guard of a lock that [`LockGuard::keep_across_fork`] left held, in parent or child. A lock that nobody
@@ -154,5 +155,15 @@ mod tests {
             }
         });
         assert_eq!(*COUNT.lock(), 80_000);
+    }
+
+    #[test]
+    fn a_lock_that_is_held_is_not_taken_and_stays_held() {
+        let lock = Lock::new(());
+        let guard = lock.lock();
+        assert!(lock.try_lock().is_none());
+        assert!(lock.try_lock().is_none(), "the first try must not have unlocked it");
+        drop(guard);
+        assert!(lock.try_lock().is_some());
     }
 }

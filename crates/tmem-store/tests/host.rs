@@ -5,8 +5,9 @@
 mod common;
 
 use common::{Kind, page};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tmem_store::{Loaded, ObjectId, Outcome, PageStore, PoolConfig, SharedStore, StoreConfig};
+use tmem_store::{Host, HostConfig, Loaded, ObjectId, Outcome, PoolConfig, PoolId, PoolKind};
 use tmem_sys::{PAGE_SIZE, Page};
 
 const OBJECT: ObjectId = ObjectId([1, 2, 3]);
@@ -25,10 +26,18 @@ fn word(page: &Page, at: usize) -> u64 {
     u64::from_ne_bytes(std::array::from_fn(|i| page[at * 8 + i]))
 }
 
+fn host(limit_bytes: usize) -> Arc<Host> {
+    Host::new(HostConfig { limit_bytes, reserve_bytes: 64 << 20 }).unwrap()
+}
+
+fn new_pool(host: &Host, guest: &str, kind: PoolKind) -> PoolId {
+    host.new_pool(guest, kind, PoolConfig { pack: true, raw: true }).unwrap()
+}
+
 #[test]
 fn two_threads_on_one_handle_never_see_a_torn_page() {
-    let store = SharedStore::new(PageStore::new(StoreConfig::for_pages(1024, 1 << 20)).unwrap());
-    let pool = store.new_pool(PoolConfig { raw: true, ..PoolConfig::default() }).unwrap();
+    let store = host(2 << 20);
+    let pool = new_pool(&store, "default", PoolKind::Persistent);
     let hits = AtomicU64::new(0);
     std::thread::scope(|s| {
         for thread in 0..2 {

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: a page's way into the store, from its form to its place in slab, index and order of age. Callers: `pool` on
+//! a put, which has forgotten by then what the handle held (law 3). Locks: the store's. Law 1: what has no place is
+//! refused, and changes nothing.
+
+use crate::codec::Coded;
+use crate::entry::Entry;
+use crate::guests::slot_bytes;
+use crate::object::ObjectId;
+use crate::ops::Reason;
+use crate::pool::{PageStore, Pool, count, free};
+use crate::room::Effort;
+use tmem_sys::{PAGE_SIZE, Page};
+
+/// The form in which a page asks for room. Packed bytes lie in the codec meanwhile.
+#[derive(Clone, Copy)]
+enum Offer {
+    Same(u64),
+    Packed(usize),
+    Raw,
+}
+
+impl Offer {
+    /// Bytes of data.
+    fn len(self) -> usize {
+        match self {
+            Offer::Same(_) => 0,
+            Offer::Packed(len) => len,
+            Offer::Raw => PAGE_SIZE,
+        }
+    }
+}
+
+impl PageStore {
+    /// Stores a page under a handle that holds none, making room as far as that can be done.
+    pub(crate) fn place(
+        &mut self,
+        slot: usize,
+        object: ObjectId,
+        index: u64,
+        page: &Page,
+    ) -> Result<(), Reason> {
+        let Pool { config, guest, stats, .. } = self.pools[slot];
+        if stats.frozen {
+            return Err(Reason::Frozen);
+        }
+        let offer = match self.codec.encode(page, config.pack) {
+            Coded::Same(word) => Offer::Same(word),
+            Coded::Packed(bytes) => Offer::Packed(bytes.len()),
+            Coded::Incompressible if config.raw => Offer::Raw,
+            Coded::Incompressible => return Err(Reason::Incompressible),
+        };
+        let len = offer.len();
+        let mut effort = Effort::default();
+        loop {
+            let placed = self.admit(guest, len).and_then(|()| self.insert(slot, object, index, page, offer));
+            match placed {
+                Err(reason) if self.make_room(guest, len, reason, &mut effort) => {}
+                done => return done,
+            }
+        }
+    }
+
+    /// Stores an offered page if there is room as things are; changes nothing if not.
+    fn insert(
+        &mut self,
+        slot: usize,
+        object: ObjectId,
+        index: u64,
+        page: &Page,
+        offer: Offer,
+    ) -> Result<(), Reason> {
+        let Pool { guest, kind, .. } = self.pools[slot];
+        let entry = match offer {
+            Offer::Same(word) => Some(Entry::same(word)),
+            Offer::Packed(len) => self.slab.store(self.codec.packed(len)).map(|loc| Entry::packed(loc, len)),
+            Offer::Raw => self.slab.store(page).map(Entry::raw),
+        };
+        let mut entry = entry.ok_or(Reason::StoreFull)?;
+        let bytes = slot_bytes(&self.slab, entry);
+        let mut done = self.admit_slot(guest, bytes).map(|()| 0);
+        if kind.is_ephemeral() {
+            entry = entry.with_record(self.ages.reserve().unwrap_or(0));
+            if entry.record() == 0 {
+                done = done.and(Err(Reason::IndexFull));
+            }
+        }
+        let done = done.and_then(|_| self.objects.insert(slot as u32, object, index, entry));
+        match done {
+            Ok(number) => {
+                self.pools[slot].stats.pages += 1;
+                count(&mut self.held, entry, u64::wrapping_add);
+                self.guests.charge(guest, bytes, kind.is_ephemeral());
+                if entry.record() != 0 {
+                    self.ages.link(entry.record(), guest, number, index);
+                }
+                Ok(())
+            }
+            Err(reason) => {
+                if entry.record() != 0 {
+                    self.ages.cancel(entry.record());
+                }
+                free(&mut self.slab, entry);
+                Err(reason)
+            }
+        }
+    }
+}
