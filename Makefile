@@ -11,7 +11,7 @@ SIZE   ?= 1G
 NATIVE := Cargo.toml setup.py $(wildcard Cargo.lock) $(shell find crates -name '*.rs' -o -name Cargo.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test test-rust test-python lint long fmt bench clean
+.PHONY: help demo build test test-rust test-python lint long fmt bench docs clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ fmt: build ## format Rust and Python
 
 bench: build ## run the measurements in benches/ (raw results land beside the scripts)
 	$(BIN)/python -m benches
+
+docs: build ## make docs/reference from the docstrings, signatures and parsers
+	$(BIN)/python -m tools.reference
 
 clean: ## remove what was built
 	rm -rf $(VENV) target build dist python/tmem.egg-info python/tmem/_core*.so

@@ -20,8 +20,13 @@ from tmem.errors import SizeError
 __all__ = ["Array", "Order", "Shape", "byte_range", "element_type", "file_layout", "nbytes_of", "shape_of"]
 
 Array = npt.NDArray[Any]
+"""A plain numpy.ndarray of any dtype."""
+
 Order = Literal["C", "F"]
+"""Rows together (`C`) or columns together (`F`), as NumPy has it."""
+
 Shape = SupportsIndex | Sequence[SupportsIndex]
+"""One length, or one for each dimension."""
 
 _NPY_MAGIC = b"\x93NUMPY"
 

@@ -20,14 +20,15 @@ PAGE = 4096
 _MEMFD = "/memfd:tmem-stats"
 
 Value = int | float | str
+"""A number, or a name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
     """One reading of a Memory's counters. Sizes are bytes unless the comment says otherwise."""
 
-    name: str = ""
-    pid: int = 0
+    name: str = ""  # given to the Memory, or made up
+    pid: int = 0  # the process
     entry: str = ""  # which fault entry serves: signal or thread
     armed: int = 0  # 1 once the arrays have outgrown the budget and paging has begun
     ram: int = 0  # the budget
@@ -35,39 +36,39 @@ class Stats:
     regions: int = 0  # how many they are
     resident: int = 0  # arrays' pages in RAM
     standby: int = 0  # evicted, but not yet packed: a fault takes them back
-    free_frames: int = 0
+    free_frames: int = 0  # frames that hold no page and wait for the next fault
     store_bytes: int = 0  # RAM taken by the page store
     store_pages: int = 0  # pages it holds
     store_packed: int = 0  # of these, pages that are compressed
     store_same: int = 0  # of these, pages of one repeated value, which take no room
     store_data: int = 0  # the compressed pages' own size
-    metadata: int = 0
-    swap_used: int = 0
-    swap_cap: int = 0
-    pinned: int = 0
+    metadata: int = 0  # tables: what is known of each page
+    swap_used: int = 0  # of the swap device, held by pages
+    swap_cap: int = 0  # what the swap device may hold
+    pinned: int = 0  # pages that stay, because pin() said so
     overshoot: int = 0  # over the budget now
-    overshoot_events: int = 0
-    faults: int = 0
+    overshoot_events: int = 0  # how often a page had to stay past the budget
+    faults: int = 0  # touches of pages that were not there
     fault_ns: int = 0  # time that threads waited for pages, in nanoseconds
-    readahead_pages: int = 0
-    standby_hits: int = 0
-    evictions: int = 0
+    readahead_pages: int = 0  # pages brought in beside the faulted one
+    standby_hits: int = 0  # faults that standby served, without unpacking
+    evictions: int = 0  # pages that left: packed, sent to the swap device, or found unchanged
     clean_evictions: int = 0  # evictions that found their packed copy still good
-    moves: int = 0
+    moves: int = 0  # pages moved out of the arrays
     move_busy: int = 0  # pages the kernel would not move: pinned, or shared with a forked child
-    move_retries: int = 0
+    move_retries: int = 0  # moves that the kernel asked to be tried again
     unshared: int = 0  # pages copied free of a forked child
     spurious_faults: int = 0  # faults that another thread had served already
     copies_dropped: int = 0  # packed copies of resident pages, given up for room
-    swap_loads: int = 0
-    swap_stores: int = 0
-    loads: int = 0
-    succ_stores: int = 0
-    failed_stores: int = 0
-    invalidates: int = 0
-    guard_calls: int = 0
-    guard_holds: int = 0
-    forks: int = 0
+    swap_loads: int = 0  # pages read from the swap device
+    swap_stores: int = 0  # pages written to it
+    loads: int = 0  # pages that frontswap gave back
+    succ_stores: int = 0  # pages that frontswap took
+    failed_stores: int = 0  # pages that it refused; why is in `refused`
+    invalidates: int = 0  # pages that it was told to forget
+    guard_calls: int = 0  # system calls of the process that the guard looked at
+    guard_holds: int = 0  # of these, calls that had pages held for them
+    forks: int = 0  # children of this Memory made by fork
     outside: int = 0  # anonymous memory of the process in RAM that is not tmem's
     refused: Mapping[str, int] = field(default_factory=dict)  # why the store refused pages, counted
     other: Mapping[str, Value] = field(default_factory=dict)  # counters that this version has no name for

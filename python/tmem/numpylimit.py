@@ -27,6 +27,7 @@ from tmem.units import Size, format_size, parse_size
 __all__ = ["Limit", "in_force", "install", "limit", "uninstall"]
 
 Small = Literal["plain", "packed"]
+"""Where arrays below the threshold go: plain memory, or paged pages that they share."""
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")

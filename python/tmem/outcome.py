@@ -50,13 +50,14 @@ class Stored:
 class Refused:
     """The page was not taken, and the caller still has it. False in a condition."""
 
-    reason: Reason = Reason.UNWILLING
+    reason: Reason = Reason.UNWILLING  # why; each has a counter
 
     def __bool__(self) -> Literal[False]:
         return False
 
 
 Outcome: TypeAlias = Stored | Refused
+"""What becomes of a page that is offered."""
 
 OUTCOMES: tuple[Outcome, ...] = (Stored(), *map(Refused, Reason))
 """The outcome of each code."""

@@ -22,8 +22,8 @@ __all__ = ["ProcessStats", "stats"]
 class ProcessStats:
     """Every Memory of this process, limits included, and the census of NumPy's large arrays. Sizes are bytes."""
 
-    memories: tuple[Stats, ...]
-    numpy: NumpyBytes
+    memories: tuple[Stats, ...]  # one for each Memory or limit
+    numpy: NumpyBytes  # large arrays: managed or not
 
     @property
     def ram(self) -> int:

@@ -22,6 +22,8 @@ from tmem.errors import warning_of
 __all__ = ["Advice", "advise", "evict", "is_paged", "pin", "prefetch", "raise_notices"]
 
 Advice = Literal["normal", "sequential", "random", "cold", "willneed"]
+"""How an array will be used: `sequential` reads ahead from the first fault on, `random` never, `cold` leaves first."""
+
 _ADVICE = get_args(Advice)
 
 _A = TypeVar("_A", bound=Array)

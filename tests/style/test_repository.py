@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SPDX = "SPDX-License-Identifier: Apache-2.0"
 RUST = sorted((ROOT / "crates").glob("**/*.rs"))
 PRODUCT = sorted((ROOT / "python").glob("**/*.py"))
-PYTHON = [*PRODUCT, *sorted((ROOT / "tests").glob("**/*.py")), *sorted((ROOT / "benches").glob("**/*.py"))]
+BESIDE = ("tests", "benches", "tools", "docs/samples")
+PYTHON = [*PRODUCT, *(path for name in BESIDE for path in sorted((ROOT / name).glob("**/*.py")))]
 NATIVE_USERS = {
     "__init__",
     "backendprocess",

@@ -8,6 +8,7 @@ mod error;
 mod frontswap;
 mod host;
 mod memory;
+mod objects;
 mod own;
 mod pool;
 mod probe;
@@ -45,6 +46,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(memory::memories, m)?)?;
     m.add_function(wrap_pyfunction!(memory::find, m)?)?;
     m.add_function(wrap_pyfunction!(allocator::set_handler, m)?)?;
+    m.add_function(wrap_pyfunction!(objects::tracked, m)?)?;
     m.add_function(wrap_pyfunction!(finalize, m)?)?;
     Ok(())
 }

@@ -17,7 +17,7 @@ from tmem import __version__
 from tmem.cli import demo, doctor, stats
 from tmem.errors import SizeError, TmemError
 
-__all__ = ["FAILED", "main"]
+__all__ = ["FAILED", "main", "make_parser"]
 
 FAILED = 125
 _INTERRUPTED = 130
@@ -26,7 +26,7 @@ _VERBS: tuple[ModuleType, ...] = (doctor, stats, demo)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `tmem` with these arguments (the process's own by default) and return its exit code."""
-    parser = _parser()
+    parser = make_parser()
     options = parser.parse_args(arguments)
     try:
         code = int(options.run(options))
@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line, a sub-parser for each verb."""
     parser = argparse.ArgumentParser(prog="tmem", description="Arrays larger than the RAM they may use.")
     parser.add_argument("--version", action="version", version=f"tmem {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
