@@ -67,15 +67,27 @@ def _starting(start: Callable[[threading.Thread], None]) -> Callable[[threading.
             start(self)
             return
 
+        own = vars(self).get("run")
+
+        def restore() -> None:  # the thread must not keep itself alive through us
+            vars(self).pop("run", None)
+            if own is not None:
+                vars(self)["run"] = own
+
         def run() -> None:
-            del self.run  # the thread must not keep itself alive through us
+            restore()
             body()
 
-        self.run = run  # type: ignore[method-assign]
+        try:
+            self.run = run  # type: ignore[method-assign]
+        except (AttributeError, TypeError):
+            # Its class lets nobody change what it runs: it starts as it always did, and what it makes escapes.
+            start(self)
+            return
         try:
             start(self)
         except BaseException:
-            vars(self).pop("run", None)
+            restore()
             raise
 
     return wrapped

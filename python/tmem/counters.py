@@ -67,6 +67,7 @@ class Stats:
     failed_stores: int = 0  # pages that it refused; why is in `refused`
     invalidates: int = 0  # pages that it was told to forget
     guard_calls: int = 0  # system calls of the process that the guard looked at
+    idle: int = 0  # of arrays that ended, kept for the next of their size while memory is plain
     guard_holds: int = 0  # of these, calls that had pages held for them
     forks: int = 0  # children of this Memory made by fork
     outside: int = 0  # anonymous memory of the process in RAM that is not tmem's
@@ -76,7 +77,7 @@ class Stats:
     @property
     def used(self) -> int:
         """All that counts against the budget, in bytes."""
-        return self.resident + self.standby + self.free_frames + self.store_bytes + self.metadata
+        return self.resident + self.standby + self.free_frames + self.store_bytes + self.metadata + self.idle
 
     @property
     def ratio(self) -> float:

@@ -32,7 +32,7 @@ from tmem.steering import Advice, raise_notices
 from tmem.swapdir import Swap, plan_swap
 from tmem.units import Size, format_size, parse_size
 
-__all__ = ["MINIMUM_RAM", "Memory", "numpy_allocator"]
+__all__ = ["MINIMUM_RAM", "Memory", "numpy_allocator", "raise_notices_of"]
 
 MINIMUM_RAM = _core.MIN_RAM
 """The smallest budget, in bytes: below it the pager's own tables and frames would be most of it."""
@@ -278,6 +278,11 @@ class Memory:
 
     def _drain(self) -> None:
         raise_notices(self._core)
+
+
+def raise_notices_of(memory: Memory) -> None:
+    """Raise as warnings what the path of a page had to tell in `memory`."""
+    raise_notices(memory._core)  # noqa: SLF001 - in the module that owns it
 
 
 def numpy_allocator(memory: Memory, threshold: int, small: str) -> _core.Allocator:

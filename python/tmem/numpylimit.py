@@ -11,7 +11,9 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
-from collections.abc import Callable
+import threading
+import warnings
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from types import TracebackType
@@ -19,8 +21,8 @@ from typing import Any, Literal, NamedTuple, NoReturn, ParamSpec, Self, TypeVar
 
 from tmem import _core, carry
 from tmem.counters import Stats
-from tmem.errors import SizeError, TmemError
-from tmem.memory import Memory, numpy_allocator
+from tmem.errors import SizeError, TmemError, TmemWarning
+from tmem.memory import Memory, numpy_allocator, raise_notices_of
 from tmem.swapdir import Swap
 from tmem.units import Size, format_size, parse_size
 
@@ -33,6 +35,10 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _LARGEST_THRESHOLD = 1 << 40
 _NUMBERS = itertools.count(1)
+_ELSEWHERE = (
+    "a limit ended in another context than it began in, where it stays in force: close generators that have a limit "
+    "inside where they were started"
+)
 
 
 class _Entered(NamedTuple):
@@ -42,6 +48,7 @@ class _Entered(NamedTuple):
 
 _entered: ContextVar[tuple[_Entered, ...]] = ContextVar("tmem-limits", default=())
 _installed: list[_Entered] = []  # none or one
+_installer: ContextVar[int] = ContextVar("tmem-installer", default=0)
 
 
 class Limit:
@@ -49,8 +56,9 @@ class Limit:
 
     As a context manager it is in force inside the `with` block: in this thread or task, in threads started there, and
     in tasks handed to thread pools there. As a decorator it is in force during each call; all calls share the budget.
-    It may be entered again, also inside itself; limits end in the reverse order. Arrays outlive it: they stay valid and
-    count against its budget until their last reference goes.
+    It may be entered again, also inside itself. Arrays outlive it: they stay valid and count against its budget until
+    their last reference goes. Of arrays that ended, up to an eighth of the budget is kept for the next ones while
+    memory is plain, until close().
 
     `ram`, `swap`, `faults` and `name` are those of `tmem.Memory`. Arrays of `threshold` bytes or more are paged. With
     `small="plain"` smaller ones are plain memory; with `small="packed"` they share paged pages with others of their
@@ -80,42 +88,73 @@ class Limit:
     # In force
 
     def __enter__(self) -> Self:
-        before = self._allocator.enter()
-        _entered.set((*_entered.get(), _Entered(self, before)))
+        stack = _entered.get()
+        entered = (*stack, _Entered(self, _core.get_handler()))
+        try:
+            _core.set_handler(self._allocator.handler, _entered, entered)
+        except BaseException:  # Ctrl-C, say, just after it: then nobody would call __exit__
+            if _entered.get() is entered:
+                _core.set_handler(entered[-1].before, _entered, stack)
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         stack = _entered.get()
-        if not stack or stack[-1].limit is not self:
-            raise TmemError("limits end in the reverse order in which they began, in the context where they began")
-        _core.set_handler(stack[-1].before)
-        _entered.set(stack[:-1])
+        try:
+            self._leave(stack)
+        except BaseException:  # Ctrl-C, say: what has begun to end must end
+            if _entered.get() is stack:
+                self._leave(stack)
+            raise
         refusal = self._allocator.refusal()
-        if refusal and isinstance(error, MemoryError):
+        if refusal and isinstance(error, MemoryError) and hasattr(error, "dtype"):  # NumPy's own, for an array
             error.add_note(f"tmem.limit: {refusal}")
-        self._memory.stats()  # raises as warnings what the path of a page had to tell
+        if error is None:
+            raise_notices_of(self._memory)
+
+    def _leave(self, stack: tuple[_Entered, ...]) -> None:
+        """End what this limit began last. Out of order, as generators may do it, the others stay in force."""
+        at = next((n for n in reversed(range(len(stack))) if stack[n].limit is self), None)
+        if at is None:
+            warnings.warn(_ELSEWHERE, TmemWarning, stacklevel=3)
+            return
+        before = stack[at].before
+        if at == len(stack) - 1:
+            _core.set_handler(before, _entered, stack[:-1])
+            return
+        # Whoever began after this one goes back to what was there before this one.
+        after = stack[at + 1]._replace(before=before)
+        _core.set_handler(_core.get_handler(), _entered, (*stack[:at], after, *stack[at + 2 :]))
 
     def __call__(self, function: Callable[_P, _R]) -> Callable[_P, _R]:
         """Return `function` with this limit in force during each call; a coroutine function stays one."""
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        if inspect.isclass(function):
+            raise TypeError("a class is not run: decorate its methods, or use `with tmem.limit(...)`")
+        body = function if inspect.isroutine(function) else getattr(type(function), "__call__", function)  # noqa: B004
+        if inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body):
             raise TypeError("the body of a generator runs after the call: use `with tmem.limit(...)` inside it instead")
-        if inspect.iscoroutinefunction(function):
+        if inspect.iscoroutinefunction(body):
 
             @functools.wraps(function)
             async def run_coroutine(*args: _P.args, **kwargs: _P.kwargs) -> Any:
-                with self:
-                    return await function(*args, **kwargs)
+                return await self._inside(function(*args, **kwargs))  # type: ignore[arg-type]
 
             return run_coroutine  # type: ignore[return-value]
 
         @functools.wraps(function)
         def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
             with self:
-                return function(*args, **kwargs)
+                result = function(*args, **kwargs)
+            # A function that only makes a coroutine has done nothing yet.
+            return self._inside(result) if inspect.iscoroutine(result) else result  # type: ignore[return-value]
 
         return run
+
+    async def _inside(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        with self:
+            return await coroutine
 
     # Looking
 
@@ -177,10 +216,11 @@ def install(
     """
     if _installed:
         raise TmemError(f"{_installed[0].limit!r} is installed already: tmem.uninstall() it first")
-    made = Limit(ram, threshold=threshold, small=small, swap=swap, faults=faults, name=name)
     if _entered.get():
         raise TmemError("a limit is in force in this context: install before, or after it has ended")
-    _installed.append(_Entered(made, made._allocator.enter()))  # noqa: SLF001 - the two are one thing
+    made = Limit(ram, threshold=threshold, small=small, swap=swap, faults=faults, name=name)
+    _installed.append(_Entered(made, _core.get_handler()))
+    _core.set_handler(made._allocator.handler, _installer, threading.get_ident())  # noqa: SLF001 - the two are one thing
     return made
 
 
@@ -190,7 +230,9 @@ def uninstall() -> None:
         raise TmemError("no limit is installed")
     if _entered.get():
         raise TmemError("a limit is in force in this context: uninstall after it has ended")
-    _core.set_handler(_installed.pop().before)
+    if _installer.get() != threading.get_ident():
+        raise TmemError("the limit was installed in another thread or context: uninstall it there")
+    _core.set_handler(_installed.pop().before, _installer, 0)
 
 
 def in_force() -> Limit | None:

@@ -120,3 +120,25 @@ def test_arrow_and_its_own_threads_are_no_obstacle(entry: str) -> None:
     """).split()
         == ["True"] * 3
     )
+
+
+def test_huge_pages_that_are_not_used_whole_count() -> None:
+    assert (
+        run("""
+        import tmem
+
+        def peak():
+            with open("/proc/self/status") as status:
+                return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024
+
+        base, budget = peak(), 128 << 20
+        memory = tmem.Memory(budget)
+        arrays = []
+        while memory.stats().mapped < budget * 9 // 10:
+            arrays.append(memory.zeros((2 << 20) + 4096, "u1"))
+            arrays[-1][:] = 1
+        over = peak() - base
+        print(over <= budget * 1.05 + (16 << 20) or over)
+    """)
+        == "True"
+    )

@@ -8,16 +8,19 @@ import gc
 import multiprocessing
 import multiprocessing.pool
 import pickle
+import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pytest
 
 import tmem
+from tmem.numpylimit import in_force
 
 RAM = 16 << 20
 LARGE = 100_000  # bytes, above the default threshold
@@ -124,7 +127,7 @@ def test_blocks_that_come_and_go_keep_their_values(limit: Any) -> None:
     assert one.stats().resident + one.stats().standby < RAM // 2
 
 
-def test_limits_nest_and_end_in_the_reverse_order(limit: Any) -> None:
+def test_limits_nest(limit: Any) -> None:
     outer, inner = limit(name="outer"), limit(name="inner", threshold=1 << 20)
     with outer:
         with inner:
@@ -132,11 +135,23 @@ def test_limits_nest_and_end_in_the_reverse_order(limit: Any) -> None:
             with outer:
                 assert made_here_is_paged()
         assert made_here_is_paged()
-        with pytest.raises(tmem.TmemError, match="reverse order"):
-            inner.__exit__(None, None, None)
     assert not made_here_is_paged()
-    with pytest.raises(tmem.TmemError, match="reverse order"):
-        outer.__exit__(None, None, None)
+
+
+def test_limits_that_end_out_of_order_leave_the_others_in_force(limit: Any) -> None:
+    first: tmem.Limit = limit()
+    second: tmem.Limit = limit(threshold=1 << 30)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not made_here_is_paged()  # the second's threshold is high
+    assert in_force() is second
+    second.__exit__(None, None, None)
+    assert in_force() is None
+    assert not made_here_is_paged()
+    with pytest.warns(tmem.TmemWarning, match="another context"):
+        first.__exit__(None, None, None)
+    assert in_force() is None
 
 
 def test_a_function_a_coroutine_and_a_task_run_under_it(limit: Any) -> None:
@@ -335,3 +350,102 @@ def test_a_huge_array_that_is_hardly_touched_fits_and_gives_its_tables_back(limi
         del huge
         assert one.stats().metadata - metadata < 1 << 20
         assert np.full(RAM, 3, "u1").sum() == 3 * RAM
+
+
+def test_an_interrupt_finds_the_limit_in_force_or_not_and_nothing_between(limit: Any) -> None:
+    one = limit()
+
+    class Interrupt(BaseException):
+        pass
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise Interrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for turn in range(400):
+            with suppress(Interrupt):
+                signal.setitimer(signal.ITIMER_REAL, 2e-5 + turn * 5e-7)
+                while True:
+                    with one:
+                        pass
+            # As with any context manager, it may come before the first step or after the last.
+            assert (in_force() is one) == made_here_is_paged()
+            while in_force() is not None:
+                one.__exit__(None, None, None)
+            assert not made_here_is_paged()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_an_array_may_always_shrink(limit: Any) -> None:
+    one = limit()
+    with one:
+        array = np.arange(1 << 17)
+        one.memory._core.close()
+        array.resize(1 << 15, refcheck=False)
+    assert (array == np.arange(1 << 15)).all()
+
+
+def test_notes_are_for_what_was_refused(limit: Any) -> None:
+    one = limit()
+
+    def refused_then_fails() -> None:
+        with suppress(MemoryError):
+            np.zeros(1 << 44, "u1")
+        raise MemoryError
+
+    with pytest.raises(MemoryError) as caught, one:
+        refused_then_fails()
+    assert not hasattr(caught.value, "__notes__")
+
+
+def test_threads_that_cannot_be_carried_start_all_the_same(limit: Any) -> None:
+    results: list[bool] = []
+
+    class Fixed(threading.Thread):
+        @property
+        def run(self) -> Callable[[], None]:
+            return lambda: results.append(made_here_is_paged())
+
+    own = threading.Thread()
+    own.run = lambda: results.append(made_here_is_paged())  # type: ignore[method-assign]
+    with limit():
+        for thread in (Fixed(), own):
+            thread.start()
+            thread.join()
+    assert results == [False, True]
+    own.run()
+    assert results[-1] is False
+
+
+def test_what_only_looks_like_a_function_runs_under_it(limit: Any) -> None:
+    class Task:
+        async def __call__(self) -> bool:
+            return made_here_is_paged()
+
+    async def coroutine() -> bool:
+        return made_here_is_paged()
+
+    def maker() -> Any:
+        return coroutine()
+
+    one: tmem.Limit = limit()
+    assert asyncio.run(one(Task())())
+    assert asyncio.run(one(maker)())
+    with pytest.raises(TypeError, match="class"):
+        one(Task)
+
+
+def test_memory_kept_for_the_next_arrays_is_counted(limit: Any) -> None:
+    one = limit("64M")
+    with one:
+        for _ in range(5):
+            np.ones(1 << 20, "u1")
+    stats = one.stats()
+    assert stats.mapped == 0
+    assert stats.regions == 0
+    assert stats.idle == 1 << 20
+    assert stats.used >= 1 << 20
+    assert one.blocks()["paged"] == 5

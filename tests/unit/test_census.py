@@ -124,3 +124,22 @@ def test_threads_look_one_after_the_other() -> None:
     for thread in threads:
         thread.join()
     assert found == [held[0].nbytes] * 6
+
+
+def test_dead_proxies_and_objects_that_pretend_are_passed_by() -> None:
+    class Pretender:
+        @property
+        def __class__(self) -> type:
+            raise RuntimeError("asked")
+
+        @__class__.setter
+        def __class__(self, value: type) -> None: ...
+
+    class Gone:
+        pass
+
+    gone = Gone()
+    kept = [weakref.proxy(gone), Pretender(), np.zeros(1 << 20, "u1")]
+    del gone
+    assert count_numpy().escaped >= 1 << 20
+    assert len(kept) == 3

@@ -17,7 +17,7 @@ impl Pager {
     /// # Errors
     /// As [`Pager::allocate`].
     pub(crate) fn admit(&self, extents: &mut Extents, range: &Range<usize>) -> Result<usize, PagerError> {
-        let passes_budget = |s: &mut State| !s.is_armed() && !s.fits_plain(range.len(), range.end);
+        let passes_budget = |s: &mut State| !s.is_armed() && !s.fits_plain(range);
         let (tables_fit, mut must_arm) = self.with(|s| (s.tables_fit(range.end), passes_budget(s)))?;
         if !tables_fit {
             return Err(PagerError::Budget(format!(

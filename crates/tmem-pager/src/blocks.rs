@@ -71,7 +71,7 @@ impl Pager {
     /// Ends the extent of a block, or keeps it for the next while memory is plain.
     fn release_extent(&self, mut extents: LockGuard<'_, Extents>, extent: Range<usize>) -> bool {
         let most = self.idle_limit();
-        if extent.len() > most || self.is_closed() {
+        if extent.len() > most || self.is_closed() || extents.steered.contains(&extent.start) {
             return self.release_in(extents, extent);
         }
         extents.idle.add(extent);

@@ -21,6 +21,11 @@ impl Idle {
         Idle { waiting: VecDeque::new(), pages: 0 }
     }
 
+    /// How many extents wait.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
     pub fn pages(&self) -> usize {
         self.pages
     }

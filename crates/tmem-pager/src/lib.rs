@@ -24,6 +24,7 @@ mod verbs;
 mod blocks;
 mod error;
 mod extents;
+mod huge;
 mod idle;
 mod notices;
 mod pager;

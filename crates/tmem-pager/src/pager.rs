@@ -187,7 +187,7 @@ impl Pager {
             return 0;
         }
         self.release_empty_runs(extents);
-        self.extents().live()
+        self.extents().blocks()
     }
 
     /// Whether an address lies in this pager's arena. Takes no lock.
@@ -206,6 +206,15 @@ impl Pager {
         let end = (addr % PAGE_SIZE).checked_add(bytes).map(pages_for).ok_or(PagerError::NotOurs)?;
         let range = first..first.checked_add(end.max(1)).ok_or(PagerError::NotOurs)?;
         extents.holding(&range).map(|_| range).ok_or(PagerError::NotOurs)
+    }
+
+    /// As `pages`, for what leaves a mark on the extent.
+    fn steered(&self, addr: usize, bytes: usize) -> Result<Range<usize>, PagerError> {
+        let range = self.pages(addr, bytes)?;
+        let mut extents = self.extents();
+        let extent = extents.holding(&range).ok_or(PagerError::NotOurs)?;
+        extents.steered.insert(extent.start);
+        Ok(range)
     }
 
     /// Whether a byte range lies in a live extent.
@@ -246,7 +255,7 @@ impl Pager {
     /// # Errors
     /// `NotOurs`, `Closed`, `Budget`.
     pub fn pin(&self, addr: usize, bytes: usize) -> Result<(), PagerError> {
-        let range = self.pages(addr, bytes)?;
+        let range = self.steered(addr, bytes)?;
         self.with(|s| s.pin(range))?
     }
 
@@ -260,7 +269,7 @@ impl Pager {
     /// # Errors
     /// `NotOurs`, `Closed`.
     pub fn advise(&self, addr: usize, bytes: usize, advice: Advice) -> Result<(), PagerError> {
-        let range = self.pages(addr, bytes)?;
+        let range = self.steered(addr, bytes)?;
         self.with(|s| s.advise(range, advice))
     }
 
@@ -269,12 +278,18 @@ impl Pager {
     /// # Errors
     /// `Closed` when nothing is left of it.
     pub fn stats<R>(&self, f: impl FnOnce(&Stats) -> R) -> Result<R, PagerError> {
-        let idle = self.extents().idle.pages();
+        let extents = self.extents();
+        let (idle, waiting) = ((extents.idle.pages() * PAGE_SIZE) as u64, extents.idle.len() as u64);
+        drop(extents);
         self.with(|s| {
             s.publish();
-            let mapped = s.stats.get(Stat::Mapped);
-            s.stats.set(Stat::Mapped, mapped.saturating_sub((idle * PAGE_SIZE) as u64));
-            f(&s.stats)
+            let (mapped, regions) = (s.stats.get(Stat::Mapped), s.stats.get(Stat::Regions));
+            s.stats.set(Stat::Idle, idle);
+            s.stats.set(Stat::Mapped, mapped.saturating_sub(idle));
+            s.stats.set(Stat::Regions, regions.saturating_sub(waiting));
+            let result = f(&s.stats);
+            s.stats.set(Stat::Regions, regions);
+            result
         })
     }
 

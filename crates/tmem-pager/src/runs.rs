@@ -96,6 +96,15 @@ impl Runs {
         (begins && run.taken[slot / 64] >> (slot % 64) & 1 == 1).then_some((run.class, slot))
     }
 
+    pub fn len(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// Blocks in all runs.
+    pub fn blocks(&self) -> usize {
+        self.runs.values().map(|run| run.used).sum()
+    }
+
     /// Whether the extent at `first` is a run.
     pub fn is_run(&self, first: usize) -> bool {
         self.runs.contains_key(&first)

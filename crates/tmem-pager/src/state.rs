@@ -4,6 +4,7 @@
 //! Law 13: `allowance` is what the budget leaves for frames after everything else that is counted.
 
 use crate::error::PagerError;
+use crate::huge::Huge;
 use crate::notices::Notices;
 use crate::page::{PageState, States};
 use crate::readahead::ReadAhead;
@@ -67,6 +68,7 @@ pub struct State {
     pub meta: Table<Meta>,
     pub slots: Slots,
     pub recent: Recent,
+    pub huge: Huge,
     pub ahead: ReadAhead,
     pub frontswap: Frontswap,
     pub swap: SwapOut,
@@ -109,6 +111,7 @@ impl State {
             meta: Table::new(pages)?,
             slots,
             recent: Recent::new(pages)?,
+            huge: Huge::new(pages)?,
             ahead: ReadAhead::default(),
             frontswap: setup.frontswap,
             swap: setup.swap,

@@ -58,6 +58,7 @@ counters! {
     Forks = "forks",
     GuardCalls = "guard_calls",
     GuardHolds = "guard_holds",
+    Idle = "idle",
     RefusedFirst = "refused_frozen",
 }
 

@@ -11,6 +11,9 @@ use crate::stats::Stat;
 use std::ops::Range;
 use tmem_sys::PAGE_SIZE;
 
+/// Of the 16 MiB that the kernel's count may be beyond the budget, what the unused parts of huge pages may take.
+const HUGE_SLACK: usize = 8 << 20;
+
 /// Advice for a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advice {
@@ -25,16 +28,18 @@ impl State {
         (self.frames.arena_pages() - self.states.count(PageState::Free) + pages) * PAGE_SIZE
     }
 
-    /// Whether `pages` more still fit as plain memory.
-    pub fn fits_plain(&self, pages: usize, top: usize) -> bool {
-        let tables = top.max(self.top) * crate::state::META_BYTES;
-        self.mapped_with(pages) + tables + crate::state::FIXED_OVERHEAD <= self.ram
+    /// Whether one more extent still fits as plain memory. Huge pages that are not used whole may pass the budget by a little.
+    pub fn fits_plain(&self, range: &Range<usize>) -> bool {
+        let others = range.end.max(self.top) * crate::state::META_BYTES + crate::state::FIXED_OVERHEAD;
+        self.mapped_with(range.len()) + others <= self.ram
+            && self.huge.bytes_with(range) + others <= self.ram + HUGE_SLACK
     }
 
     /// Makes a range part of an extent.
     pub fn allocate(&mut self, range: Range<usize>) {
         self.top = self.top.max(range.end);
         self.reach = self.reach.max(self.top);
+        self.huge.add(&range);
         for page in range {
             self.states.change(page, Event::Allocate);
             let meta = &mut self.meta[page];
@@ -51,6 +56,7 @@ impl State {
     /// The kernel's, when the memory is locked; then frames stay until the arena goes.
     pub fn release(&mut self, range: Range<usize>) -> Result<(), PagerError> {
         let n = range.len();
+        self.huge.remove(&range);
         for page in range.clone() {
             if self.states.is(page, PageState::Standby) {
                 let slot = self.meta[page].slot as usize;

@@ -14,11 +14,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tmem_pager::Pager;
 use tmem_sys::heap;
+use tmem_sys::syscall::gettid;
 
 const CAPSULE: &CStr = c"mem_handler";
 const NAME: &[u8] = b"tmem";
 /// Places in NumPy's table of C functions, fixed since 1.22 (numpy/_core/include/numpy/__multiarray_api.h).
 const SET_HANDLER: usize = 304;
+const GET_HANDLER: usize = 305;
 
 /// NumPy's `PyDataMemAllocator`.
 #[repr(C)]
@@ -50,7 +52,8 @@ struct Counts {
     paged: AtomicU64,
     plain: AtomicU64,
     refused: AtomicU64,
-    why: Mutex<Option<String>>,
+    /// The thread that was refused, and why.
+    why: Mutex<Option<(i32, String)>>,
 }
 
 impl Handler {
@@ -59,14 +62,9 @@ impl Handler {
             self.counts.plain.fetch_add(1, Ordering::Relaxed);
             return heap::allocate(bytes.max(1), zeroed);
         }
-        let made = self.counts.paged.fetch_add(1, Ordering::Relaxed) + 1;
-        let every = self.counts.evict_every.load(Ordering::Relaxed);
-        if every > 0 && made.is_multiple_of(every) {
-            // Where nothing may leave (a thread that is not covered), pages stay and the pager tells why.
-            let _ = self.pager.evict_all();
-        }
         match self.pager.allocate_block(bytes) {
             Ok(block) => {
+                self.count_made();
                 let at = block.addr as *mut c_void;
                 if zeroed && !block.zeroed {
                     // SAFETY: a block of that size that nobody else knows yet.
@@ -77,9 +75,18 @@ impl Handler {
             Err(why) => {
                 self.counts.refused.fetch_add(1, Ordering::Relaxed);
                 *self.counts.why.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Some(format!("{bytes} bytes for an array were refused: {why}"));
+                    Some((gettid(), format!("{bytes} bytes for an array were refused: {why}")));
                 ptr::null_mut()
             }
+        }
+    }
+
+    fn count_made(&self) {
+        let made = self.counts.paged.fetch_add(1, Ordering::Relaxed) + 1;
+        let every = self.counts.evict_every.load(Ordering::Relaxed);
+        if every > 0 && made.is_multiple_of(every) {
+            // Where nothing may leave (a thread that is not covered), pages stay and the pager tells why.
+            let _ = self.pager.evict_all();
         }
     }
 
@@ -107,11 +114,13 @@ impl Handler {
             return block;
         }
         let made = self.allocate(bytes, false);
-        if !made.is_null() {
-            // SAFETY: both are live, apart, and have that many bytes.
-            unsafe { heap::copy(block, made, room.min(bytes)) };
-            self.release(block);
+        if made.is_null() {
+            // An array that shrinks always may: the memory it has is enough.
+            return if bytes <= room { block } else { made };
         }
+        // SAFETY: both are live, apart, and have that many bytes.
+        unsafe { heap::copy(block, made, room.min(bytes)) };
+        self.release(block);
         made
     }
 
@@ -196,9 +205,10 @@ impl Allocator {
 
 #[pymethods]
 impl Allocator {
-    /// Makes this the handler of the calling context; returns the one before.
-    fn enter(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        set_handler(self.capsule.bind(py))
+    /// The handler, for `set_handler`.
+    #[getter]
+    fn handler(&self, py: Python<'_>) -> Py<PyAny> {
+        self.capsule.clone_ref(py)
     }
 
     /// How many blocks were paged, left plain, refused.
@@ -217,15 +227,42 @@ impl Allocator {
         self.counts.evict_every.store(blocks, Ordering::Relaxed);
     }
 
-    /// Why the last refusal was; told once.
+    /// Why this thread was refused last, if it was the last to be; told once.
     fn refusal(&self) -> Option<String> {
-        self.counts.why.lock().unwrap_or_else(PoisonError::into_inner).take()
+        let mut why = self.counts.why.lock().unwrap_or_else(PoisonError::into_inner);
+        why.take_if(|(tid, _)| *tid == gettid()).map(|(_, text)| text)
     }
 }
 
-/// Sets the handler of the calling context, as `Allocator.enter` returned it; returns the one before.
+/// The handler of the calling context.
 #[pyfunction]
-pub fn set_handler(handler: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+pub fn get_handler(py: Python<'_>) -> PyResult<Py<PyAny>> {
+    let get = numpy_function(py, GET_HANDLER)?;
+    // SAFETY: the place in the table is that of `PyObject *PyDataMem_GetHandler(void)`.
+    let get: extern "C" fn() -> *mut ffi::PyObject = unsafe { std::mem::transmute(get) };
+    // SAFETY: NumPy returns a new reference, or null with an exception set.
+    unsafe { Bound::from_owned_ptr_or_err(py, get()) }.map(Bound::unbind)
+}
+
+/// Sets the handler of the calling context, and the context variable that says so with it. No Python code runs in between, so that
+/// an exception from a signal handler (Ctrl-C) finds both changed or neither.
+#[pyfunction]
+pub fn set_handler(
+    handler: &Bound<'_, PyAny>,
+    variable: &Bound<'_, PyAny>,
+    value: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let py = handler.py();
+    let before = get_handler(py)?;
+    change_handler(handler)?;
+    if let Err(error) = variable.call_method1("set", (value,)) {
+        change_handler(before.bind(py))?;
+        return Err(error);
+    }
+    Ok(())
+}
+
+fn change_handler(handler: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = handler.py();
     // SAFETY: the name is a live C string; a wrong or missing capsule gives a null pointer.
     if unsafe { ffi::PyCapsule_IsValid(handler.as_ptr(), CAPSULE.as_ptr()) } == c_int::from(false) {
@@ -235,7 +272,7 @@ pub fn set_handler(handler: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
     // SAFETY: the place in the table is that of `PyObject *PyDataMem_SetHandler(PyObject *)`.
     let set: extern "C" fn(*mut ffi::PyObject) -> *mut ffi::PyObject = unsafe { std::mem::transmute(set) };
     // SAFETY: NumPy returns a new reference, or null with an exception set.
-    unsafe { Bound::from_owned_ptr_or_err(py, set(handler.as_ptr())) }.map(Bound::unbind)
+    unsafe { Bound::from_owned_ptr_or_err(py, set(handler.as_ptr())) }.map(drop)
 }
 
 /// A function of NumPy's C table. No binding of it that is kept has the handler's functions.

@@ -45,6 +45,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(memory::stats_read, m)?)?;
     m.add_function(wrap_pyfunction!(memory::memories, m)?)?;
     m.add_function(wrap_pyfunction!(memory::find, m)?)?;
+    m.add_function(wrap_pyfunction!(allocator::get_handler, m)?)?;
     m.add_function(wrap_pyfunction!(allocator::set_handler, m)?)?;
     m.add_function(wrap_pyfunction!(objects::tracked, m)?)?;
     m.add_function(wrap_pyfunction!(finalize, m)?)?;

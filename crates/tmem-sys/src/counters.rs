@@ -10,7 +10,7 @@ use crate::syscall::{call, close, getpid};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"tmemstat");
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 const HEADER: usize = 16;
 const SLOTS: usize = PAGE_SIZE / 8 - HEADER;
 

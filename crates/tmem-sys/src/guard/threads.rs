@@ -20,6 +20,9 @@ use core::time::Duration;
 /// those of jemalloc, which Arrow brings along, only give its free pages back.
 const KEEP_TO_THEMSELVES: [&[u8]; 1] = [b"jemalloc_bg_thd"];
 
+/// Naps that a thread has to answer before it is looked at more closely.
+const PATIENCE: u32 = 20;
+
 /// Threads that can be kept track of.
 const CAPACITY: usize = 4096;
 
@@ -180,6 +183,7 @@ pub(super) fn cover(timeout: Duration) -> Result<(), Uncovered> {
 }
 
 fn cover_locked(deadline: u64) -> Result<(), Uncovered> {
+    let mut naps = 0u32;
     loop {
         let mut stranger = None;
         procfs::each_task(|tid| {
@@ -188,6 +192,12 @@ fn cover_locked(deadline: u64) -> Result<(), Uncovered> {
             }
         })?;
         let Some(tid) = stranger else { return Ok(()) };
+        naps += 1;
+        // Not sooner: a thread is asked as soon as it is seen, because one that is about to end must not be asked late.
+        if naps.is_multiple_of(PATIENCE) && procfs::task(tid).is_some_and(|t| keeps_to_itself(&t)) {
+            EXEMPT.add(tid as u32);
+            continue;
+        }
         if time::now_ns() >= deadline {
             return Err(explain(tid));
         }
@@ -201,10 +211,6 @@ fn cover_locked(deadline: u64) -> Result<(), Uncovered> {
 fn ask(tid: i32) -> bool {
     if ASKED.find(tid as u32).is_some() {
         return !procfs::task(tid).is_none_or(|t| t.is_dead());
-    }
-    if procfs::task(tid).is_some_and(|t| keeps_to_itself(&t)) {
-        EXEMPT.add(tid as u32);
-        return false;
     }
     ASKED.add(tid as u32);
     let mut info = [0u32; 32];
