@@ -34,6 +34,7 @@ def compaction() -> Iterator[None]:
 
 
 @pytest.mark.root
+@pytest.mark.long
 def test_pages_are_right_while_memory_is_compacted(entry: str, need_root: None) -> None:  # noqa: ARG001
     if not COMPACT.exists():
         pytest.skip("this kernel cannot be asked to compact memory")

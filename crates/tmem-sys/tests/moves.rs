@@ -29,7 +29,7 @@ fn moves_are_known_page_by_page_while_memory_is_compacted() {
         frames.frame_mut(slot)[..8].copy_from_slice(&slot.to_ne_bytes());
     }
     std::thread::scope(|s| {
-        let end = Instant::now() + Duration::from_secs(4);
+        let end = Instant::now() + Duration::from_secs(2);
         s.spawn(move || {
             while Instant::now() < end {
                 let _ = fs::write(COMPACT, "1");
