@@ -26,7 +26,7 @@ Answer = dict[str, Any]
 Answers = dict[str, Answer | BaseException]
 
 # Of pandas: what allocates and moves most, by the directories of its test package.
-PANDAS = ("reductions", "reshape", "frame/methods", "series/methods")
+PANDAS = ("reductions", "reshape", "frame/methods", "series/methods", "groupby/methods", "groupby/aggregate")
 # It ranks a column of 128 MiB, in random order, in a quarter of that: right, but a matter of hours.
 PANDAS_NOT = "test_pct_max_many_rows"
 
@@ -71,7 +71,7 @@ def pandas_answers(run_worker: Any, entries: list[str]) -> Answers:
         f"not {PANDAS_NOT}",
         *(str(tests / part) for part in PANDAS),
     ]
-    return _both_at_once(run_worker, entries, 9, which)
+    return _both_at_once(run_worker, entries, 6, which)
 
 
 def _sound(answers: Answers, entry: str) -> Answer:
