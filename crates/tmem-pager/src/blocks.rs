@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: what a `malloc` needs of a pager: blocks found again by their address alone. A large block is an extent, a
 //! small one shares pages with others of its size (`runs`). Callers: doors that stand in for an allocator.
-//! Locks: extents, then state; where a block is used again, extents alone. Law 17: no byte of a block is touched here, so nothing here can fault.
+//! Locks: extents, then state; where a block is used again, extents alone. Law 17: no byte of a block is touched here, so
+//! nothing here can fault.
 
 use crate::error::PagerError;
 use crate::extents::Extents;
