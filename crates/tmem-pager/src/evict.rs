@@ -7,9 +7,11 @@
 use crate::fault::Supply;
 use crate::notices::Notice;
 use crate::page::{Event, PageState};
-use crate::state::{BATCH, COPY, PACKED, SECOND_CHANCE, State};
+use crate::readahead::Window;
+use crate::state::{BATCH, COPY, HASHED, PACKED, SECOND_CHANCE, State};
 use crate::stats::Stat;
 use crate::swapout::MAX_BATCH;
+use std::ops::Range;
 use tmem_store::{Outcome, Reason};
 use tmem_sys::entry::Entry;
 use tmem_sys::syscall::die;
@@ -59,6 +61,34 @@ impl State {
         }
         self.overshoot();
         Supply::New
+    }
+
+    /// Whether `want` frames cannot be had without sending pages out.
+    pub fn is_short_of(&self, want: usize) -> bool {
+        self.slots.free_count() < want && self.frame_count() + want > self.allowance()
+    }
+
+    /// Sends out what a stream has left behind, without a second chance: its frames are the next window's.
+    pub fn drop_behind(&mut self, window: Window) {
+        if !self.may_evict() {
+            return;
+        }
+        self.share_out();
+        let top = self.top;
+        for run in window.runs().filter(|run| run.end <= top) {
+            let mut page = run.start;
+            while page < run.end {
+                if !self.states.is(page, PageState::Resident) || self.spare(page) {
+                    page += 1;
+                    continue;
+                }
+                let want = self.victim_run(page, run.end - page);
+                let Some((slot, n)) = self.slots.find_holes(want) else { return };
+                let taken = self.take_out(page, n, slot);
+                self.pack_all(slot..slot + taken);
+                page += taken.max(1);
+            }
+        }
     }
 
     fn overshoot(&mut self) {
@@ -219,10 +249,22 @@ impl State {
 
     /// Packs up to `want` pages, those first that waited on standby longest. How many frames became free.
     pub fn pack_oldest(&mut self, want: usize) -> usize {
+        let mut left = want;
+        self.pack_each(|state| {
+            left = left.checked_sub(1)?;
+            state.slots.pop_oldest()
+        })
+    }
+
+    /// Packs the pages of standby slots. How many frames became free.
+    fn pack_all(&mut self, mut slots: Range<usize>) -> usize {
+        self.pack_each(|_| slots.next())
+    }
+
+    fn pack_each(&mut self, mut next: impl FnMut(&mut State) -> Option<usize>) -> usize {
         let mut refused = [0usize; MAX_BATCH];
         let (mut packed, mut waiting) = (0, 0);
-        for _ in 0..want {
-            let Some(slot) = self.slots.pop_oldest() else { break };
+        while let Some(slot) = next(self) {
             if self.pack(slot) {
                 packed += 1;
             } else {
@@ -250,6 +292,7 @@ impl State {
             self.unmark_copy(page);
             self.swap.forget(page);
         }
+        self.meta[page].flags &= !HASHED;
         let mut outcome = self.frontswap.store(page, self.frames.frame(slot));
         if outcome == Outcome::Refused(Reason::StoreFull) && self.drop_copies(BATCH) {
             outcome = self.frontswap.store(page, self.frames.frame(slot));

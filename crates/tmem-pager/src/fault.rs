@@ -4,9 +4,9 @@
 //! Laws 12 and 17: the bytes that left come back, or the process stops; no heap, no GIL, no paged memory touched.
 
 use crate::page::{Event, PageState, States};
-use crate::readahead::{Pattern, Window};
+use crate::readahead::{Pattern, Plan, STREAM, Window};
 use crate::slots::GROUP;
-use crate::state::{Meta, SECOND_CHANCE, State};
+use crate::state::{HASHED, Meta, SECOND_CHANCE, State};
 use crate::stats::Stat;
 use crate::swapout::SwapOut;
 use tmem_store::{Frontswap, Loaded};
@@ -18,6 +18,11 @@ use tmem_sys::{Errno, Page, Table};
 /// Tries of one transfer that the kernel turns away for the moment: some milliseconds, what refers to a page meanwhile
 /// is gone by then.
 const TRIES: usize = 4096;
+
+/// Pages in RAM that a stream may pass over before its next fault and still be known.
+const LOOK_AHEAD: usize = 1 << 15;
+/// As many steps of a stream that takes more than one page at each.
+const STRIDES_AHEAD: usize = 1 << 10;
 
 const CLOSED: &str = "the program closed the pager's userfaultfd, so that paged memory cannot be served any more (law 17). Close only \
      what you opened, or close the rest before the first tmem.Memory";
@@ -45,13 +50,16 @@ impl State {
             PageState::Standby => {
                 self.recent.note(tid, page);
                 self.stats.add(Stat::StandbyHits, 1);
-                self.put_back(page, GROUP);
+                let _ = self.put_back(page, GROUP);
             }
             PageState::Fresh | PageState::Out => {
                 self.recent.note(tid, page);
                 let pattern = pattern_of(&self.meta[page]);
-                let window = self.ahead.window(page, pattern);
-                self.fault_in(window);
+                let fresh = self.states.is(page, PageState::Fresh);
+                let states = &self.states;
+                let in_ram = |a, b| states.find_other(PageState::Resident, a, b).is_none();
+                let plan = self.ahead.plan(page, pattern, fresh, in_ram);
+                self.fault_in(&plan);
             }
         }
         self.stats.add(Stat::Faults, 1);
@@ -74,52 +82,101 @@ impl State {
     }
 
     /// Brings in the window's first page, and the rest of the window as far as frames are at hand.
-    fn fault_in(&mut self, window: Window) {
-        // Past the budget only what is needed comes in (law 14).
-        let limit = if self.overshot { 1 } else { (self.allowance() / 16).clamp(1, GROUP) };
-        let count = window.count.min(limit);
-        match window.stride {
-            1 => self.bring_run(window.first, self.missing_after(window.first, count)),
-            -1 => {
-                let n = self.missing_before(window.first, count);
-                self.bring_run(window.first + 1 - n, n);
-            }
-            _ => self.bring_strided(window, count),
+    fn fault_in(&mut self, plan: &Plan) {
+        // Past the budget only what is needed comes in (law 14), and no window takes much of a small budget.
+        let limit = if self.overshot { 1 } else { (self.allowance() / 64).clamp(1, GROUP) };
+        let window = Window { count: plan.window.count.min(limit), ..plan.window };
+        if let Some(behind) = plan.behind
+            && self.is_short_of(window.count)
+        {
+            self.drop_behind(behind);
         }
-        self.stats.add(Stat::ReadaheadPages, count as u64 - 1);
+        if window.count == 1 {
+            return self.bring_run(window.first, 1, false);
+        }
+        let keep = window.count >= STREAM;
+        let next = match window.stride {
+            1 => self.bring_forward(window, keep),
+            -1 => self.bring_backward(window, keep),
+            _ => self.bring_strided(window, keep),
+        };
+        if let (Some(stream), Some(next)) = (plan.stream, next) {
+            self.ahead.expect(stream, next);
+        }
+        if keep {
+            let passed = self.kept.push(window);
+            self.forget_window(passed);
+        }
+        self.stats.add(Stat::ReadaheadPages, window.count as u64 - 1);
+    }
+
+    /// Brings in the missing pages of a window, those on standby too: left alone, each would be a fault. The stream's next.
+    fn bring_forward(&mut self, window: Window, keep: bool) -> Option<usize> {
+        let end = (window.first + window.count).min(self.top);
+        let mut page = window.first;
+        while page < end {
+            page += self.bring_some(page, end, keep)?;
+        }
+        let far = (end + LOOK_AHEAD).min(self.top);
+        self.states.find_other(PageState::Resident, end, far)
+    }
+
+    /// As `bring_forward`, downwards.
+    fn bring_backward(&mut self, window: Window, keep: bool) -> Option<usize> {
+        let first = (window.first + 1).saturating_sub(window.count);
+        // From the page that faulted downwards, as far as nothing stands between.
+        let start =
+            (first..=window.first).rev().take_while(|&p| !self.states.is(p, PageState::Free)).last()?;
+        let mut page = start;
+        while page <= window.first {
+            page += self.bring_some(page, window.first + 1, keep)?;
+        }
+        self.states.rfind_other(PageState::Resident, start.saturating_sub(LOOK_AHEAD), start)
+    }
+
+    /// Brings in what lies at `page` and is alike beside it; how many pages that were. `None` where the extent ends.
+    fn bring_some(&mut self, page: usize, end: usize, keep: bool) -> Option<usize> {
+        let run = |is: &dyn Fn(usize) -> bool| (page..end).take_while(|&p| is(p)).count();
+        Some(match self.states.get(page) {
+            PageState::Free => return None,
+            PageState::Resident => run(&|p| self.states.is(p, PageState::Resident)),
+            PageState::Standby => self.put_back(page, end - page),
+            PageState::Fresh | PageState::Out => {
+                let n = run(&|p| self.is_missing(p));
+                self.bring_run(page, n, keep);
+                n
+            }
+        })
     }
 
     fn is_missing(&self, page: usize) -> bool {
         matches!(self.states.get(page), PageState::Fresh | PageState::Out)
     }
 
-    fn missing_after(&self, page: usize, count: usize) -> usize {
-        let end = (page + count).min(self.top);
-        (page..end).take_while(|&p| self.is_missing(p)).count().max(1)
-    }
-
-    fn missing_before(&self, page: usize, count: usize) -> usize {
-        (0..count.min(page + 1)).take_while(|i| self.is_missing(page - i)).count().max(1)
-    }
-
-    fn bring_strided(&mut self, window: Window, count: usize) {
-        for i in 0..count {
-            match window.page(i) {
-                Some(page) if page < self.top && self.is_missing(page) => self.bring_run(page, 1),
-                _ if i == 0 => die("a fault outside its own window (law 12)"),
-                _ => return,
+    fn bring_strided(&mut self, window: Window, keep: bool) -> Option<usize> {
+        for i in 0..window.count {
+            let page = window.page(i).filter(|&page| page < self.top)?;
+            match self.states.get(page) {
+                PageState::Free => return None,
+                PageState::Resident => {}
+                PageState::Standby => drop(self.put_back(page, 1)),
+                PageState::Fresh | PageState::Out => self.bring_run(page, 1, keep),
             }
         }
+        let after = window.count..window.count + STRIDES_AHEAD;
+        let mut pages = after.map_while(|i| window.page(i).filter(|&page| page < self.top));
+        pages.find(|&page| !self.states.is(page, PageState::Resident))
     }
 
-    /// Makes `n` missing pages from `page` resident.
-    pub fn bring_run(&mut self, page: usize, n: usize) {
+    /// Makes `n` missing pages from `page` resident. Unless told to `keep` the packed copies, they go: what they take can
+    /// keep other pages in RAM.
+    pub fn bring_run(&mut self, page: usize, n: usize, keep: bool) {
         let mut done = 0;
         let mut tries = 0;
         while done < n {
             let got = match self.supply(n - done) {
-                Supply::Free => self.bring_by_move(page + done, n - done),
-                Supply::New => self.bring_by_copy(page + done, n - done),
+                Supply::Free => self.bring_by_move(page + done, n - done, keep),
+                Supply::New => self.bring_by_copy(page + done, n - done, keep),
             };
             done += got;
             tries = if got == 0 { tries + 1 } else { 0 };
@@ -129,40 +186,48 @@ impl State {
         }
     }
 
-    fn bring_by_move(&mut self, page: usize, want: usize) -> usize {
-        let Some((slot, n)) = self.slots.find_free(want) else { return 0 };
+    fn bring_by_move(&mut self, page: usize, want: usize, keep: bool) -> usize {
+        let Some((slot, n)) = self.slots.find_free(want.min(GROUP)) else { return 0 };
         let State { frames, frontswap, swap, states, meta, secret, .. } = self;
-        Stored { frontswap, swap, states, meta, secret }.fill(page, n, &mut Staged { frames, slot });
+        Stored { frontswap, swap, states, meta, secret, keep }.fill(page, n, &mut Staged { frames, slot });
         let moved = self.frames.put_in(slot, n, page);
         self.stats.add(Stat::Moves, 1);
         self.slots.use_free(slot, moved.pages);
         if moved == (Moved { pages: 0, stopped: Some(Errno::EINVAL) }) {
             // The program locked the page (mlock), and frames do not move between locked and other memory; or its
             // advice ends inside the run, and a transfer does not cross that.
-            return self.bring_by_copy(page, 1);
+            return self.bring_by_copy(page, 1, keep);
         }
-        self.arrived(page, moved)
+        self.arrived(page, moved, keep)
     }
 
-    fn bring_by_copy(&mut self, page: usize, want: usize) -> usize {
+    fn bring_by_copy(&mut self, page: usize, want: usize, keep: bool) -> usize {
         let n = want.min(GROUP);
-        let State { scratch, frontswap, swap, states, meta, secret, .. } = self;
-        Stored { frontswap, swap, states, meta, secret }.fill(page, n, scratch);
-        let moved = self.frames.copy_in(page, &self.scratch[..n]);
-        if n > 1 && moved.pages == 0 && matches!(moved.stopped, Some(Errno::EINVAL | Errno::ENOENT)) {
-            return self.bring_by_copy(page, 1);
+        let fresh = (page..page + n).all(|p| self.states.is(p, PageState::Fresh));
+        if !fresh {
+            let State { scratch, frontswap, swap, states, meta, secret, .. } = self;
+            Stored { frontswap, swap, states, meta, secret, keep }.fill(page, n, scratch);
         }
-        self.arrived(page, moved)
+        let from = if fresh { &self.zeros } else { &self.scratch };
+        let moved = self.frames.copy_in(page, &from[..n]);
+        if n > 1 && moved.pages == 0 && matches!(moved.stopped, Some(Errno::EINVAL | Errno::ENOENT)) {
+            return self.bring_by_copy(page, 1, keep);
+        }
+        self.arrived(page, moved, keep)
     }
 
     /// Notes pages that are in the arena now; how many.
-    fn arrived(&mut self, page: usize, moved: Moved) -> usize {
+    fn arrived(&mut self, page: usize, moved: Moved, keep: bool) -> usize {
         for p in page..page + moved.pages {
             if self.states.is(p, PageState::Fresh) {
                 self.states.change(p, Event::Touch);
-            } else {
-                self.states.change(p, Event::FaultIn);
+                continue;
+            }
+            self.states.change(p, Event::FaultIn);
+            if keep || !self.frontswap.is_present(p) {
                 self.mark_copy(p);
+            } else {
+                self.forget_copies(p);
             }
         }
         match moved.stopped {
@@ -179,8 +244,8 @@ impl State {
         moved.pages
     }
 
-    /// Moves a standby page, and its successors that wait beside it, back to the arena.
-    pub fn put_back(&mut self, page: usize, want: usize) {
+    /// Moves a standby page, and its successors that wait beside it, back to the arena; how many.
+    pub fn put_back(&mut self, page: usize, want: usize) -> usize {
         let slot = self.meta[page].slot as usize;
         let mut n = 1;
         while n < want
@@ -199,12 +264,12 @@ impl State {
                 self.meta[page + i].flags |= SECOND_CHANCE;
             }
             match (moved.pages, moved.stopped) {
-                (1.., _) | (_, None) => return,
+                (1.., _) | (_, None) => return moved.pages,
                 (0, Some(Errno::EAGAIN | Errno::EBUSY | Errno::EINTR)) => {
                     self.stats.add(Stat::MoveRetries, 1);
                     sched_yield();
                 }
-                (0, Some(Errno::EINVAL)) if self.copy_back(page, slot) => return,
+                (0, Some(Errno::EINVAL)) if self.copy_back(page, slot) => return 1,
                 (0, Some(Errno::EBADF | Errno::ENOTTY)) => die(CLOSED),
                 _ => break,
             }
@@ -222,6 +287,14 @@ impl State {
         self.states.change(page, Event::PutBack);
         self.meta[page].flags |= SECOND_CHANCE;
         true
+    }
+}
+
+/// What is stored for a page was loaded; it hashes the same each time.
+fn note_hash(meta: &mut Meta, secret: &[u8; 192], page: &Page) {
+    if meta.flags & HASHED == 0 {
+        meta.hash = State::hash(secret, page);
+        meta.flags |= HASHED;
     }
 }
 
@@ -263,6 +336,7 @@ struct Stored<'a> {
     states: &'a States,
     meta: &'a mut Table<Meta>,
     secret: &'a [u8; 192],
+    keep: bool,
 }
 
 impl Stored<'_> {
@@ -282,13 +356,16 @@ impl Stored<'_> {
         }
         match self.frontswap.load(page, into.at(first)) {
             Ok(Loaded::Loaded) => {
-                self.meta[page].hash = State::hash(self.secret, into.at(first));
+                // A copy that goes at once needs no hash to be compared with.
+                if self.keep {
+                    note_hash(&mut self.meta[page], self.secret, into.at(first));
+                }
                 1
             }
             Ok(Loaded::Absent) => {
                 let (meta, secret) = (&mut *self.meta, self.secret);
                 let n = self.swap.load_run(page, most, &mut |k, bytes| {
-                    meta[page + k].hash = State::hash(secret, bytes);
+                    note_hash(&mut meta[page + k], secret, bytes);
                     into.at(first + k).copy_from_slice(bytes);
                 });
                 if n == 0 {

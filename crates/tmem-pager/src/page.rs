@@ -124,6 +124,21 @@ impl States {
         hay.iter().position(|&b| b == state as u8).map(|i| from + i)
     }
 
+    /// The first page of `from..to` that is not in `state`.
+    pub fn find_other(&self, state: PageState, from: usize, to: usize) -> Option<usize> {
+        let hay = self.table.get(from..to)?;
+        // Whole chunks without a branch between their bytes: streams pass over long runs.
+        let same = hay.chunks_exact(CHUNK).take_while(|c| all_are(c, state)).count() * CHUNK;
+        hay[same..].iter().position(|&b| b != state as u8).map(|i| from + same + i)
+    }
+
+    /// The last page of `from..to` that is not in `state`.
+    pub fn rfind_other(&self, state: PageState, from: usize, to: usize) -> Option<usize> {
+        let hay = self.table.get(from..to)?;
+        let same = hay.rchunks_exact(CHUNK).take_while(|c| all_are(c, state)).count() * CHUNK;
+        hay[..hay.len() - same].iter().rposition(|&b| b != state as u8).map(|i| from + i)
+    }
+
     /// One past the last page below `top` that is part of an extent.
     pub fn end_of_use(&self, top: usize) -> usize {
         self.table[..top].iter().rposition(|&b| b != PageState::Free as u8).map_or(0, |last| last + 1)
@@ -147,6 +162,13 @@ impl States {
     }
 }
 
+/// States compared at once.
+const CHUNK: usize = 64;
+
+fn all_are(states: &[u8], state: PageState) -> bool {
+    states.iter().fold(0, |diff, &b| diff | (b ^ state as u8)) == 0
+}
+
 #[cold]
 fn illegal() -> ! {
     tmem_sys::syscall::die("a page was taken through a transition that its state does not have (law 12)")
@@ -168,6 +190,21 @@ mod tests {
         assert!(s.is(3, PageState::Fresh));
         s.change(3, Event::Release);
         assert_eq!(s.count(PageState::Free), 8);
+    }
+
+    #[test]
+    fn the_ends_of_runs_are_found_from_both_sides() {
+        let mut s = States::new(1000).unwrap();
+        let other = |s: &States, from, to| {
+            (s.find_other(PageState::Free, from, to), s.rfind_other(PageState::Free, from, to))
+        };
+        assert_eq!(other(&s, 3, 900), (None, None));
+        s.change(5, Event::Allocate);
+        s.change(700, Event::Allocate);
+        assert_eq!(other(&s, 3, 900), (Some(5), Some(700)));
+        assert_eq!(other(&s, 6, 700), (None, None));
+        assert_eq!(other(&s, 6, 701), (Some(700), Some(700)));
+        assert_eq!(other(&s, 5, 6), (Some(5), Some(5)));
     }
 
     #[test]

@@ -2,11 +2,20 @@
 //! Owns: the streams of faults that look like sequential, backward or strided access, and their windows.
 //! Callers: `fault`. A stream doubles its window each time the fault it predicted comes; anything else is random
 //! access, which is served one page at a time because unwanted pages cost a frame each.
+//! What a stream has left behind gives the frames for what comes next: data larger than the budget that is read again and
+//! again would evict, by age, just what it needs next, all of it. So that a stream over less than the budget comes to stay
+//! all the same, one window in `KEPT` is not dropped, and the oldest pages of all give way instead.
+
+use std::ops::Range;
 
 /// Streams followed at once.
 const STREAMS: usize = 16;
 /// The widest window in pages.
-pub const MAX_WINDOW: usize = 64;
+pub const MAX_WINDOW: usize = 128;
+/// Windows from this width on are a stream's: narrower ones may be chance.
+pub const STREAM: usize = 16;
+/// One window of a stream in this many stays.
+const KEPT: u32 = 8;
 
 #[derive(Clone, Copy, Default)]
 struct Stream {
@@ -16,10 +25,13 @@ struct Stream {
     stride: i64,
     window: usize,
     stamp: u64,
+    /// The windows brought in last, the older one first; `count` is 0 where there is none.
+    past: [Window; 2],
+    turn: u32,
 }
 
 /// What to bring in: `count` pages from `first`, `stride` apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Window {
     pub first: usize,
     pub stride: i64,
@@ -35,6 +47,28 @@ impl Window {
     pub fn page(&self, i: usize) -> Option<usize> {
         usize::try_from(self.first as i64 + i as i64 * self.stride).ok()
     }
+
+    /// As many pages from the lowest on as lie side by side: all, or one where the window has gaps. `None` for a window
+    /// without pages.
+    pub fn runs(&self) -> impl Iterator<Item = Range<usize>> {
+        let (window, whole) = (*self, self.stride.abs() == 1);
+        let times = if whole { usize::from(self.count > 0) } else { self.count };
+        (0..times).filter_map(move |i| match window.stride {
+            1 => Some(window.first..window.first + window.count),
+            -1 => Some((window.first + 1).saturating_sub(window.count)..window.first + 1),
+            _ => window.page(i).map(|page| page..page + 1),
+        })
+    }
+}
+
+/// What to do at a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    pub window: Window,
+    /// What the stream has left behind and does not need again soon.
+    pub behind: Option<Window>,
+    /// The stream, for [`ReadAhead::expect`]; none for random access.
+    pub stream: Option<usize>,
 }
 
 #[derive(Default)]
@@ -53,15 +87,38 @@ pub enum Pattern {
     Random = 2,
 }
 
+impl Stream {
+    /// Notes a window that comes in; the one to drop for it. The window before stays for the moment: an instruction may be
+    /// at its last page still.
+    fn advance(&mut self, window: Window, fresh: bool) -> Option<Window> {
+        let comes = if fresh || window.count < STREAM { Window::default() } else { window };
+        let [left, last] = self.past;
+        self.past = [last, comes];
+        if left.count == 0 {
+            return None;
+        }
+        self.turn = self.turn.wrapping_add(1);
+        (self.turn % KEPT != 0).then_some(left)
+    }
+}
+
 impl ReadAhead {
-    /// The window for a fault at `page`.
-    pub fn window(&mut self, page: usize, pattern: Pattern) -> Window {
+    /// What to bring in for a fault at `page`. What was never written before is `fresh`: it is most likely to be used soon
+    /// and is not left behind. `in_ram(a, b)` tells whether all pages of `a..b` are there, so that none of them can fault.
+    pub fn plan(
+        &mut self,
+        page: usize,
+        pattern: Pattern,
+        fresh: bool,
+        in_ram: impl Fn(usize, usize) -> bool,
+    ) -> Plan {
         if pattern == Pattern::Random {
-            return Window::single(page);
+            return Plan { window: Window::single(page), behind: None, stream: None };
         }
         self.clock += 1;
         let at = page as i64;
-        let index = self.predicted(at).or_else(|| self.adjacent(at)).unwrap_or_else(|| self.oldest(at));
+        let index =
+            self.predicted(at).or_else(|| self.adjacent(at, in_ram)).unwrap_or_else(|| self.oldest(at));
         let stream = &mut self.streams[index];
         stream.stamp = self.clock;
         if pattern == Pattern::Sequential && stream.stride == 0 {
@@ -71,7 +128,13 @@ impl ReadAhead {
         let count = stream.window.max(1);
         stream.last = at + stride * (count as i64 - 1);
         stream.next = at + stride * count as i64;
-        Window { first: page, stride, count }
+        let window = Window { first: page, stride, count };
+        Plan { window, behind: stream.advance(window, fresh), stream: Some(index) }
+    }
+
+    /// Corrects where a stream's next fault will be: what lies before it is in RAM already.
+    pub fn expect(&mut self, stream: usize, page: usize) {
+        self.streams[stream].next = page as i64;
     }
 
     /// A stream that expected exactly this fault: it doubles.
@@ -82,19 +145,21 @@ impl ReadAhead {
     }
 
     /// A lone fault near this one: together they may begin a stream.
-    fn adjacent(&mut self, at: i64) -> Option<usize> {
+    fn adjacent(&mut self, at: i64, in_ram: impl Fn(usize, usize) -> bool) -> Option<usize> {
         const REACH: i64 = 16;
         let near = |s: &Stream| s.stamp != 0 && s.last != at && (at - s.last).abs() <= REACH;
         let i = (0..STREAMS).filter(|&i| near(&self.streams[i])).max_by_key(|&i| self.streams[i].stamp)?;
         let s = &mut self.streams[i];
-        s.stride = at - s.last;
-        s.window = if s.stride.abs() == 1 { 4 } else { 1 };
+        let (low, high) = (at.min(s.last), at.max(s.last));
+        let next_door = in_ram(low as usize + 1, high as usize);
+        s.stride = if next_door { (at - s.last).signum() } else { at - s.last };
+        s.window = if next_door { 4 } else { 1 };
         Some(i)
     }
 
     fn oldest(&mut self, at: i64) -> usize {
         let i = (0..STREAMS).min_by_key(|&i| self.streams[i].stamp).unwrap_or(0);
-        self.streams[i] = Stream { next: 0, last: at, stride: 0, window: 1, stamp: 0 };
+        self.streams[i] = Stream { last: at, window: 1, ..Stream::default() };
         i
     }
 }
@@ -105,7 +170,7 @@ mod tests {
 
     fn widths(faults: &[usize]) -> Vec<usize> {
         let mut r = ReadAhead::default();
-        faults.iter().map(|&p| r.window(p, Pattern::Normal).count).collect()
+        faults.iter().map(|&p| r.plan(p, Pattern::Normal, false, |a, b| a == b).window.count).collect()
     }
 
     #[test]
@@ -113,22 +178,22 @@ mod tests {
         let mut r = ReadAhead::default();
         let (mut page, mut seen) = (100, Vec::new());
         for _ in 0..9 {
-            let w = r.window(page, Pattern::Normal);
+            let w = r.plan(page, Pattern::Normal, false, |a, b| a == b).window;
             seen.push(w.count);
             page += w.count;
         }
-        assert_eq!(seen, [1, 4, 8, 16, 32, 64, 64, 64, 64]);
+        assert_eq!(seen, [1, 4, 8, 16, 32, 64, 128, 128, 128]);
     }
 
     #[test]
     fn a_backward_stream_is_followed_downwards() {
         let mut r = ReadAhead::default();
         let (mut page, mut last) = (5000i64, Window::single(0));
-        for _ in 0..6 {
-            last = r.window(page as usize, Pattern::Normal);
+        for _ in 0..7 {
+            last = r.plan(page as usize, Pattern::Normal, false, |a, b| a == b).window;
             page -= last.count as i64;
         }
-        assert_eq!((last.stride, last.count), (-1, 64));
+        assert_eq!((last.stride, last.count), (-1, 128));
         assert_eq!(last.page(3), Some(last.first - 3));
     }
 
@@ -138,7 +203,7 @@ mod tests {
         let mut page = 0;
         let mut last = Window::single(0);
         for _ in 0..6 {
-            last = r.window(page, Pattern::Normal);
+            last = r.plan(page, Pattern::Normal, false, |a, b| a == b).window;
             page += 7 * last.count;
         }
         assert_eq!(last.stride, 7);
@@ -155,10 +220,37 @@ mod tests {
         let mut r = ReadAhead::default();
         let (mut a, mut b) = (0, 1_000_000);
         for _ in 0..8 {
-            a += r.window(a, Pattern::Normal).count;
-            b += r.window(b, Pattern::Normal).count;
+            a += r.plan(a, Pattern::Normal, false, |a, b| a == b).window.count;
+            b += r.plan(b, Pattern::Normal, false, |a, b| a == b).window.count;
         }
-        assert_eq!(r.window(a, Pattern::Normal).count, 64);
-        assert_eq!(r.window(b, Pattern::Normal).count, 64);
+        assert_eq!(r.plan(a, Pattern::Normal, false, |a, b| a == b).window.count, 128);
+        assert_eq!(r.plan(b, Pattern::Normal, false, |a, b| a == b).window.count, 128);
+    }
+    #[test]
+    fn a_stream_drops_the_window_before_the_last_and_keeps_one_in_eight() {
+        let mut r = ReadAhead::default();
+        let (mut page, mut brought, mut dropped) = (0, Vec::new(), Vec::new());
+        for _ in 0..20 {
+            let plan = r.plan(page, Pattern::Normal, false, |a, b| a == b);
+            brought.push(plan.window);
+            dropped.extend(plan.behind);
+            page += plan.window.count;
+        }
+        assert!(dropped.iter().all(|w| w.count >= STREAM && brought[..18].contains(w)));
+        let wide = brought[..18].iter().filter(|w| w.count >= STREAM).count();
+        assert_eq!(dropped.len(), wide - wide / KEPT as usize);
+        for _ in 0..20 {
+            page += r.plan(page, Pattern::Normal, true, |a, b| a == b).window.count;
+        }
+        assert_eq!(r.plan(page, Pattern::Normal, true, |a, b| a == b).behind, None, "fresh pages stay");
+    }
+
+    #[test]
+    fn the_runs_of_a_window_are_its_pages() {
+        let pages = |stride, count| Window { first: 100, stride, count }.runs().flatten().collect::<Vec<_>>();
+        assert_eq!(pages(1, 3), [100, 101, 102]);
+        assert_eq!(pages(-1, 3), [98, 99, 100]);
+        assert_eq!(pages(-40, 4), [100, 60, 20]);
+        assert!(pages(1, 0).is_empty());
     }
 }

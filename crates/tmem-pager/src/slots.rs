@@ -4,8 +4,10 @@
 
 use tmem_sys::{Errno, Table};
 
-/// Slots in a run are looked for inside one word of a bitmap.
-pub const GROUP: usize = 64;
+/// Slots of one word of a bitmap.
+const WORD: usize = u64::BITS as usize;
+/// The most pages of one transfer.
+pub const GROUP: usize = 128;
 
 pub struct Slots {
     /// One bit a slot: a frame is there and belongs to no page.
@@ -31,8 +33,8 @@ impl Slots {
     /// `ENOMEM`.
     pub fn new(slots: usize) -> Result<Slots, Errno> {
         let mut s = Slots {
-            free: Table::new(slots / GROUP)?,
-            holes: Table::new(slots / GROUP)?,
+            free: Table::new(slots / WORD)?,
+            holes: Table::new(slots / WORD)?,
             owner: Table::new(slots)?,
             queue: Table::new(slots * 4)?,
             place: Table::new(slots)?,
@@ -158,8 +160,8 @@ impl Slots {
     }
 
     fn set_free(&mut self, slot: usize, on: bool) {
-        let bit = 1u64 << (slot % GROUP);
-        let word = &mut self.free[slot / GROUP];
+        let bit = 1u64 << (slot % WORD);
+        let word = &mut self.free[slot / WORD];
         if on && *word & bit == 0 {
             *word |= bit;
             self.free_count += 1;
@@ -170,8 +172,8 @@ impl Slots {
     }
 
     fn set_hole(&mut self, slot: usize, on: bool) {
-        let bit = 1u64 << (slot % GROUP);
-        if on { self.holes[slot / GROUP] |= bit } else { self.holes[slot / GROUP] &= !bit }
+        let bit = 1u64 << (slot % WORD);
+        if on { self.holes[slot / WORD] |= bit } else { self.holes[slot / WORD] &= !bit }
     }
 
     /// Every broken rule of the bookkeeping, in words.
@@ -179,9 +181,8 @@ impl Slots {
         let mut broken = Vec::new();
         let (mut free, mut standby) = (0, 0);
         for slot in 0..self.capacity() {
-            let bit = 1u64 << (slot % GROUP);
-            let (is_free, is_hole) =
-                (self.free[slot / GROUP] & bit != 0, self.holes[slot / GROUP] & bit != 0);
+            let bit = 1u64 << (slot % WORD);
+            let (is_free, is_hole) = (self.free[slot / WORD] & bit != 0, self.holes[slot / WORD] & bit != 0);
             let owned = self.owner[slot] != 0;
             if usize::from(is_free) + usize::from(is_hole) + usize::from(owned) != 1 {
                 broken.push(format!(
@@ -204,23 +205,31 @@ impl Slots {
     }
 }
 
-/// The first run of at least `want` set bits inside a word, else the longest there is.
+/// The first run of `want` set bits, else the longest there is.
 fn find_run(words: &[u64], want: usize) -> Option<(usize, usize)> {
-    let want = want.clamp(1, GROUP);
-    let mut best: Option<(usize, usize)> = None;
+    let want = want.max(1);
+    let (mut best_at, mut best_len) = (0, 0);
+    // Set bits that end where the word at hand begins.
+    let mut before = 0;
     for (i, &word) in words.iter().enumerate() {
+        let first = i * WORD;
         if word == 0 {
+            before = 0;
             continue;
         }
+        let joined = before + word.trailing_ones() as usize;
         let (at, len) = longest_run(word);
-        if len >= want {
-            return Some((i * GROUP + at, want));
+        for (at, len) in [(first - before, joined), (first + at, len)] {
+            if len >= want {
+                return Some((at, want));
+            }
+            if len > best_len {
+                (best_at, best_len) = (at, len);
+            }
         }
-        if best.is_none_or(|(_, l)| len > l) {
-            best = Some((i * GROUP + at, len));
-        }
+        before = if word == u64::MAX { joined } else { word.leading_ones() as usize };
     }
-    best
+    (best_len > 0).then_some((best_at, best_len))
 }
 
 /// Position and length of the longest run of ones.
@@ -255,6 +264,9 @@ mod tests {
         assert_eq!(find_run(&[0, 0b11, 0b1111], 3), Some((128, 3)));
         assert_eq!(find_run(&[0, 0b11, 0], 9), Some((64, 2)));
         assert_eq!(find_run(&[0, 0], 1), None);
+        assert_eq!(find_run(&[1 << 63, u64::MAX, 0b1], 66), Some((63, 66)));
+        assert_eq!(find_run(&[0b11 << 62, 0b1111, 0b11111], 9), Some((62, 6)));
+        assert_eq!(find_run(&[u64::MAX; 3], 100), Some((0, 100)));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::error::PagerError;
 use crate::huge::Huge;
 use crate::notices::Notices;
 use crate::page::{PageState, States};
-use crate::readahead::ReadAhead;
+use crate::readahead::{ReadAhead, Window};
 use crate::recent::Recent;
 use crate::slots::{GROUP, Slots};
 use crate::stats::{Stat, Stats, refusal_place};
@@ -21,6 +21,8 @@ use tmem_sys::{PAGE_SIZE, Page, Table, pod};
 pub const COPY: u8 = 1;
 /// With COPY: it is frontswap that holds it, where dropping it makes room.
 pub const PACKED: u8 = 4;
+/// The hash is that of what is stored, and need not be taken again.
+pub const HASHED: u8 = 8;
 /// Skipped once by the hand: it came back from standby, or could not be moved.
 pub const SECOND_CHANCE: u8 = 2;
 
@@ -32,12 +34,12 @@ pub const META_BYTES: usize = size_of::<Meta>() + 8;
 /// Free pages at the end whose tables are kept: arrays that come and go there cost no system calls.
 const TABLES_KEPT: usize = 4096;
 /// Pages one eviction batch takes out or packs.
-pub const BATCH: usize = GROUP;
+pub const BATCH: usize = 64;
 
 pod! {
     /// What is known of one page beside its state.
     pub struct Meta {
-        /// Keyed hash of the contents that are stored; valid with COPY.
+        /// Keyed hash of the contents that are stored; valid with HASHED.
         pub hash: [u64; 2],
         /// Staging slot; valid in the standby state.
         pub slot: u32,
@@ -62,6 +64,25 @@ pub struct Setup {
     pub stats: Stats,
 }
 
+/// Windows whose pages keep their packed copies while they are in RAM: those that streams are at. A copy takes memory that
+/// could keep another page in RAM, and saves one packing; that pays where the page is to leave again soon.
+#[derive(Default)]
+pub struct Kept {
+    windows: [Window; Kept::MOST],
+    next: usize,
+}
+
+impl Kept {
+    const MOST: usize = 8;
+
+    /// Notes a window; the one whose copies are to be dropped for it.
+    pub fn push(&mut self, window: Window) -> Window {
+        let at = self.next % Kept::MOST;
+        self.next = at + 1;
+        std::mem::replace(&mut self.windows[at], window)
+    }
+}
+
 pub struct State {
     pub frames: Frames,
     pub states: States,
@@ -74,8 +95,12 @@ pub struct State {
     pub swap: SwapOut,
     pub stats: Stats,
     pub notices: Notices,
+    /// Windows brought in last whose packed copies are kept.
+    pub kept: Kept,
     /// Where pages are put together when no free frame is at hand: `UFFDIO_COPY` takes them from here.
     pub scratch: Table<Page>,
+    /// Never written, so that it takes no memory: what fresh pages are copied from.
+    pub zeros: Table<Page>,
     pub secret: Box<[u8; 192]>,
     pub ram: usize,
     /// One past the highest page that has room in the tables: every page of an extent is below.
@@ -117,7 +142,9 @@ impl State {
             swap: setup.swap,
             stats: setup.stats,
             notices: Notices::default(),
+            kept: Kept::default(),
             scratch: Table::new(GROUP)?,
+            zeros: Table::new(GROUP)?,
             secret,
             ram: setup.ram,
             top: 0,
@@ -218,6 +245,16 @@ impl State {
     pub fn unmark_copy(&mut self, page: usize) {
         self.packed_copies -= usize::from(self.meta[page].flags & PACKED != 0);
         self.meta[page].flags &= !(COPY | PACKED);
+    }
+
+    /// Drops the packed copies of a window's pages that are in RAM.
+    pub fn forget_window(&mut self, window: Window) {
+        let top = self.top;
+        for page in window.runs().flatten().filter(|&page| page < top) {
+            if self.meta[page].flags & PACKED != 0 && self.states.is(page, PageState::Resident) {
+                self.forget_copies(page);
+            }
+        }
     }
 
     /// The page's stored copy is of no use any more.

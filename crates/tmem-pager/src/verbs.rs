@@ -82,11 +82,11 @@ impl State {
     /// Makes one page resident from wherever it is.
     pub fn ensure(&mut self, page: usize, run: usize) {
         match self.states.get(page) {
-            PageState::Standby => self.put_back(page, run.min(GROUP)),
+            PageState::Standby => drop(self.put_back(page, run.min(GROUP))),
             PageState::Fresh | PageState::Out => {
                 let missing = |p: usize| matches!(self.states.get(p), PageState::Fresh | PageState::Out);
                 let n = (page..page + run.min(GROUP)).take_while(|&p| missing(p)).count();
-                self.bring_run(page, n);
+                self.bring_run(page, n, false);
             }
             PageState::Resident | PageState::Free => {}
         }
