@@ -58,6 +58,7 @@ impl State {
                 let fresh = self.states.is(page, PageState::Fresh);
                 let states = &self.states;
                 let in_ram = |a, b| states.find_other(PageState::Resident, a, b).is_none();
+                self.ahead.frames = self.states.count(PageState::Resident);
                 let plan = self.ahead.plan(page, pattern, fresh, in_ram);
                 self.fault_in(&plan);
             }

@@ -3,8 +3,9 @@
 //! Callers: `fault`. A stream doubles its window each time the fault it predicted comes; anything else is random
 //! access, which is served one page at a time because unwanted pages cost a frame each.
 //! What a stream has left behind gives the frames for what comes next: data larger than the budget that is read again and
-//! again would evict, by age, just what it needs next, all of it. So that a stream over less than the budget comes to stay
-//! all the same, one window in `KEPT` is not dropped, and the oldest pages of all give way instead.
+//! again would lose by age just what it needs next, all of it. But a part of the data that is gone over several times is to
+//! come to stay. So a stream keeps every other window, for which the oldest pages of all give way, and one in eight once it
+//! went over as much as half of the frames there are.
 
 use std::ops::Range;
 
@@ -14,8 +15,8 @@ const STREAMS: usize = 16;
 pub const MAX_WINDOW: usize = 128;
 /// Windows from this width on are a stream's: narrower ones may be chance.
 pub const STREAM: usize = 16;
-/// One window of a stream in this many stays.
-const KEPT: u32 = 8;
+/// One window of a stream in this many stays, of a short stream and of a long one.
+const KEPT: [u32; 2] = [2, 8];
 
 #[derive(Clone, Copy, Default)]
 struct Stream {
@@ -24,6 +25,8 @@ struct Stream {
     last: i64,
     stride: i64,
     window: usize,
+    /// Where it began.
+    start: i64,
     stamp: u64,
     /// The windows brought in last, the older one first; `count` is 0 where there is none.
     past: [Window; 2],
@@ -75,6 +78,8 @@ pub struct Plan {
 pub struct ReadAhead {
     streams: [Stream; STREAMS],
     clock: u64,
+    /// Frames there are: whoever goes over more than these at once is to leave the others alone.
+    pub frames: usize,
 }
 
 /// How the program says it will use a range.
@@ -90,7 +95,8 @@ pub enum Pattern {
 impl Stream {
     /// Notes a window that comes in; the one to drop for it. The window before stays for the moment: an instruction may be
     /// at its last page still.
-    fn advance(&mut self, window: Window, fresh: bool) -> Option<Window> {
+    fn advance(&mut self, window: Window, fresh: bool, frames: usize) -> Option<Window> {
+        let long = self.start.abs_diff(window.first as i64) >= frames as u64 / 2;
         let comes = if fresh || window.count < STREAM { Window::default() } else { window };
         let [left, last] = self.past;
         self.past = [last, comes];
@@ -98,7 +104,7 @@ impl Stream {
             return None;
         }
         self.turn = self.turn.wrapping_add(1);
-        (self.turn % KEPT != 0).then_some(left)
+        (self.turn % KEPT[usize::from(long)] != 0).then_some(left)
     }
 }
 
@@ -119,7 +125,7 @@ impl ReadAhead {
         let at = page as i64;
         let index =
             self.predicted(at).or_else(|| self.adjacent(at, in_ram)).unwrap_or_else(|| self.oldest(at));
-        let stream = &mut self.streams[index];
+        let (stream, frames) = (&mut self.streams[index], self.frames);
         stream.stamp = self.clock;
         if pattern == Pattern::Sequential && stream.stride == 0 {
             (stream.stride, stream.window) = (1, MAX_WINDOW / 2);
@@ -129,7 +135,7 @@ impl ReadAhead {
         stream.last = at + stride * (count as i64 - 1);
         stream.next = at + stride * count as i64;
         let window = Window { first: page, stride, count };
-        Plan { window, behind: stream.advance(window, fresh), stream: Some(index) }
+        Plan { window, behind: stream.advance(window, fresh, frames), stream: Some(index) }
     }
 
     /// Corrects where a stream's next fault will be: what lies before it is in RAM already.
@@ -159,7 +165,7 @@ impl ReadAhead {
 
     fn oldest(&mut self, at: i64) -> usize {
         let i = (0..STREAMS).min_by_key(|&i| self.streams[i].stamp).unwrap_or(0);
-        self.streams[i] = Stream { last: at, window: 1, ..Stream::default() };
+        self.streams[i] = Stream { last: at, start: at, window: 1, ..Stream::default() };
         i
     }
 }
@@ -227,22 +233,25 @@ mod tests {
         assert_eq!(r.plan(b, Pattern::Normal, false, |a, b| a == b).window.count, 128);
     }
     #[test]
-    fn a_stream_drops_the_window_before_the_last_and_keeps_one_in_eight() {
-        let mut r = ReadAhead::default();
-        let (mut page, mut brought, mut dropped) = (0, Vec::new(), Vec::new());
-        for _ in 0..20 {
-            let plan = r.plan(page, Pattern::Normal, false, |a, b| a == b);
-            brought.push(plan.window);
-            dropped.extend(plan.behind);
-            page += plan.window.count;
+    fn a_stream_drops_the_window_before_the_last_and_a_long_one_drops_more() {
+        for (frames, kept) in [(usize::MAX, KEPT[0]), (0, KEPT[1])] {
+            let mut r = ReadAhead { frames, ..ReadAhead::default() };
+            let (mut page, mut brought, mut dropped) = (0, Vec::new(), Vec::new());
+            for _ in 0..40 {
+                let plan = r.plan(page, Pattern::Normal, false, |a, b| a == b);
+                brought.push(plan.window);
+                dropped.extend(plan.behind);
+                page += plan.window.count;
+            }
+            brought.truncate(38);
+            assert!(dropped.iter().all(|w| w.count >= STREAM && brought.contains(w)));
+            let wide = brought.iter().filter(|w| w.count >= STREAM).count();
+            assert_eq!(dropped.len(), wide - wide / kept as usize);
+            for _ in 0..20 {
+                page += r.plan(page, Pattern::Normal, true, |a, b| a == b).window.count;
+            }
+            assert_eq!(r.plan(page, Pattern::Normal, true, |a, b| a == b).behind, None, "fresh pages stay");
         }
-        assert!(dropped.iter().all(|w| w.count >= STREAM && brought[..18].contains(w)));
-        let wide = brought[..18].iter().filter(|w| w.count >= STREAM).count();
-        assert_eq!(dropped.len(), wide - wide / KEPT as usize);
-        for _ in 0..20 {
-            page += r.plan(page, Pattern::Normal, true, |a, b| a == b).window.count;
-        }
-        assert_eq!(r.plan(page, Pattern::Normal, true, |a, b| a == b).behind, None, "fresh pages stay");
     }
 
     #[test]
