@@ -41,6 +41,7 @@ pub mod file;
 pub mod heap;
 pub mod kept;
 pub mod lz4;
+pub mod pack;
 pub mod proc;
 
 pub use errno::Errno;
