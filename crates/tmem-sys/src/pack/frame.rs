@@ -4,10 +4,26 @@
 //! Callers: the store's codec. Law: as `pack`. Packed: width of a distance in bits; for a range how many low bits all
 //! words share; the least word or first word; for a sequence the least step; then 8 columns of bits, row after row.
 
-use super::{Form, Row, forms, row, set_row, word_at};
+use super::{Form, Row, forms, frame512, row, set_row, word_at};
 use crate::page::{PAGE_SIZE, Page};
 
-const ROWS: usize = 64;
+/// As `forms`, with the kernel of the same name in `frame512` as the widest.
+macro_rules! widest {
+    ($(#[$m:meta])* $v:vis fn $name:ident($($a:ident: $t:ty),*) $(-> $r:ty)? = $body:path) => {
+        $(#[$m])*
+        #[inline]
+        $v fn $name(form: Form, $($a: $t),*) $(-> $r)? {
+            forms! { fn narrow($($a: $t),*) $(-> $r)? = $body }
+            match form.sound() {
+                // SAFETY: `sound` gives no form that the processor lacks.
+                Form::Avx512 => unsafe { frame512::$name($($a),*) },
+                form => narrow(form, $($a),*),
+            }
+        }
+    };
+}
+
+pub(super) const ROWS: usize = 64;
 const RANGE_HEAD: usize = 10;
 const STEPS_HEAD: usize = 17;
 
@@ -84,6 +100,12 @@ fn follows_body(page: &Page, step: u64) -> bool {
     differ.iter().all(|d| *d == 0)
 }
 
+/// The words before those of a row.
+#[inline(always)]
+fn shifted(row: &Row, before: u64) -> Row {
+    std::array::from_fn(|i| if i == 0 { before } else { row[i - 1] })
+}
+
 #[inline(always)]
 fn extent_body(page: &Page) -> Extent {
     let first = word_at(page, 0) as i64;
@@ -95,10 +117,11 @@ fn extent_body(page: &Page) -> Extent {
     for k in 0..ROWS {
         let words = row(page, k);
         // The first word has no step: the second's stands for it.
-        let before: Row = std::array::from_fn(|i| match (k * 8 + i).checked_sub(1) {
-            Some(n) => word_at(page, n * 8),
-            None => first.wrapping_sub(step) as u64,
-        });
+        let before = if k > 0 {
+            row(&page[64 - 8..], k - 1)
+        } else {
+            shifted(&words, first.wrapping_sub(step) as u64)
+        };
         for i in 0..8 {
             let word = words[i] as i64;
             let step = word.wrapping_sub(before[i] as i64);
@@ -186,9 +209,7 @@ impl Columns<'_> {
         self.filled += width;
         if self.filled >= 64 {
             if let Some(into) = self.out.next() {
-                for (into, word) in into.chunks_exact_mut(8).zip(&self.open) {
-                    into.copy_from_slice(&word.to_le_bytes());
-                }
+                set_row(into, 0, &self.open);
             }
             self.filled -= 64;
             // Shifted in two parts: what filled the word to its end leaves nothing over.
@@ -206,9 +227,8 @@ fn distances(data: &[u8], k: usize, width: u32) -> Row {
     let (at, shift) = (bit / 64, (bit % 64) as u32);
     let next = (at + 1).min(width as usize - 1);
     let mask = u64::MAX >> (64 - width);
-    let low = &data[at * 64..at * 64 + 64];
-    let high = &data[next * 64..next * 64 + 64];
-    std::array::from_fn(|i| (word_at(low, i * 8) >> shift | word_at(high, i * 8) << 1 << (63 - shift)) & mask)
+    let (low, high) = (row(data, at), row(data, next));
+    std::array::from_fn(|i| (low[i] >> shift | high[i] << 1 << (63 - shift)) & mask)
 }
 
 #[inline(always)]
@@ -223,12 +243,11 @@ fn pack_range_body(page: &Page, least: u64, shift: u32, width: u32, out: &mut [u
 #[inline(always)]
 fn pack_steps_body(page: &Page, least: u64, width: u32, out: &mut [u8]) {
     let mut columns = Columns::new(out);
-    let first = row(page, 0);
-    let steps = |i: usize| if i == 0 { 0 } else { first[i].wrapping_sub(first[i - 1]).wrapping_sub(least) };
-    columns.push(&std::array::from_fn(steps), width);
-    for k in 1..ROWS {
+    for k in 0..ROWS {
         let words = row(page, k);
-        let before: Row = std::array::from_fn(|i| word_at(page, (k * 8 + i - 1) * 8));
+        // The first word has no step: it is given the least, of which nothing is left.
+        let before =
+            if k > 0 { row(&page[64 - 8..], k - 1) } else { shifted(&words, words[0].wrapping_sub(least)) };
         columns.push(&std::array::from_fn(|i| words[i].wrapping_sub(before[i]).wrapping_sub(least)), width);
     }
 }
@@ -272,15 +291,11 @@ fn sequence_body(first: u64, step: u64, page: &mut Page) {
     }
 }
 
-forms! { fn follows(page: &Page, step: u64) -> bool = follows_body }
-forms! {
-    /// The extremes of a page's words and steps.
-    pub fn extent(page: &Page) -> Extent = extent_body
-}
-forms! { fn pack_range(page: &Page, least: u64, shift: u32, width: u32, out: &mut [u8]) = pack_range_body }
-forms! { fn pack_steps(page: &Page, least: u64, width: u32, out: &mut [u8]) = pack_steps_body }
-forms! { fn range_from(data: &[u8], least: u64, shift: u32, width: u32, page: &mut Page) = range_from_body }
-forms! {
-    fn steps_from(data: &[u8], first: u64, least: u64, width: u32, page: &mut Page) = steps_from_body
-}
-forms! { fn sequence(first: u64, step: u64, page: &mut Page) = sequence_body }
+widest! { fn follows(page: &Page, step: u64) -> bool = follows_body }
+widest! { /// The extremes of a page's words and steps.
+pub fn extent(page: &Page) -> Extent = extent_body }
+widest! { fn pack_range(page: &Page, least: u64, shift: u32, width: u32, out: &mut [u8]) = pack_range_body }
+widest! { fn pack_steps(page: &Page, least: u64, width: u32, out: &mut [u8]) = pack_steps_body }
+widest! { fn range_from(data: &[u8], least: u64, shift: u32, width: u32, page: &mut Page) = range_from_body }
+widest! { fn steps_from(data: &[u8], first: u64, least: u64, width: u32, page: &mut Page) = steps_from_body }
+widest! { fn sequence(first: u64, step: u64, page: &mut Page) = sequence_body }

@@ -8,6 +8,7 @@
 //! follows to the byte what [`planes`] would take. [`frame`] is for integers: ranges and sequences.
 
 pub mod frame;
+mod frame512;
 pub mod planes;
 mod planes512;
 pub mod shuffle;
@@ -80,22 +81,19 @@ impl Form {
     }
 }
 
-/// Compiles one safe function body for the baseline, AVX2 and AVX-512, and a function that picks by form.
+/// Compiles one safe function body for the baseline and AVX2, and a function that picks by form: what it knows as the
+/// widest is AVX2, since the compiler makes little of 512 bits by itself.
 macro_rules! forms {
     ($(#[$m:meta])* $v:vis fn $name:ident($($a:ident: $t:ty),*) $(-> $r:ty)? = $body:path) => {
         $(#[$m])*
         #[inline]
         $v fn $name(form: $crate::pack::Form, $($a: $t),*) $(-> $r)? {
-            #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
+            #[target_feature(enable = "avx2")]
             fn avx2($($a: $t),*) $(-> $r)? { $body($($a),*) }
-            #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512dq")]
-            fn avx512($($a: $t),*) $(-> $r)? { $body($($a),*) }
             match form.sound() {
                 $crate::pack::Form::Baseline => $body($($a),*),
                 // SAFETY: `sound` gives no form that the processor lacks.
-                $crate::pack::Form::Avx2 => unsafe { avx2($($a),*) },
-                // SAFETY: as above.
-                $crate::pack::Form::Avx512 => unsafe { avx512($($a),*) },
+                _ => unsafe { avx2($($a),*) },
             }
         }
     };
@@ -105,23 +103,24 @@ use forms;
 /// Eight words of a page.
 pub(crate) type Row = [u64; 8];
 
+/// Row k of a page's 64, or of the 64-byte rows of packed bytes.
 #[inline(always)]
-pub(crate) fn row(page: &Page, k: usize) -> Row {
-    let bytes = &page[k * 64..k * 64 + 64];
-    std::array::from_fn(|i| u64::from_le_bytes(std::array::from_fn(|b| bytes[i * 8 + b])))
+pub(crate) fn row(bytes: &[u8], k: usize) -> Row {
+    let words = bytes[k * 64..k * 64 + 64].as_chunks::<8>().0;
+    std::array::from_fn(|i| u64::from_le_bytes(words[i]))
 }
 
 #[inline(always)]
-pub(crate) fn set_row(page: &mut Page, k: usize, row: &Row) {
-    for (into, word) in page[k * 64..k * 64 + 64].chunks_exact_mut(8).zip(row) {
-        into.copy_from_slice(&word.to_le_bytes());
+pub(crate) fn set_row(bytes: &mut [u8], k: usize, row: &Row) {
+    for (into, word) in bytes[k * 64..k * 64 + 64].as_chunks_mut::<8>().0.iter_mut().zip(row) {
+        *into = word.to_le_bytes();
     }
 }
 
 /// A word of a page or of packed bytes; `at` counts bytes.
 #[inline(always)]
 pub(crate) fn word_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(std::array::from_fn(|b| bytes[at + b]))
+    bytes[at..].first_chunk().map_or(0, |word| u64::from_le_bytes(*word))
 }
 
 /// What one look at a page tells: per group its first word and the bits in which others differ from it.
@@ -163,10 +162,17 @@ fn sketch_body(page: &Page) -> Sketch {
     sketch
 }
 
-forms! {
-    /// Looks at a page once.
-    pub fn sketch(page: &Page) -> Sketch = sketch_body
+/// Looks at a page once.
+#[inline]
+pub fn sketch(form: Form, page: &Page) -> Sketch {
+    match form.sound() {
+        // SAFETY: `sound` gives no form that the processor lacks.
+        Form::Avx512 => unsafe { planes512::sketch(page) },
+        form => sketch_narrow(form, page),
+    }
 }
+
+forms! { fn sketch_narrow(page: &Page) -> Sketch = sketch_body }
 
 #[cfg(test)]
 #[path = "tests.rs"]

@@ -4,7 +4,7 @@
 //! Callers: `planes`, which has checked every length. Law: the bytes are those of `planes`' own loops.
 
 use super::shuffle512::{Group, gather, scatter};
-use super::{GROUP, GROUPS};
+use super::{GROUP, GROUPS, Sketch};
 use crate::page::Page;
 use std::arch::x86_64::*;
 
@@ -31,6 +31,25 @@ fn lanes(n: u32) -> __mmask8 {
     ((1u32 << n) - 1) as __mmask8
 }
 
+/// Looks at a page once.
+#[target_feature(enable = "avx512f")]
+pub(super) fn sketch(page: &Page) -> Sketch {
+    let mut sketch = Sketch { first: [0; GROUPS], vary: [0; GROUPS] };
+    for (g, words) in page.as_chunks::<{ GROUP * 8 }>().0.iter().enumerate() {
+        // SAFETY: eight rows of 64 bytes.
+        let rows: [__m512i; 8] =
+            std::array::from_fn(|k| unsafe { _mm512_loadu_si512(words.as_ptr().add(k * 64).cast()) });
+        let first = _mm512_broadcastq_epi64(_mm512_castsi512_si128(rows[0]));
+        // One instruction for "what was seen, and what differs here": 0xf6 is a | (b ^ c).
+        let seen = rows
+            .iter()
+            .fold(_mm512_setzero_si512(), |seen, row| _mm512_ternarylogic_epi64::<0xf6>(seen, *row, first));
+        sketch.first[g] = _mm_cvtsi128_si64(_mm512_castsi512_si128(first)) as u64;
+        sketch.vary[g] = _mm512_reduce_or_epi64(seen) as u64;
+    }
+    sketch
+}
+
 /// Writes the planes of all groups: as many words as `vary` has bits, which `out` must have room for.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,gfni,popcnt")]
 pub(super) fn pack(page: &Page, vary: &[u64; GROUPS], out: &mut [u8]) {
@@ -51,10 +70,15 @@ pub(super) fn pack(page: &Page, vary: &[u64; GROUPS], out: &mut [u8]) {
                 continue;
             }
             let bits = _mm512_permutexvar_epi8(turn, _mm512_gf2p8affine_epi64_epi8::<0>(unit, plane));
-            let kept = _mm512_maskz_compress_epi64(mask, bits);
             let n = mask.count_ones();
-            // SAFETY: `n` words from `at`, no more than are left of the sum asserted above.
-            unsafe { _mm512_mask_storeu_epi64(out.as_mut_ptr().add(at).cast(), lanes(n), kept) };
+            let kept = if mask == 0xff { bits } else { _mm512_maskz_compress_epi64(mask, bits) };
+            if at + 64 <= out.len() {
+                // SAFETY: checked; what is written beyond `n` words is written again by the planes that follow.
+                unsafe { _mm512_storeu_si512(out.as_mut_ptr().add(at).cast(), kept) };
+            } else {
+                // SAFETY: `n` words from `at`, no more than are left of the sum asserted above.
+                unsafe { _mm512_mask_storeu_epi64(out.as_mut_ptr().add(at).cast(), lanes(n), kept) };
+            }
             at += 8 * n as usize;
         }
     }
@@ -75,10 +99,15 @@ pub(super) fn unpack(data: &[u8], first: &[u64; GROUPS], vary: &[u64; GROUPS], p
                 continue;
             }
             let n = mask.count_ones();
-            // SAFETY: `n` words from `at`, no more than are left of the sum asserted above.
-            let kept = unsafe { _mm512_maskz_loadu_epi64(lanes(n), data.as_ptr().add(at).cast()) };
-            let bits = _mm512_permutexvar_epi8(turn, _mm512_maskz_expand_epi64(mask, kept));
-            *plane = _mm512_gf2p8affine_epi64_epi8::<0>(unit, bits);
+            let kept = if at + 64 <= data.len() {
+                // SAFETY: checked.
+                unsafe { _mm512_loadu_si512(data.as_ptr().add(at).cast()) }
+            } else {
+                // SAFETY: `n` words from `at`, no more than are left of the sum asserted above.
+                unsafe { _mm512_maskz_loadu_epi64(lanes(n), data.as_ptr().add(at).cast()) }
+            };
+            let bits = if mask == 0xff { kept } else { _mm512_maskz_expand_epi64(mask, kept) };
+            *plane = _mm512_gf2p8affine_epi64_epi8::<0>(unit, _mm512_permutexvar_epi8(turn, bits));
             at += 8 * n as usize;
         }
         scatter(planes, _mm512_set1_epi64((first & !vary) as i64), bytes);
