@@ -5,6 +5,7 @@
 
 use std::hint::black_box;
 use std::time::Instant;
+use tmem_sys::hash::PageHash;
 use tmem_sys::pack::frame::{self, Frame};
 use tmem_sys::pack::{Form, WORDS, planes, shuffle, sketch};
 use tmem_sys::{PAGE_SIZE, Page};
@@ -37,6 +38,8 @@ fn main() {
     let steps = page_of(|n| 1_700_000_000 * (n + 5) + noise(n) % 1000);
     let floats = page_of(|n| (1.0 + (noise(n) >> 12) as f64 / (1u64 << 52) as f64).to_bits());
     let (mut out, mut back) = ([0; PAGE_SIZE], [0; PAGE_SIZE]);
+    let hash = PageHash::new().expect("random bytes");
+    time("hash", Form::best(), || _ = black_box(hash.hash(black_box(&floats))));
     for form in Form::all() {
         time("copy", form, || black_box(&mut back).copy_from_slice(black_box(&floats)));
         time("sketch", form, || _ = black_box(sketch(form, black_box(&floats))));

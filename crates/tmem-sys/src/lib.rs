@@ -38,6 +38,7 @@ pub mod caps;
 pub mod channel;
 pub mod counters;
 pub mod file;
+pub mod hash;
 pub mod heap;
 pub mod kept;
 pub mod lz4;
