@@ -12,6 +12,7 @@ use crate::swapout::SwapOut;
 use tmem_store::{Frontswap, Loaded};
 use tmem_sys::entry::Served;
 use tmem_sys::frames::{Frames, Moved};
+use tmem_sys::hash::PageHash;
 use tmem_sys::syscall::{die, sched_yield};
 use tmem_sys::{Errno, Page, Table};
 
@@ -262,7 +263,7 @@ struct Stored<'a> {
     swap: &'a mut SwapOut,
     states: &'a States,
     meta: &'a mut Table<Meta>,
-    secret: &'a [u8; 192],
+    secret: &'a PageHash,
 }
 
 impl Stored<'_> {

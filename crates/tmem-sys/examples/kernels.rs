@@ -8,6 +8,7 @@ use std::time::Instant;
 use tmem_sys::hash::PageHash;
 use tmem_sys::pack::frame::{self, Frame};
 use tmem_sys::pack::{Form, WORDS, planes, shuffle, sketch};
+use tmem_sys::page::AlignedPage;
 use tmem_sys::{PAGE_SIZE, Page};
 
 const REPEATS: u32 = 2000;
@@ -39,14 +40,16 @@ fn main() {
     let floats = page_of(|n| (1.0 + (noise(n) >> 12) as f64 / (1u64 << 52) as f64).to_bits());
     let (mut out, mut back) = ([0; PAGE_SIZE], [0; PAGE_SIZE]);
     let hash = PageHash::new().expect("random bytes");
-    time("hash", Form::best(), || _ = black_box(hash.hash(black_box(&floats))));
+    let floats = Box::new(AlignedPage(floats));
+    let floats = &floats.0;
+    time("hash", Form::best(), || _ = black_box(hash.hash(black_box(floats))));
     for form in Form::all() {
-        time("copy", form, || black_box(&mut back).copy_from_slice(black_box(&floats)));
-        time("sketch", form, || _ = black_box(sketch(form, black_box(&floats))));
-        time("extent", form, || _ = black_box(frame::extent(form, black_box(&floats))));
+        time("copy", form, || black_box(&mut back).copy_from_slice(black_box(floats)));
+        time("sketch", form, || _ = black_box(sketch(form, black_box(floats))));
+        time("extent", form, || _ = black_box(frame::extent(form, black_box(floats))));
         let arange = page_of(|n| 7 * n);
         time("arithmetic", form, || _ = black_box(frame::arithmetic(form, black_box(&arange))));
-        for (name, page) in [("thousand", &thousand), ("floats", &floats)] {
+        for (name, page) in [("thousand", &thousand), ("floats", floats)] {
             let seen = sketch(form, page);
             let n = planes::pack(form, page, &seen, &mut out).unwrap_or(0);
             time(&format!("planes pack {name} {n}"), form, || {
@@ -73,7 +76,7 @@ fn main() {
         time("sequence unpack", form, || {
             _ = black_box(frame::unpack_steps(form, black_box(&out[..n]), &mut back))
         });
-        time("shuffle", form, || shuffle::shuffle(form, black_box(&floats), &mut out));
+        time("shuffle", form, || shuffle::shuffle(form, black_box(floats), &mut out));
         time("unshuffle", form, || shuffle::unshuffle(form, black_box(&out), &mut back));
     }
 }

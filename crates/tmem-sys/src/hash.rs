@@ -7,9 +7,9 @@
 //! (a, b), each with its two words of key (k, l), the sum of all (a + k)(b + l) is CLNH (Lemire and Kaser, "Faster
 //! 64-bit universal hashing using carry-less multiplications", 2016). Take the last pair in which two pages differ,
 //! say in b: all other keys given, the sums are equal only if k is the one root of a linear equation, or there is
-//! none: probability 2^-64. A second sum uses the key moved by one pair. That pair's key is in the second sum a key
-//! on which the first does not depend, or only where both pages have the same, so that both sums are equal with
-//! 2^-128 (the Toeplitz construction of UMAC). Each sum of 128 bits is then taken to 64 by two more key words,
+//! none: probability 2^-64. A second sum uses the key moved by four pairs. That pair's key there is one that the first
+//! sum uses later or not at all, where both pages have the same, so that both sums are equal with 2^-128 (the Toeplitz
+//! construction of UMAC). Each sum of 128 bits is then taken to 64 by two more key words,
 //! low times one plus high times the other in the field of 2^64 elements: unequal sums give equal halves with 2^-64.
 //! So both halves are equal with at most (2^-64 + 2^-64)^2 = 2^-126.
 //!
@@ -21,9 +21,11 @@ use crate::page::{PAGE_SIZE, Page};
 use crate::random::random_bytes;
 use std::arch::x86_64::*;
 
-/// A word of key for each of the page, a pair for the second sum, two words to end each sum.
-const KEY: usize = PAGE_SIZE + 16 + 32;
-const ENDS: usize = PAGE_SIZE + 16;
+/// By how much the key is moved for the second sum: a register, so that all loads stay within cache lines.
+const MOVED: usize = 64;
+/// A word of key for each of the page, those for the second sum, two words to end each sum.
+const KEY: usize = ENDS + 32;
+const ENDS: usize = PAGE_SIZE + MOVED;
 /// XXH3 wants a secret of at least 136 bytes; more make no better hash.
 const SECRET: usize = 192;
 
@@ -34,9 +36,12 @@ enum Form {
     Wide,
 }
 
+#[repr(align(64))]
+struct Key([u8; KEY]);
+
 /// A hash with a key of its own. Hashes of different keys have nothing to do with each other.
 pub struct PageHash {
-    key: Box<[u8; KEY]>,
+    key: Box<Key>,
     form: Form,
 }
 
@@ -46,8 +51,8 @@ impl PageHash {
     /// # Errors
     /// That of `getrandom`.
     pub fn new() -> Result<PageHash, Errno> {
-        let mut key = Box::new([0; KEY]);
-        random_bytes(&mut key[..])?;
+        let mut key = Box::new(Key([0; KEY]));
+        random_bytes(&mut key.0)?;
         Ok(PageHash { key, form: PageHash::best() })
     }
 
@@ -66,13 +71,13 @@ impl PageHash {
     pub fn hash(&self, page: &Page) -> [u64; 2] {
         match self.form {
             Form::Xxh3 => {
-                let h = xxhash_rust::xxh3::xxh3_128_with_secret(page, &self.key[..SECRET]);
+                let h = xxhash_rust::xxh3::xxh3_128_with_secret(page, &self.key.0[..SECRET]);
                 [h as u64, (h >> 64) as u64]
             }
             // SAFETY: `best` found the instructions.
-            Form::Narrow => unsafe { narrow(&self.key, page) },
+            Form::Narrow => unsafe { narrow(&self.key.0, page) },
             // SAFETY: as above.
-            Form::Wide => unsafe { wide(&self.key, page) },
+            Form::Wide => unsafe { wide(&self.key.0, page) },
         }
     }
 }
@@ -81,12 +86,12 @@ impl PageHash {
 fn narrow(key: &[u8; KEY], page: &Page) -> [u64; 2] {
     let (mut one, mut two) = (_mm_setzero_si128(), _mm_setzero_si128());
     for at in (0..PAGE_SIZE).step_by(16) {
-        // SAFETY: a pair of the page, of its key, and of the key of the next: the key is a pair longer.
+        // SAFETY: a pair of the page, of its key, and of the key moved: the key is longer by as much.
         let (words, k, next) = unsafe {
             (
                 _mm_loadu_si128(page.as_ptr().add(at).cast()),
                 _mm_loadu_si128(key.as_ptr().add(at).cast()),
-                _mm_loadu_si128(key.as_ptr().add(at + 16).cast()),
+                _mm_loadu_si128(key.as_ptr().add(at + MOVED).cast()),
             )
         };
         let (a, b) = (_mm_xor_si128(words, k), _mm_xor_si128(words, next));
@@ -104,12 +109,12 @@ fn wide(key: &[u8; KEY], page: &Page) -> [u64; 2] {
     for at in (0..PAGE_SIZE).step_by(128) {
         for (half, (one, two)) in one.iter_mut().zip(&mut two).enumerate() {
             let at = at + half * 64;
-            // SAFETY: four pairs of the page, of their keys, and of the keys of the next: the key is a pair longer.
+            // SAFETY: four pairs of the page, of their keys, and of the key moved: the key is longer by as much.
             let (words, k, next) = unsafe {
                 (
                     _mm512_loadu_si512(page.as_ptr().add(at).cast()),
                     _mm512_loadu_si512(key.as_ptr().add(at).cast()),
-                    _mm512_loadu_si512(key.as_ptr().add(at + 16).cast()),
+                    _mm512_loadu_si512(key.as_ptr().add(at + MOVED).cast()),
                 )
             };
             let (a, b) = (_mm512_xor_si512(words, k), _mm512_xor_si512(words, next));
@@ -165,12 +170,12 @@ mod tests {
 
     /// The definition, as the module's text has it.
     fn plain(key: &[u8; KEY], page: &Page) -> [u64; 2] {
-        [0, 16].map(|moved| {
+        [(0, 0), (MOVED, 16)].map(|(moved, end)| {
             let sum = (0..PAGE_SIZE).step_by(16).fold(0, |sum, at| {
                 let factor = |at| word_at(page, at) ^ word_at(key, at + moved);
                 sum ^ times(factor(at), factor(at + 8))
             });
-            let ends = [0, 8].map(|by| word_at(key, ENDS + moved + by));
+            let ends = [0, 8].map(|by| word_at(key, ENDS + end + by));
             modulo(times(sum as u64, ends[0])) ^ modulo(times((sum >> 64) as u64, ends[1]))
         })
     }
@@ -180,7 +185,7 @@ mod tests {
         let mut hash = PageHash::new().unwrap();
         let mut page = [0; PAGE_SIZE];
         for round in 0..20 {
-            let want = plain(&hash.key, &page);
+            let want = plain(&hash.key.0, &page);
             for form in
                 [Form::Narrow, Form::Wide].iter().filter(|f| **f == PageHash::best() || **f == Form::Narrow)
             {
