@@ -12,6 +12,7 @@ use crate::swapout::SwapOut;
 use tmem_store::{Frontswap, Loaded};
 use tmem_sys::entry::Served;
 use tmem_sys::frames::{Frames, Moved};
+use tmem_sys::hash::PageHash;
 use tmem_sys::syscall::{die, sched_yield};
 use tmem_sys::{Errno, Page, Table};
 
@@ -292,7 +293,7 @@ impl State {
 }
 
 /// What is stored for a page was loaded; it hashes the same each time.
-fn note_hash(meta: &mut Meta, secret: &[u8; 192], page: &Page) {
+fn note_hash(meta: &mut Meta, secret: &PageHash, page: &Page) {
     if meta.flags & HASHED == 0 {
         meta.hash = State::hash(secret, page);
         meta.flags |= HASHED;
@@ -336,7 +337,7 @@ struct Stored<'a> {
     swap: &'a mut SwapOut,
     states: &'a States,
     meta: &'a mut Table<Meta>,
-    secret: &'a [u8; 192],
+    secret: &'a PageHash,
     keep: bool,
 }
 

@@ -15,6 +15,7 @@ use crate::swapout::SwapOut;
 use tmem_store::{Frontswap, Reason};
 use tmem_sys::entry::Entry;
 use tmem_sys::frames::Frames;
+use tmem_sys::hash::PageHash;
 use tmem_sys::{PAGE_SIZE, Page, Table, pod};
 
 /// The page's contents equal what frontswap or the swap device still holds, unless its hash says otherwise.
@@ -101,7 +102,7 @@ pub struct State {
     pub scratch: Table<Page>,
     /// Never written, so that it takes no memory: what fresh pages are copied from.
     pub zeros: Table<Page>,
-    pub secret: Box<[u8; 192]>,
+    pub secret: PageHash,
     pub ram: usize,
     /// One past the highest page that has room in the tables: every page of an extent is below.
     pub top: usize,
@@ -127,8 +128,7 @@ impl State {
     /// `ENOMEM` when the address space cannot hold the tables.
     pub fn new(setup: Setup) -> Result<State, PagerError> {
         let pages = setup.arena_pages;
-        let mut secret = Box::new([0u8; 192]);
-        tmem_sys::random::random_bytes(&mut secret[..])?;
+        let secret = PageHash::new()?;
         let frames = Frames::new(pages, setup.slots)?;
         let slots = Slots::new(frames.slots())?;
         Ok(State {
@@ -229,9 +229,8 @@ impl State {
     }
 
     /// The keyed 128-bit hash by which an unchanged page is known again.
-    pub fn hash(secret: &[u8; 192], page: &Page) -> [u64; 2] {
-        let h = xxhash_rust::xxh3::xxh3_128_with_secret(page, secret);
-        [h as u64, (h >> 64) as u64]
+    pub fn hash(secret: &PageHash, page: &Page) -> [u64; 2] {
+        secret.hash(page)
     }
 
     /// Notes that the page, now with a frame, equals its stored copy.

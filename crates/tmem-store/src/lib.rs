@@ -31,7 +31,8 @@ mod tree;
 
 mod chunks;
 mod class;
-mod codec;
+#[doc(hidden)]
+pub mod codec;
 mod compact;
 mod slab;
 

@@ -38,9 +38,11 @@ pub mod caps;
 pub mod channel;
 pub mod counters;
 pub mod file;
+pub mod hash;
 pub mod heap;
 pub mod kept;
 pub mod lz4;
+pub mod pack;
 pub mod proc;
 
 pub use errno::Errno;

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: the forms a page can take: one repeated word; integers as a range or a sequence; bit planes; LZ4, of the page
+//! or of its shuffle; or as it is. Callers: `pool`, for every put and get. No locks, nothing allocated.
+//! Law: what `encode` made, `decode` gives back byte for byte; what does not shrink to 7/8 is not packed; the choice
+//! follows from the pages alone, in their order. The first packed byte names the codec.
+//!
+//! The typed packers tell their size to the byte after one look at the page, and cost a tenth of LZ4. So LZ4 is tried
+//! only where it may save enough beyond them (`gate`).
+
+mod gate;
+
+use crate::class::LARGEST_PACKED;
+use gate::Gate;
+use tmem_sys::lz4::{self, Lz4State};
+use tmem_sys::pack::frame::{self, Frame, WIDEST};
+use tmem_sys::pack::shuffle::{shuffle, unshuffle};
+use tmem_sys::pack::{self, Form, Sketch, WORDS, planes};
+use tmem_sys::{Errno, PAGE_SIZE, Page, Table};
+
+const LZ4: u8 = 1;
+const SHUFFLED: u8 = 2;
+const PLANES: u8 = 3;
+const RANGE: u8 = 4;
+const STEPS: u8 = 5;
+
+/// What is packed as tightly as this needs no LZ4.
+const TIGHT: usize = PAGE_SIZE / 8;
+/// LZ4 must save this much beyond a typed packer, and an eighth, to be worth its time both ways.
+const WORTH: usize = 200;
+
+/// A page on its way into the slab. Packed bytes lie in the codec's buffer until the next call.
+pub enum Coded<'a> {
+    Same(u64),
+    Packed(&'a [u8]),
+    Incompressible,
+}
+
+/// What a typed packer would make of a page.
+#[derive(Clone, Copy)]
+enum Typed {
+    Planes,
+    Frame(Frame),
+}
+
+pub struct Codec {
+    lz4: Lz4State,
+    gate: Gate,
+    /// Two buffers for packed bytes, and one for the shuffled page.
+    buffers: Table<Page>,
+    /// Which of them has the packed bytes.
+    used: usize,
+    form: Form,
+}
+
+const MIXED: usize = 2;
+
+impl Codec {
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn new() -> Result<Codec, Errno> {
+        let (lz4, buffers) = (Lz4State::new()?, Table::new(3)?);
+        Ok(Codec { lz4, gate: Gate::default(), buffers, used: 0, form: Form::best() })
+    }
+
+    /// Without `pack`, only a repeated word is seen.
+    pub fn encode(&mut self, page: &Page, pack: bool) -> Coded<'_> {
+        if let Some(word) = same_filled(page) {
+            return Coded::Same(word);
+        }
+        if !pack {
+            return Coded::Incompressible;
+        }
+        let sketch = pack::sketch(self.form, page);
+        let (typed, size) = self.best_typed(page, &sketch);
+        let len = match self.lz4_below(page, &sketch, size) {
+            Some(len) => Some(len),
+            None if size <= LARGEST_PACKED => self.pack_typed(page, &sketch, typed),
+            None => None,
+        };
+        match len {
+            Some(len) => Coded::Packed(&self.buffers[self.used][..len]),
+            None => Coded::Incompressible,
+        }
+    }
+
+    /// The packed bytes of the last page that was encoded.
+    #[inline]
+    pub fn packed(&self, len: usize) -> &[u8] {
+        &self.buffers[self.used][..len]
+    }
+
+    /// The typed packer that makes least of the page, and how much, with the byte that names it.
+    fn best_typed(&self, page: &Page, sketch: &Sketch) -> (Typed, usize) {
+        if let Some(step) = frame::arithmetic(self.form, page) {
+            let frame = Frame::Steps { first: sketch.first[0], least: step, width: 0 };
+            return (Typed::Frame(frame), 1 + frame.size());
+        }
+        let size = 1 + planes::size(sketch);
+        let differ = sketch.differ();
+        if !may_be_narrow(page, differ, size) {
+            return (Typed::Planes, size);
+        }
+        let extent = frame::extent(self.form, page);
+        let frames = [Frame::range(&extent, differ), Frame::steps(&extent, page)];
+        let mut best = (Typed::Planes, size);
+        for frame in frames {
+            if frame.width() <= WIDEST && 1 + frame.size() < best.1 {
+                best = (Typed::Frame(frame), 1 + frame.size());
+            }
+        }
+        best
+    }
+
+    fn pack_typed(&mut self, page: &Page, sketch: &Sketch, typed: Typed) -> Option<usize> {
+        self.used = 0;
+        let (code, out) = self.buffers[0][..LARGEST_PACKED].split_first_mut()?;
+        let (name, len) = match typed {
+            Typed::Planes => (PLANES, planes::pack(self.form, page, sketch, out)),
+            Typed::Frame(frame) => {
+                let name = if matches!(frame, Frame::Range { .. }) { RANGE } else { STEPS };
+                (name, frame::pack(self.form, page, frame, out))
+            }
+        };
+        *code = name;
+        Some(1 + len?)
+    }
+
+    /// Packs by LZ4 where that is worth it beside a typed packer's `size`.
+    fn lz4_below(&mut self, page: &Page, sketch: &Sketch, size: usize) -> Option<usize> {
+        if size <= TIGHT {
+            return None;
+        }
+        let most = match size {
+            // Not packed otherwise: any gain counts.
+            _ if size > LARGEST_PACKED => LARGEST_PACKED,
+            _ => (size - WORTH).min(size / 8 * 7),
+        };
+        let try_it = self.gate.ask(page, sketch, most)?;
+        let mut len = self.lz4(page, try_it.shuffled, most, 0);
+        self.used = 0;
+        let mut shuffled = try_it.shuffled;
+        if try_it.both || (len.is_none() && try_it.or_else) {
+            let other = self.lz4(page, !shuffled, len.map_or(most, |len| len - 1), 1);
+            if other.is_some() {
+                (len, shuffled, self.used) = (other, !shuffled, 1);
+            }
+        }
+        self.gate.tell(&try_it, len.map(|_| shuffled));
+        len
+    }
+
+    /// Packs by LZ4 into one of the buffers, in at most so many bytes.
+    fn lz4(&mut self, page: &Page, shuffled: bool, most: usize, buffer: usize) -> Option<usize> {
+        let (out, mixed) = self.buffers.split_at_mut(MIXED);
+        let (code, out) = out[buffer][..most].split_first_mut()?;
+        *code = if shuffled { SHUFFLED } else { LZ4 };
+        let source = if shuffled {
+            shuffle(self.form, page, &mut mixed[0]);
+            &mixed[0]
+        } else {
+            page
+        };
+        Some(1 + self.lz4.compress(source, out)?)
+    }
+
+    /// The compressor's table and the buffers.
+    pub const FOOTPRINT: usize = (16 << 10) + 4 * PAGE_SIZE;
+}
+
+/// Whether a range or a sequence may make less of the page than `size`: by a few words and steps, which can only be
+/// closer together than all are.
+fn may_be_narrow(page: &Page, differ: u64, size: usize) -> bool {
+    const SAMPLES: usize = 8;
+    let word = |n: usize| u64::from_le_bytes(std::array::from_fn(|b| page[n * 8 + b])) as i64;
+    let (first, step) = (word(0), word(1).wrapping_sub(word(0)));
+    let mut extremes = [first, first, step, step];
+    for n in 1..SAMPLES {
+        let at = n * (WORDS - 2) / (SAMPLES - 1);
+        let (word, next) = (word(at), word(at + 1));
+        let step = next.wrapping_sub(word);
+        extremes[0] = extremes[0].min(word);
+        extremes[1] = extremes[1].max(word);
+        extremes[2] = extremes[2].min(step);
+        extremes[3] = extremes[3].max(step);
+    }
+    let bits = |low: i64, high: i64| 64 - (high.wrapping_sub(low) as u64).leading_zeros();
+    let range = bits(extremes[0], extremes[1]).saturating_sub(differ.trailing_zeros());
+    let width = range.min(bits(extremes[2], extremes[3]));
+    width <= WIDEST && (width as usize + 1) * WORDS / 8 < size / 16 * 15
+}
+
+/// False when the bytes are no packed page; `into` is then garbage.
+#[must_use]
+pub fn decode(packed: &[u8], into: &mut Page) -> bool {
+    let form = Form::best();
+    let Some((code, data)) = packed.split_first() else { return false };
+    match *code {
+        LZ4 => lz4::decompress(data, into),
+        SHUFFLED => {
+            let mut mixed = [0; PAGE_SIZE];
+            let whole = lz4::decompress(data, &mut mixed);
+            if whole {
+                unshuffle(form, &mixed, into);
+            }
+            whole
+        }
+        PLANES => planes::unpack(form, data, into),
+        RANGE => frame::unpack_range(form, data, into),
+        STEPS => frame::unpack_steps(form, data, into),
+        _ => false,
+    }
+}
+
+/// The word a page repeats, if it does. Most pages are told from their first words.
+pub(crate) fn same_filled(page: &Page) -> Option<u64> {
+    let word_at = |at: usize| u64::from_ne_bytes(std::array::from_fn(|i| page[at + i]));
+    let word = word_at(0);
+    // The neighbour first: it comes with the same cache line, the end of the page does not.
+    if word != word_at(8) || word != word_at(PAGE_SIZE - 8) {
+        return None;
+    }
+    let same = page.chunks_exact(64).all(|line| {
+        // Eight words at once, without a branch between them.
+        line.chunks_exact(8)
+            .fold(0, |diff, bytes| diff | (word ^ u64::from_ne_bytes(std::array::from_fn(|i| bytes[i]))))
+            == 0
+    });
+    same.then_some(word)
+}
+
+pub(crate) fn fill(word: u64, into: &mut Page) {
+    for bytes in into.chunks_exact_mut(8) {
+        bytes.copy_from_slice(&word.to_ne_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests;
