@@ -14,7 +14,7 @@ use tmem_sys::entry::Served;
 use tmem_sys::frames::{Frames, Moved};
 use tmem_sys::hash::PageHash;
 use tmem_sys::syscall::{die, sched_yield};
-use tmem_sys::{Errno, Page, Table};
+use tmem_sys::{Errno, Page, Table, ThreadKey};
 
 /// Tries of one transfer that the kernel turns away for the moment: some milliseconds, what refers to a page meanwhile
 /// is gone by then.
@@ -38,8 +38,8 @@ pub enum Supply {
 }
 
 impl State {
-    /// Serves a fault of thread `tid` at `page`.
-    pub fn fault(&mut self, page: usize, tid: i32) -> Served {
+    /// Serves a fault of a thread at `page`.
+    pub fn fault(&mut self, page: usize, who: ThreadKey) -> Served {
         match self.states.get(page) {
             PageState::Free => return Served::NotOurs,
             PageState::Resident => {
@@ -49,12 +49,12 @@ impl State {
                 return Served::Yes;
             }
             PageState::Standby => {
-                self.recent.note(tid, page);
+                self.recent.note(who, page);
                 self.stats.add(Stat::StandbyHits, 1);
                 let _ = self.put_back(page, GROUP);
             }
             PageState::Fresh | PageState::Out => {
-                self.recent.note(tid, page);
+                self.recent.note(who, page);
                 let pattern = pattern_of(&self.meta[page]);
                 let fresh = self.states.is(page, PageState::Fresh);
                 let states = &self.states;

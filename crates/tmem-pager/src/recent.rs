@@ -2,7 +2,7 @@
 //! Owns: the last few dozen pages that each thread faulted. Callers: `fault` notes them, `evict` spares them.
 //! Law 17: one instruction may touch many pages; none of them may leave before it is through.
 
-use tmem_sys::{Errno, Table, pod};
+use tmem_sys::{Errno, Table, ThreadKey, pod};
 
 /// Threads remembered; beyond that the one that faulted longest ago is forgotten.
 const THREADS: usize = 64;
@@ -11,9 +11,10 @@ pub const DEPTH: usize = 32;
 
 pod! {
     struct Ring {
-        tid: i32,
-        next: u32,
+        who: u64,
         stamp: u64,
+        next: u32,
+        spare: u32,
         pages: [u32; DEPTH],
     }
 }
@@ -37,9 +38,9 @@ impl Recent {
         self.spared[page] != 0
     }
 
-    /// Notes that `tid` faulted `page`; the page it remembered longest is spared no more.
-    pub fn note(&mut self, tid: i32, page: usize) {
-        let index = self.ring_of(tid);
+    /// Notes that a thread faulted `page`; the page it remembered longest is spared no more.
+    pub fn note(&mut self, who: ThreadKey, page: usize) {
+        let index = self.ring_of(who.bits());
         self.clock += 1;
         let ring = &mut self.rings[index];
         ring.stamp = self.clock;
@@ -57,22 +58,22 @@ impl Recent {
         }
     }
 
-    fn ring_of(&mut self, tid: i32) -> usize {
-        if self.rings[self.last].tid == tid {
+    fn ring_of(&mut self, who: u64) -> usize {
+        if self.rings[self.last].who == who {
             return self.last;
         }
-        let known = (0..THREADS).find(|&i| self.rings[i].tid == tid);
-        self.last = known.unwrap_or_else(|| self.recycle(tid));
+        let known = (0..THREADS).find(|&i| self.rings[i].who == who);
+        self.last = known.unwrap_or_else(|| self.recycle(who));
         self.last
     }
 
-    fn recycle(&mut self, tid: i32) -> usize {
+    fn recycle(&mut self, who: u64) -> usize {
         let oldest = (0..THREADS).min_by_key(|&i| self.rings[i].stamp).unwrap_or(0);
         for at in 0..DEPTH {
             let entry = std::mem::take(&mut self.rings[oldest].pages[at]);
             self.forget(entry);
         }
-        self.rings[oldest].tid = tid;
+        self.rings[oldest].who = who;
         oldest
     }
 }
@@ -84,19 +85,19 @@ mod tests {
     #[test]
     fn a_page_is_spared_until_as_many_others_were_faulted_by_that_thread() {
         let mut r = Recent::new(1000).unwrap();
-        r.note(1, 5);
-        (0..DEPTH - 1).for_each(|i| r.note(1, 100 + i));
-        (0..DEPTH * 3).for_each(|i| r.note(2, 300 + i));
+        r.note(ThreadKey::of(1), 5);
+        (0..DEPTH - 1).for_each(|i| r.note(ThreadKey::of(1), 100 + i));
+        (0..DEPTH * 3).for_each(|i| r.note(ThreadKey::of(2), 300 + i));
         assert!(r.is_spared(5));
-        r.note(1, 900);
+        r.note(ThreadKey::of(1), 900);
         assert!(!r.is_spared(5));
     }
 
     #[test]
     fn forgotten_threads_leave_nothing_spared() {
         let mut r = Recent::new(1000).unwrap();
-        r.note(7, 1);
-        (0..THREADS as i32).for_each(|t| r.note(100 + t, 500 + t as usize));
+        r.note(ThreadKey::of(7), 1);
+        (0..THREADS as i32).for_each(|t| r.note(ThreadKey::of(100 + t), 500 + t as usize));
         assert!(!r.is_spared(1));
     }
 }

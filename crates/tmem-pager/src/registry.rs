@@ -7,11 +7,11 @@
 use crate::extents::Extents;
 use crate::state::State;
 use crate::stats::Stat;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use tmem_sys::entry::Served;
 use tmem_sys::signals::Blocked;
-use tmem_sys::syscall::{die, gettid};
-use tmem_sys::{Lock, LockGuard, PAGE_SIZE, time};
+use tmem_sys::syscall::die;
+use tmem_sys::{Lock, LockGuard, PAGE_SIZE, ThreadKey, time};
 
 /// Pagers a process can have at once.
 pub const MAX_PAGERS: usize = 64;
@@ -21,8 +21,8 @@ pub struct Slot {
     base: AtomicUsize,
     len: AtomicUsize,
     ram: AtomicUsize,
-    /// The thread that holds `state`.
-    holder: AtomicI32,
+    /// The key of the thread that holds `state`.
+    holder: AtomicU64,
     pub closed: AtomicBool,
     /// Whether paging has begun; a forked child inherits it.
     paged: AtomicBool,
@@ -36,7 +36,7 @@ impl Slot {
             base: AtomicUsize::new(0),
             len: AtomicUsize::new(0),
             ram: AtomicUsize::new(0),
-            holder: AtomicI32::new(0),
+            holder: AtomicU64::new(ThreadKey::NONE.bits()),
             closed: AtomicBool::new(false),
             paged: AtomicBool::new(false),
             extents: Lock::new(Extents::new()),
@@ -86,12 +86,12 @@ impl Slot {
     }
 
     fn enter(&self) -> LockGuard<'_, Option<State>> {
-        let tid = gettid();
-        if self.holder.load(Ordering::Relaxed) == tid {
+        let me = ThreadKey::current().bits();
+        if self.holder.load(Ordering::Relaxed) == me {
             die("paged memory was touched while the pager's lock was held (law 17)");
         }
         let guard = self.state.lock();
-        self.holder.store(tid, Ordering::Relaxed);
+        self.holder.store(me, Ordering::Relaxed);
         guard
     }
 
@@ -147,7 +147,7 @@ impl std::ops::DerefMut for Held<'_> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.slot.holder.store(0, Ordering::Relaxed);
+        self.slot.holder.store(ThreadKey::NONE.bits(), Ordering::Relaxed);
     }
 }
 
@@ -189,13 +189,13 @@ pub fn owns_addr(addr: usize) -> bool {
 }
 
 /// Where both entries arrive.
-pub fn on_fault(addr: usize, tid: i32) -> Served {
+pub fn on_fault(addr: usize, who: ThreadKey) -> Served {
     let Some(index) = find(addr) else { return Served::NotOurs };
     let begin = time::ticks();
     let mut held = SLOTS[index].lock_in_handler();
     let Some(state) = held.as_mut() else { return Served::NotOurs };
     let Some(page) = state.page_of(addr) else { return Served::NotOurs };
-    let served = state.fault(page, tid);
+    let served = state.fault(page, who);
     state.stats.add(Stat::FaultNs, time::ns_from_ticks(time::ticks() - begin));
     served
 }

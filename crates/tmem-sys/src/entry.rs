@@ -10,6 +10,7 @@ use crate::page::PAGE_SIZE;
 use crate::signals::{self, ALL_BUT_SYNCHRONOUS};
 use crate::stack;
 use crate::syscall::{die, gettid};
+use crate::thread::ThreadKey;
 use crate::uffd::{self, Reach, Uffd, abi};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -73,7 +74,7 @@ pub enum Served {
 }
 
 /// The pager's side of a fault: address and the thread that touched it.
-pub type FaultFn = fn(addr: usize, tid: i32) -> Served;
+pub type FaultFn = fn(addr: usize, who: ThreadKey) -> Served;
 /// Tells whether an address lies in an arena, in this process or the one it was cloned from.
 pub type OwnsFn = fn(addr: usize) -> bool;
 
@@ -158,7 +159,7 @@ extern "C" fn serve(work: *mut u8) {
     // SAFETY: `on_bus` passes a live `Work` and waits for this call to return.
     let work = unsafe { &mut *work.cast::<Work>() };
     if let Some((fault, _)) = HOOKS.get() {
-        work.served = fault(work.addr, gettid()) == Served::Yes;
+        work.served = fault(work.addr, ThreadKey::current()) == Served::Yes;
     }
 }
 
@@ -226,7 +227,7 @@ fn handler_thread() {
 
 fn serve_message(msg: &abi::Msg) {
     let Some((fault, _)) = HOOKS.get() else { return };
-    if fault(msg.address as usize, msg.ptid as i32) == Served::NotOurs {
+    if fault(msg.address as usize, ThreadKey::of(msg.ptid as i32)) == Served::NotOurs {
         die("a thread touched an address inside an arena that belongs to no live array (use after free)");
     }
     // The page may have been there already, and then no transfer woke the thread.

@@ -33,6 +33,7 @@ pub mod fork;
 pub mod guard;
 pub mod signals;
 pub mod stack;
+pub mod thread;
 
 pub mod caps;
 pub mod channel;
@@ -50,3 +51,4 @@ pub use lock::{Lock, LockGuard};
 pub use mapping::Mapping;
 pub use page::{PAGE_SHIFT, PAGE_SIZE, Page};
 pub use table::{Pod, Table};
+pub use thread::ThreadKey;
