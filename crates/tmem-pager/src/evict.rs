@@ -17,6 +17,8 @@ use tmem_sys::entry::Entry;
 use tmem_sys::syscall::die;
 use tmem_sys::{Errno, Page, entry, guard};
 
+/// Free frames to have at hand, so that a fault finds one and need not send a page out first.
+pub const KEEP_FREE: usize = 32;
 /// Faults to let pass after reclaim found nothing: each try costs a walk over the resident set.
 const BACKOFF: u32 = 256;
 /// Pages looked at for a packed copy to drop before a page goes to the swap device instead.
@@ -112,6 +114,19 @@ impl State {
             left -= len;
         }
         n - left
+    }
+
+    /// Sees to it that pages are on standby beyond what is to stay there; false where nothing may leave now.
+    pub fn fill_standby(&mut self) -> bool {
+        let target = self.standby_target();
+        if self.slots.standby_count() > target {
+            return true;
+        }
+        if !self.may_evict() {
+            return false;
+        }
+        self.share_out();
+        self.take_out_victims(target + BATCH - self.slots.standby_count()) > 0
     }
 
     /// One batch of each half: pages leave the arena for standby, the oldest standby pages are packed. How many
@@ -250,10 +265,11 @@ impl State {
     /// Packs up to `want` pages, those first that waited on standby longest. How many frames became free.
     pub fn pack_oldest(&mut self, want: usize) -> usize {
         let mut left = want;
-        self.pack_each(|state| {
-            left = left.checked_sub(1)?;
-            state.slots.pop_oldest()
-        })
+        self.settle_refused()
+            + self.pack_each(|state| {
+                left = left.checked_sub(1)?;
+                state.slots.pop_oldest()
+            })
     }
 
     /// Packs the pages of standby slots. How many frames became free.
@@ -283,18 +299,14 @@ impl State {
     fn pack(&mut self, slot: usize) -> bool {
         let Some(page) = self.slots.owner(slot) else { die("a standby slot without a page (law 12)") };
         let frame = self.frames.frame(slot);
-        if self.meta[page].flags & COPY != 0 {
-            if State::hash(&self.secret, frame) == self.meta[page].hash {
-                self.stats.add(Stat::CleanEvictions, 1);
-                self.packed(page, slot);
-                return true;
-            }
-            self.unmark_copy(page);
-            self.swap.forget(page);
+        if self.meta[page].flags & COPY != 0 && self.secret.hash(frame) == self.meta[page].hash {
+            self.stats.add(Stat::CleanEvictions, 1);
+            self.packed(page, slot);
+            return true;
         }
-        self.meta[page].flags &= !HASHED;
+        self.forget_old(page);
         let mut outcome = self.frontswap.store(page, self.frames.frame(slot));
-        if outcome == Outcome::Refused(Reason::StoreFull) && self.drop_copies(BATCH) {
+        if outcome == Outcome::Refused(Reason::StoreFull) && self.drop_copies() {
             outcome = self.frontswap.store(page, self.frames.frame(slot));
         }
         if outcome.is_stored() {
@@ -303,7 +315,16 @@ impl State {
         outcome.is_stored()
     }
 
-    fn packed(&mut self, page: usize, slot: usize) {
+    /// What was stored for a page is not what is about to be stored.
+    pub fn forget_old(&mut self, page: usize) {
+        if self.meta[page].flags & COPY != 0 {
+            self.unmark_copy(page);
+            self.swap.forget(page);
+        }
+        self.meta[page].flags &= !HASHED;
+    }
+
+    pub fn packed(&mut self, page: usize, slot: usize) {
         self.unmark_copy(page);
         self.states.change(page, Event::Pack);
         self.slots.free_standby(slot);
@@ -311,10 +332,10 @@ impl State {
     }
 
     /// Packed copies of resident pages go first when the store has no room. Whether any went.
-    fn drop_copies(&mut self, want: usize) -> bool {
+    pub fn drop_copies(&mut self) -> bool {
         let mut dropped = 0;
         let mut walked = 0;
-        while dropped < want && self.packed_copies > 0 && walked < DROP_WALK.min(self.top) {
+        while dropped < BATCH && self.packed_copies > 0 && walked < DROP_WALK.min(self.top) {
             if self.copy_hand >= self.top {
                 self.copy_hand = 0;
             }
@@ -332,7 +353,7 @@ impl State {
     }
 
     /// Writes standby pages that the store refused to the swap device. Those it refuses too go back to the arena.
-    fn swap_out(&mut self, slots: &[usize]) -> usize {
+    pub fn swap_out(&mut self, slots: &[usize]) -> usize {
         if slots.is_empty() {
             return 0;
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The first flow, down: fault entry → `fault` → `fault_in` → frontswap.load → store; up: the frame is moved in.
-//! Owns: what a missing page gets. Callers: `registry` (both entries), `verbs`. Lock: the pager's, held.
+//! The first flow, down: `serve` → `fault` → `fault_in` → frontswap.load → store; up: the frame is moved in.
+//! Owns: what a missing page gets. Callers: `serve` (both entries), `verbs`. Lock: the pager's, held.
 //! Laws 12 and 17: the bytes that left come back, or the process stops; no heap, no GIL, no paged memory touched.
 
 use crate::page::{Event, PageState, States};
@@ -9,6 +9,7 @@ use crate::slots::GROUP;
 use crate::state::{HASHED, Meta, SECOND_CHANCE, State};
 use crate::stats::Stat;
 use crate::swapout::SwapOut;
+use crate::transit::{LoadJob, Worker};
 use tmem_store::{Frontswap, Loaded};
 use tmem_sys::entry::Served;
 use tmem_sys::frames::{Frames, Moved};
@@ -18,7 +19,7 @@ use tmem_sys::{Errno, Page, Table, ThreadKey};
 
 /// Tries of one transfer that the kernel turns away for the moment: some milliseconds, what refers to a page meanwhile
 /// is gone by then.
-const TRIES: usize = 4096;
+pub const TRIES: usize = 4096;
 
 /// Pages in RAM that a stream may pass over before its next fault and still be known.
 const LOOK_AHEAD: usize = 1 << 15;
@@ -37,16 +38,28 @@ pub enum Supply {
     New,
 }
 
+/// How a fault goes on.
+pub enum Step {
+    Served(Served),
+    /// Another thread is at the page: the lock is to be let go of.
+    Wait,
+    /// The page is to be put together without the lock.
+    Load(LoadJob),
+}
+
 impl State {
-    /// Serves a fault of a thread at `page`.
-    pub fn fault(&mut self, page: usize, who: ThreadKey) -> Served {
+    /// Serves a fault at `page`, or says what is to be done without the lock, for which it takes a `worker`.
+    pub fn fault(&mut self, page: usize, who: ThreadKey, worker: Option<&mut Worker>) -> Step {
+        if self.is_busy(page) {
+            return Step::Wait;
+        }
         match self.states.get(page) {
-            PageState::Free => return Served::NotOurs,
+            PageState::Free => return Step::Served(Served::NotOurs),
             PageState::Resident => {
                 // Another thread's fault, or its read-ahead, was first.
                 self.stats.add(Stat::Spurious, 1);
                 self.renew_if_dropped(page);
-                return Served::Yes;
+                return Step::Served(Served::Yes);
             }
             PageState::Standby => {
                 self.recent.note(who, page);
@@ -61,12 +74,21 @@ impl State {
                 let in_ram = |a, b| states.find_other(PageState::Resident, a, b).is_none();
                 self.ahead.frames = self.states.count(PageState::Resident);
                 let plan = self.ahead.plan(page, pattern, fresh, in_ram);
+                if plan.window.count == 1
+                    && !fresh
+                    && let Some(worker) = worker
+                    && self.supply(1) == Supply::Free
+                    && let Some(job) = self.begin_load(page, worker)
+                {
+                    self.stats.add(Stat::Faults, 1);
+                    return Step::Load(job);
+                }
                 self.fault_in(&plan);
             }
         }
         self.stats.add(Stat::Faults, 1);
         if self.states.is(page, PageState::Resident) {
-            Served::Yes
+            Step::Served(Served::Yes)
         } else {
             die("a faulted page could not be made resident (law 12)")
         }
@@ -140,6 +162,8 @@ impl State {
     fn bring_some(&mut self, page: usize, end: usize, keep: bool) -> Option<usize> {
         let run = |is: &dyn Fn(usize) -> bool| (page..end).take_while(|&p| is(p)).count();
         Some(match self.states.get(page) {
+            // Whoever is at it brings it, or sends it out.
+            _ if self.is_busy(page) => 1,
             PageState::Free => return None,
             PageState::Resident => run(&|p| self.states.is(p, PageState::Resident)),
             PageState::Standby => self.put_back(page, end - page),
@@ -152,7 +176,7 @@ impl State {
     }
 
     fn is_missing(&self, page: usize) -> bool {
-        matches!(self.states.get(page), PageState::Fresh | PageState::Out)
+        matches!(self.states.get(page), PageState::Fresh | PageState::Out) && !self.is_busy(page)
     }
 
     fn bring_strided(&mut self, window: Window, keep: bool) -> Option<usize> {
@@ -160,6 +184,7 @@ impl State {
             let page = window.page(i).filter(|&page| page < self.top)?;
             match self.states.get(page) {
                 PageState::Free => return None,
+                _ if self.is_busy(page) => {}
                 PageState::Resident => {}
                 PageState::Standby => drop(self.put_back(page, 1)),
                 PageState::Fresh | PageState::Out => self.bring_run(page, 1, keep),
@@ -253,6 +278,7 @@ impl State {
         while n < want
             && page + n < self.top
             && self.states.is(page + n, PageState::Standby)
+            && !self.is_busy(page + n)
             && self.meta[page + n].slot as usize == slot + n
         {
             n += 1;
@@ -295,7 +321,7 @@ impl State {
 /// What is stored for a page was loaded; it hashes the same each time.
 fn note_hash(meta: &mut Meta, secret: &PageHash, page: &Page) {
     if meta.flags & HASHED == 0 {
-        meta.hash = State::hash(secret, page);
+        meta.hash = secret.hash(page);
         meta.flags |= HASHED;
     }
 }

@@ -36,7 +36,7 @@ extern "C" fn prepare() {
     registry::slots().for_each(|slot| slot.extents.lock().keep_across_fork());
     let mut swaps = false;
     for (i, slot) in registry::slots().enumerate() {
-        let mut state = slot.lock_bare();
+        let mut state = slot.lock_at_rest();
         across.generations[i] = state.as_mut().and_then(State::before_fork);
         swaps |= across.generations[i].is_some();
         state.keep_across_fork();
@@ -94,6 +94,8 @@ fn finish(across: LockGuard<'_, Across>) {
 impl State {
     /// Everything that lies outside the arena goes back in: a child inherits the arena and not the staging area.
     fn before_fork(&mut self) -> Option<u32> {
+        // What finds no place there goes back to the arena as well.
+        let _ = self.settle_refused();
         while let Some(slot) = self.slots.pop_oldest() {
             if let Some(page) = self.slots.owner(slot) {
                 self.put_back(page, crate::slots::GROUP);

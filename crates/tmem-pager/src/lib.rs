@@ -12,9 +12,11 @@ mod fault;
 mod page;
 mod readahead;
 mod recent;
+mod serve;
 mod slots;
 mod state;
 mod swapout;
+mod transit;
 
 mod admit;
 mod arm;

@@ -85,10 +85,11 @@ impl Pager {
         tmem_sys::time::calibrate();
         fork::register()?;
         let state = build(&config)?;
+        let workers = registry::workers(&state)?;
         let index = registry::claim().ok_or_else(|| {
             PagerError::Budget(format!("{} Memory objects live already; close some", registry::MAX_PAGERS))
         })?;
-        registry::slot(index).fill(state);
+        registry::slot(index).fill(state, workers);
         Ok(Pager { index, choice: config.faults, planned })
     }
 

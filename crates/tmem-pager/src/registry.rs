@@ -1,20 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: the process's pagers, found by address from a signal handler. Called by: both fault entries, the guard.
-//! Calls: `State::fault`. Locks, in order: a slot's extents, then its state; never two slots' at once, except by
+//! Calls: `serve`. Locks, in order: a slot's extents, then its state; never two slots' at once, except by
 //! the fork handlers, in slot order. Law 17: no allocation here, and a fault taken while the same thread holds the
 //! lock ends the process instead of hanging it.
 
 use crate::extents::Extents;
+use crate::serve::serve;
 use crate::state::State;
-use crate::stats::Stat;
+use crate::transit::Worker;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use tmem_sys::entry::Served;
 use tmem_sys::signals::Blocked;
-use tmem_sys::syscall::die;
-use tmem_sys::{Lock, LockGuard, PAGE_SIZE, ThreadKey, time};
+use tmem_sys::syscall::{die, sched_yield};
+use tmem_sys::{Errno, Lock, LockGuard, PAGE_SIZE, ThreadKey};
 
 /// Pagers a process can have at once.
 pub const MAX_PAGERS: usize = 64;
+
+/// Threads that can work on pages of one pager at once without its lock; others do under it.
+const WORKERS: usize = 8;
 
 pub struct Slot {
     /// Arena of the pager, 0 when the slot is empty. Written only while no array of it lives.
@@ -26,9 +30,15 @@ pub struct Slot {
     pub closed: AtomicBool,
     /// Whether paging has begun; a forked child inherits it.
     paged: AtomicBool,
+    /// Threads that wait for all pages to be at rest.
+    rest_wanted: AtomicUsize,
+    workers: [Lock<Option<Worker>>; WORKERS],
     pub extents: Lock<Extents>,
     state: Lock<Option<State>>,
 }
+
+/// A worker, locked; always there.
+pub type WorkerGuard<'a> = LockGuard<'a, Option<Worker>>;
 
 impl Slot {
     const fn new() -> Slot {
@@ -39,6 +49,8 @@ impl Slot {
             holder: AtomicU64::new(ThreadKey::NONE.bits()),
             closed: AtomicBool::new(false),
             paged: AtomicBool::new(false),
+            rest_wanted: AtomicUsize::new(0),
+            workers: [const { Lock::new(None) }; WORKERS],
             extents: Lock::new(Extents::new()),
             state: Lock::new(None),
         }
@@ -75,14 +87,44 @@ impl Slot {
         base != 0 && addr < base + self.len.load(Ordering::Relaxed) && addr.saturating_add(len) > base
     }
 
-    /// The state, with signals blocked: a handler's fault on this thread must not meet the lock held.
+    /// The state, with signals blocked: a handler's fault on this thread must not meet the lock held. No page is in transit.
     pub fn lock(&self) -> Held<'_> {
         let blocked = Blocked::new();
-        Held { guard: self.enter(), slot: self, _blocked: Some(blocked) }
+        let guard = self.at_rest(|| self.enter());
+        Held { guard, slot: self, _blocked: Some(blocked) }
     }
 
-    fn lock_in_handler(&self) -> Held<'_> {
+    /// As [`Slot::lock`], in a handler: other threads may have pages in transit.
+    pub fn lock_in_handler(&self) -> Held<'_> {
         Held { guard: self.enter(), slot: self, _blocked: None }
+    }
+
+    /// Takes the lock again until no page is in transit. No new page sets out meanwhile.
+    fn at_rest<'a>(&self, lock: impl Fn() -> LockGuard<'a, Option<State>>) -> LockGuard<'a, Option<State>> {
+        let mut guard = lock();
+        if guard.as_ref().is_none_or(|state| state.in_flight == 0) {
+            return guard;
+        }
+        self.rest_wanted.fetch_add(1, Ordering::Relaxed);
+        while guard.as_ref().is_some_and(|state| state.in_flight > 0) {
+            self.holder.store(ThreadKey::NONE.bits(), Ordering::Relaxed);
+            drop(guard);
+            sched_yield();
+            guard = lock();
+        }
+        self.rest_wanted.fetch_sub(1, Ordering::Relaxed);
+        guard
+    }
+
+    /// Whether somebody waits for all pages to be at rest.
+    pub fn rest_wanted(&self) -> bool {
+        self.rest_wanted.load(Ordering::Relaxed) > 0
+    }
+
+    /// What a thread needs to work on a page without the lock; `None` when as many threads as can are at it. Taken and left
+    /// under the lock, or while a page is in transit, so that a fork finds all of them free.
+    pub fn worker(&self) -> Option<WorkerGuard<'_>> {
+        self.workers.iter().find_map(|worker| worker.try_lock().filter(|w| w.is_some()))
     }
 
     fn enter(&self) -> LockGuard<'_, Option<State>> {
@@ -96,11 +138,12 @@ impl Slot {
     }
 
     /// Puts a new pager into an empty slot.
-    pub fn fill(&self, state: State) {
+    pub fn fill(&self, state: State, workers: [Worker; WORKERS]) {
         let (base, len) = (state.frames.arena_addr(), state.frames.arena_pages() * PAGE_SIZE);
         self.ram.store(state.ram, Ordering::Relaxed);
         self.extents.lock().reset(state.frames.arena_pages());
         *self.lock() = Some(state);
+        self.workers.iter().zip(workers).for_each(|(place, worker)| *place.lock() = Some(worker));
         self.closed.store(false, Ordering::Release);
         self.paged.store(false, Ordering::Relaxed);
         self.len.store(len, Ordering::Relaxed);
@@ -111,12 +154,13 @@ impl Slot {
     pub fn empty(&self) {
         self.base.store(0, Ordering::Release);
         let state = self.lock().take();
+        self.workers.iter().for_each(|place| *place.lock() = None);
         drop(state);
     }
 
     /// The state without the checks of [`Slot::lock`]: for the handler before a fork, which has blocked signals.
-    pub fn lock_bare(&self) -> LockGuard<'_, Option<State>> {
-        self.state.lock()
+    pub fn lock_at_rest(&self) -> LockGuard<'_, Option<State>> {
+        self.at_rest(|| self.state.lock())
     }
 
     /// The state that the handler before a fork left locked.
@@ -163,6 +207,18 @@ pub fn slots() -> impl DoubleEndedIterator<Item = &'static Slot> {
     SLOTS.iter()
 }
 
+/// The workers of a new pager.
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn workers(state: &State) -> Result<[Worker; WORKERS], Errno> {
+    let mut made = Vec::with_capacity(WORKERS);
+    for _ in 0..WORKERS {
+        made.push(Worker::new(state.secret.clone())?);
+    }
+    made.try_into().map_err(|_| Errno::ENOMEM)
+}
+
 /// An unused slot for a new pager.
 pub fn claim() -> Option<usize> {
     (0..MAX_PAGERS).find(|&i| !CLAIMED[i].swap(true, Ordering::AcqRel))
@@ -191,13 +247,7 @@ pub fn owns_addr(addr: usize) -> bool {
 /// Where both entries arrive.
 pub fn on_fault(addr: usize, who: ThreadKey) -> Served {
     let Some(index) = find(addr) else { return Served::NotOurs };
-    let begin = time::ticks();
-    let mut held = SLOTS[index].lock_in_handler();
-    let Some(state) = held.as_mut() else { return Served::NotOurs };
-    let Some(page) = state.page_of(addr) else { return Served::NotOurs };
-    let served = state.fault(page, who);
-    state.stats.add(Stat::FaultNs, time::ns_from_ticks(time::ticks() - begin));
-    served
+    serve(&SLOTS[index], addr, who)
 }
 
 /// The slot whose arena overlaps a range.

@@ -24,6 +24,8 @@ pub struct Slots {
     tail: usize,
     free_count: usize,
     standby_count: usize,
+    /// Free frames that a thread is filling.
+    lent_count: usize,
 }
 
 impl Slots {
@@ -42,6 +44,7 @@ impl Slots {
             tail: 0,
             free_count: 0,
             standby_count: 0,
+            lent_count: 0,
         };
         s.reset();
         Ok(s)
@@ -52,7 +55,8 @@ impl Slots {
         self.free.fill(0);
         self.holes.fill(u64::MAX);
         self.owner.fill(0);
-        (self.head, self.tail, self.free_count, self.standby_count) = (0, 0, 0, 0);
+        (self.head, self.tail) = (0, 0);
+        (self.free_count, self.standby_count, self.lent_count) = (0, 0, 0);
     }
 
     pub fn free_count(&self) -> usize {
@@ -61,6 +65,25 @@ impl Slots {
 
     pub fn standby_count(&self) -> usize {
         self.standby_count
+    }
+
+    /// Free frames, those on standby, and those that are lent.
+    pub fn frame_count(&self) -> usize {
+        self.free_count + self.standby_count + self.lent_count
+    }
+
+    /// A free frame for a thread to fill, until it goes into the arena or is given back; its slot.
+    pub fn lend_free(&mut self) -> Option<usize> {
+        let (slot, _) = self.find_free(1)?;
+        self.set_free(slot, false);
+        self.lent_count += 1;
+        Some(slot)
+    }
+
+    /// The lent frame went into the arena, or it is `free` again.
+    pub fn end_loan(&mut self, slot: usize, free: bool) {
+        self.lent_count -= 1;
+        if free { self.set_free(slot, true) } else { self.set_hole(slot, true) }
     }
 
     pub fn capacity(&self) -> usize {

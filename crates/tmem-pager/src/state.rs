@@ -12,6 +12,8 @@ use crate::recent::Recent;
 use crate::slots::{GROUP, Slots};
 use crate::stats::{Stat, Stats, refusal_place};
 use crate::swapout::SwapOut;
+use crate::transit::Refused;
+use std::sync::Arc;
 use tmem_store::{Frontswap, Reason};
 use tmem_sys::entry::Entry;
 use tmem_sys::frames::Frames;
@@ -24,6 +26,8 @@ pub const COPY: u8 = 1;
 pub const PACKED: u8 = 4;
 /// The hash is that of what is stored, and need not be taken again.
 pub const HASHED: u8 = 8;
+/// A thread works on the page without the pager's lock.
+pub const BUSY: u8 = 16;
 /// Skipped once by the hand: it came back from standby, or could not be moved.
 pub const SECOND_CHANCE: u8 = 2;
 
@@ -102,7 +106,7 @@ pub struct State {
     pub scratch: Table<Page>,
     /// Never written, so that it takes no memory: what fresh pages are copied from.
     pub zeros: Table<Page>,
-    pub secret: PageHash,
+    pub secret: Arc<PageHash>,
     pub ram: usize,
     /// One past the highest page that has room in the tables: every page of an extent is below.
     pub top: usize,
@@ -119,6 +123,9 @@ pub struct State {
     /// Faults to let pass before reclaim is tried again after it found nothing.
     pub backoff: u32,
     pub overshot: bool,
+    /// Pages that threads work on without the lock.
+    pub in_flight: usize,
+    pub refused: Refused,
     pub entry: Option<Entry>,
     pub guarded: bool,
 }
@@ -128,7 +135,6 @@ impl State {
     /// `ENOMEM` when the address space cannot hold the tables.
     pub fn new(setup: Setup) -> Result<State, PagerError> {
         let pages = setup.arena_pages;
-        let secret = PageHash::new()?;
         let frames = Frames::new(pages, setup.slots)?;
         let slots = Slots::new(frames.slots())?;
         Ok(State {
@@ -145,7 +151,7 @@ impl State {
             kept: Kept::default(),
             scratch: Table::new(GROUP)?,
             zeros: Table::new(GROUP)?,
-            secret,
+            secret: Arc::new(PageHash::new()?),
             ram: setup.ram,
             top: 0,
             reach: 0,
@@ -156,6 +162,8 @@ impl State {
             held: 0,
             backoff: 0,
             overshot: false,
+            in_flight: 0,
+            refused: Refused::default(),
             entry: None,
             guarded: false,
             frames,
@@ -226,11 +234,6 @@ impl State {
     /// Frames kept on standby: long enough for a second chance, short enough not to shrink the resident set.
     pub fn standby_target(&self) -> usize {
         (self.allowance() / 16).clamp(BATCH, self.slots.capacity() / 4)
-    }
-
-    /// The keyed 128-bit hash by which an unchanged page is known again.
-    pub fn hash(secret: &PageHash, page: &Page) -> [u64; 2] {
-        secret.hash(page)
     }
 
     /// Notes that the page, now with a frame, equals its stored copy.

@@ -2,9 +2,9 @@
 //! Owns: the backend in this process: a page store and its private persistent pool. Callers: the frontswap hook.
 //! An area is an object, a page its index. Locks: the pager's. Laws 1 to 4, by way of the pool.
 
-use crate::codec::same_filled;
+use crate::codec::{Coded, same_filled};
 use crate::object::ObjectId;
-use crate::ops::{BackendOps, Corrupt, Loaded, Outcome, Reason};
+use crate::ops::{BackendOps, Copied, Corrupt, Loaded, Outcome, Reason};
 use crate::page_bytes;
 use crate::pool::{PageStore, PoolConfig, PoolId, StoreConfig, StoreError};
 use crate::stats::{Refusals, StoreStats};
@@ -98,6 +98,38 @@ impl LocalBackend {
         stats
     }
 
+    /// Stores a page, unless the store is known to be full.
+    #[inline]
+    fn store_unless(
+        &mut self,
+        area: u32,
+        page: u64,
+        full: impl Fn(&LocalBackend) -> bool,
+        put: impl Fn(&mut PageStore, PoolId) -> Result<Outcome, StoreError>,
+    ) -> Outcome {
+        if let Some(reason) = self.refusal(area, page) {
+            // Law 3 holds around this refusal too: an area may have been initialised smaller.
+            self.invalidate_page(area, page);
+            self.refused.count(reason);
+            return Outcome::Refused(reason);
+        }
+        // Law 3: what was stored before goes first; where that made room, the page is looked at after all.
+        if full(self) && !self.flush(area, page) {
+            self.full_for -= 1;
+            self.refused.count(Reason::StoreFull);
+            return Outcome::Refused(Reason::StoreFull);
+        }
+        let none = Outcome::Refused(Reason::NoArea);
+        let mut outcome = put(&mut self.store, self.pool).unwrap_or(none);
+        if outcome == Outcome::Refused(Reason::StoreFull) && self.store.compact(COMPACTED_AT_ONCE) > 0 {
+            outcome = put(&mut self.store, self.pool).unwrap_or(none);
+        }
+        if outcome == Outcome::Refused(Reason::StoreFull) {
+            self.full_for = FULL_FOR;
+        }
+        outcome
+    }
+
     /// Why a handle cannot be stored to, if it cannot.
     fn refusal(&self, area: u32, page: u64) -> Option<Reason> {
         match self.areas.get(area as usize) {
@@ -118,27 +150,26 @@ impl BackendOps for LocalBackend {
 
     #[inline]
     fn store(&mut self, area: u32, page: u64, data: &Page) -> Outcome {
-        if let Some(reason) = self.refusal(area, page) {
-            // Law 3 holds around this refusal too: an area may have been initialised smaller.
-            self.invalidate_page(area, page);
-            self.refused.count(reason);
-            return Outcome::Refused(reason);
+        let full = |store: &Self| store.full_for > 0 && same_filled(data).is_none();
+        self.store_unless(area, page, full, |store, pool| store.put(pool, object_of(area), page, data))
+    }
+
+    fn store_coded(&mut self, area: u32, page: u64, data: &Page, coded: &Coded<'_>) -> Outcome {
+        // Nothing to be spared by refusing it unseen: it is packed.
+        self.store_unless(
+            area,
+            page,
+            |_| false,
+            |store, pool| store.put_coded(pool, object_of(area), page, data, coded),
+        )
+    }
+
+    fn copy_packed(&mut self, area: u32, page: u64, into: &mut Page) -> Result<Option<Copied>, Corrupt> {
+        match self.store.copy_packed(self.pool, object_of(area), page, into) {
+            Ok(copied) => Ok(copied),
+            Err(StoreError::Corrupt(corrupt)) => Err(corrupt),
+            Err(_) => Err(Corrupt::Misplaced),
         }
-        // Law 3: what was stored before goes first; where that made room, the page is looked at after all.
-        if self.full_for > 0 && same_filled(data).is_none() && !self.flush(area, page) {
-            self.full_for -= 1;
-            self.refused.count(Reason::StoreFull);
-            return Outcome::Refused(Reason::StoreFull);
-        }
-        let none = Outcome::Refused(Reason::NoArea);
-        let mut outcome = self.store.put(self.pool, object_of(area), page, data).unwrap_or(none);
-        if outcome == Outcome::Refused(Reason::StoreFull) && self.store.compact(COMPACTED_AT_ONCE) > 0 {
-            outcome = self.store.put(self.pool, object_of(area), page, data).unwrap_or(none);
-        }
-        if outcome == Outcome::Refused(Reason::StoreFull) {
-            self.full_for = FULL_FOR;
-        }
-        outcome
     }
 
     #[inline]

@@ -5,7 +5,8 @@
 //! Law 3: whatever a store answers, what was stored before under that handle is gone. Enforced here, around all backends:
 //! invalidate in every one first, then store; and only the backend that took a page is asked for it.
 
-use crate::ops::{BackendOps, Corrupt, Loaded, Outcome, Reason};
+use crate::codec::Coded;
+use crate::ops::{BackendOps, Copied, Corrupt, Loaded, Outcome, Reason};
 use crate::stats::{Refusals, StoreStats};
 use tmem_sys::{Errno, Page, Table};
 
@@ -133,13 +134,22 @@ impl Frontswap {
 
     /// Offers a page to each backend in turn until one takes it. With writethrough the answer is a refusal even then.
     pub fn store(&mut self, page: usize, data: &Page) -> Outcome {
+        self.offer(page, |backend, area| backend.store(area, page as u64, data))
+    }
+
+    /// As [`Frontswap::store`], with the form that a codec made of the page while the caller held no lock.
+    pub fn store_coded(&mut self, page: usize, data: &Page, coded: &Coded<'_>) -> Outcome {
+        self.offer(page, |backend, area| backend.store_coded(area, page as u64, data, coded))
+    }
+
+    fn offer(&mut self, page: usize, store: impl Fn(&mut dyn BackendOps, u32) -> Outcome) -> Outcome {
         self.drop_present(page);
         if let Some(reason) = self.refusal(page) {
             return self.refuse(reason);
         }
         let mut reason = Reason::Unwilling;
         for (i, backend) in self.backends.iter_mut().enumerate() {
-            match backend.store(self.area, page as u64, data) {
+            match store(&mut **backend, self.area) {
                 Outcome::Stored => {
                     self.holder[page] = i as u8 + 1;
                     self.top = self.top.max(page + 1);
@@ -191,6 +201,20 @@ impl Frontswap {
             return Ok(Loaded::Absent);
         }
         Err(lost)
+    }
+
+    /// Copies what is stored for a page as it is; it stays stored. `None` where there is nothing, or where only a load will do.
+    ///
+    /// # Errors
+    /// As [`Frontswap::load`].
+    pub fn copy_packed(&mut self, page: usize, into: &mut Page) -> Result<Option<Copied>, Corrupt> {
+        if !self.is_present(page) || self.mode != Mode::default() {
+            return Ok(None);
+        }
+        let holder = usize::from(self.holder[page]) - 1;
+        let copied = self.backends[holder].copy_packed(self.area, page as u64, into)?;
+        self.counters.loads += u64::from(copied.is_some());
+        Ok(copied)
     }
 
     /// Forgets a page; nothing happens when it is not stored.

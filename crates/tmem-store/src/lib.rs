@@ -49,7 +49,7 @@ pub use frontswap::{Frontswap, FrontswapCounters, Mode};
 pub use guests::{GuestError, GuestHoldings, GuestId, GuestLimits, GuestStats};
 pub use host::{Host, HostConfig, HostError};
 pub use object::ObjectId;
-pub use ops::{BackendOps, Corrupt, Loaded, Outcome, Reason};
+pub use ops::{BackendOps, Copied, Corrupt, Loaded, Outcome, Reason};
 pub use pool::{PageStore, PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
 pub use process::ProcessBackend;
 pub use stack::{Lost, Stack};

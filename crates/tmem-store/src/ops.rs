@@ -4,6 +4,7 @@
 //! Python objects.
 //! Locks: none; the caller holds its own around each call. Laws 1 to 4 bind every implementer.
 
+use crate::codec::Coded;
 use crate::stats::StoreStats;
 use std::fmt;
 use tmem_sys::Page;
@@ -115,6 +116,15 @@ pub enum Loaded {
     Absent,
 }
 
+/// The form of a stored page that was copied without unpacking it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copied {
+    /// One word, repeated.
+    Same(u64),
+    /// So many packed bytes, at the start of the target.
+    Packed(usize),
+}
+
 /// A page that was stored cannot be given back. The target is not to be used; the program must stop (law 12).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Corrupt {
@@ -190,6 +200,24 @@ pub trait BackendOps: Send {
     /// # Errors
     /// [`Corrupt`] when the page was stored and its bytes are lost.
     fn load(&mut self, area: u32, page: u64, into: &mut Page) -> Result<Loaded, Corrupt>;
+
+    /// As `store`, with the form that a codec made of the page while the caller held no lock.
+    ///
+    /// Implementer: one that has no use for the form takes the page.
+    fn store_coded(&mut self, area: u32, page: u64, data: &Page, coded: &Coded<'_>) -> Outcome {
+        let _ = coded;
+        self.store(area, page, data)
+    }
+
+    /// Copies what is stored for a page as it is, for the caller to unpack while it holds no lock. `None` where that cannot be
+    /// done: the caller uses `load`.
+    ///
+    /// # Errors
+    /// As `load`.
+    fn copy_packed(&mut self, area: u32, page: u64, into: &mut Page) -> Result<Option<Copied>, Corrupt> {
+        let _ = (area, page, into);
+        Ok(None)
+    }
 
     /// Forgets a page; nothing happens when it is not stored.
     ///

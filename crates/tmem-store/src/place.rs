@@ -8,11 +8,11 @@ use crate::entry::Entry;
 use crate::guests::slot_bytes;
 use crate::object::ObjectId;
 use crate::ops::Reason;
-use crate::pool::{PageStore, Pool, count, free};
+use crate::pool::{PageStore, Pool, PoolConfig, count, free};
 use crate::room::Effort;
 use tmem_sys::{PAGE_SIZE, Page};
 
-/// The form in which a page asks for room. Packed bytes lie in the codec meanwhile.
+/// The form in which a page asks for room. Packed bytes lie in the codec meanwhile, or with the caller.
 #[derive(Clone, Copy)]
 enum Offer {
     Same(u64),
@@ -21,6 +21,16 @@ enum Offer {
 }
 
 impl Offer {
+    /// What becomes of a page that does not shrink is its pool's affair.
+    fn of(coded: &Coded<'_>, config: PoolConfig) -> Result<Offer, Reason> {
+        match coded {
+            Coded::Same(word) => Ok(Offer::Same(*word)),
+            Coded::Packed(bytes) => Ok(Offer::Packed(bytes.len())),
+            Coded::Incompressible if config.raw => Ok(Offer::Raw),
+            Coded::Incompressible => Err(Reason::Incompressible),
+        }
+    }
+
     /// Bytes of data.
     fn len(self) -> usize {
         match self {
@@ -40,20 +50,45 @@ impl PageStore {
         index: u64,
         page: &Page,
     ) -> Result<(), Reason> {
-        let Pool { config, guest, stats, .. } = self.pools[slot];
+        let Pool { config, stats, .. } = self.pools[slot];
         if stats.frozen {
             return Err(Reason::Frozen);
         }
-        let offer = match self.codec.encode(page, config.pack) {
-            Coded::Same(word) => Offer::Same(word),
-            Coded::Packed(bytes) => Offer::Packed(bytes.len()),
-            Coded::Incompressible if config.raw => Offer::Raw,
-            Coded::Incompressible => return Err(Reason::Incompressible),
-        };
-        let len = offer.len();
+        let offer = Offer::of(&self.codec.encode(page, config.pack), config)?;
+        self.place_offer(slot, object, index, page, offer, None)
+    }
+
+    /// As `place`, in the form that another codec made of the page.
+    pub(crate) fn place_coded(
+        &mut self,
+        slot: usize,
+        object: ObjectId,
+        index: u64,
+        page: &Page,
+        coded: &Coded<'_>,
+    ) -> Result<(), Reason> {
+        let Pool { config, stats, .. } = self.pools[slot];
+        if stats.frozen {
+            return Err(Reason::Frozen);
+        }
+        let packed = if let Coded::Packed(bytes) = coded { Some(*bytes) } else { None };
+        self.place_offer(slot, object, index, page, Offer::of(coded, config)?, packed)
+    }
+
+    fn place_offer(
+        &mut self,
+        slot: usize,
+        object: ObjectId,
+        index: u64,
+        page: &Page,
+        offer: Offer,
+        packed: Option<&[u8]>,
+    ) -> Result<(), Reason> {
+        let (guest, len) = (self.pools[slot].guest, offer.len());
         let mut effort = Effort::default();
         loop {
-            let placed = self.admit(guest, len).and_then(|()| self.insert(slot, object, index, page, offer));
+            let placed =
+                self.admit(guest, len).and_then(|()| self.insert(slot, object, index, page, offer, packed));
             match placed {
                 Err(reason) if self.make_room(guest, len, reason, &mut effort) => {}
                 done => return done,
@@ -69,11 +104,15 @@ impl PageStore {
         index: u64,
         page: &Page,
         offer: Offer,
+        packed: Option<&[u8]>,
     ) -> Result<(), Reason> {
         let Pool { guest, kind, .. } = self.pools[slot];
         let entry = match offer {
             Offer::Same(word) => Some(Entry::same(word)),
-            Offer::Packed(len) => self.slab.store(self.codec.packed(len)).map(|loc| Entry::packed(loc, len)),
+            Offer::Packed(len) => {
+                let bytes = packed.unwrap_or_else(|| self.codec.packed(len));
+                self.slab.store(bytes).map(|loc| Entry::packed(loc, len))
+            }
             Offer::Raw => self.slab.store(page).map(Entry::raw),
         };
         let mut entry = entry.ok_or(Reason::StoreFull)?;

@@ -6,12 +6,12 @@
 
 use crate::age::Ages;
 use crate::class::LARGEST_PACKED;
-use crate::codec::{self, Codec};
+use crate::codec::{self, Codec, Coded};
 pub use crate::config::{PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
 use crate::entry::{Entry, Form};
 use crate::guests::{GuestId, Guests, slot_bytes};
 use crate::object::{MAX_POOLS, ObjectId, Objects};
-use crate::ops::{Corrupt, Loaded, Outcome};
+use crate::ops::{Copied, Corrupt, Loaded, Outcome, Reason};
 use crate::room::UNLIMITED;
 use crate::slab::Slab;
 use crate::stats::{Holdings, PoolStats, StoreStats, Traffic};
@@ -124,19 +124,77 @@ impl PageStore {
         page: &Page,
     ) -> Result<Outcome, StoreError> {
         let slot = self.live_slot(pool)?;
+        self.forget_old(slot, object, index);
+        let placed = self.place(slot, object, index, page);
+        Ok(self.count_put(slot, placed))
+    }
+
+    /// As [`PageStore::put`], with the form that a codec made of the page elsewhere.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchPool`].
+    pub fn put_coded(
+        &mut self,
+        pool: PoolId,
+        object: ObjectId,
+        index: u64,
+        page: &Page,
+        coded: &Coded<'_>,
+    ) -> Result<Outcome, StoreError> {
+        let slot = self.live_slot(pool)?;
+        self.forget_old(slot, object, index);
+        let placed = self.place_coded(slot, object, index, page, coded);
+        Ok(self.count_put(slot, placed))
+    }
+
+    /// Copies a persistent page's packed bytes, or its word. `None` for a page in another form, and where there is none.
+    ///
+    /// # Errors
+    /// As [`PageStore::get`].
+    pub fn copy_packed(
+        &mut self,
+        pool: PoolId,
+        object: ObjectId,
+        index: u64,
+        into: &mut Page,
+    ) -> Result<Option<Copied>, StoreError> {
+        let slot = self.live_slot(pool)?;
+        let entry = self.objects.get(slot as u32, object, index);
+        let copied = match entry.form() {
+            _ if entry.record() != 0 => return Ok(None),
+            Form::Same(word) => Copied::Same(word),
+            Form::Packed(loc, len) => {
+                let bytes = self.slab.read(loc, len).ok_or(StoreError::Corrupt(Corrupt::Misplaced))?;
+                into[..len].copy_from_slice(bytes);
+                Copied::Packed(len)
+            }
+            Form::Empty | Form::Raw(_) => return Ok(None),
+            Form::Broken(_) => return Err(StoreError::Corrupt(Corrupt::Misplaced)),
+        };
+        for traffic in [&mut self.traffic, &mut self.pools[slot].stats.traffic] {
+            traffic.gets += 1;
+            traffic.hits += 1;
+        }
+        Ok(Some(copied))
+    }
+
+    /// Law 3, outermost: what the handle held goes first.
+    #[inline]
+    fn forget_old(&mut self, slot: usize, object: ObjectId, index: u64) {
         let old = self.objects.remove(slot as u32, object, index);
         if !old.is_empty() {
             self.pools[slot].stats.traffic.duplicates += 1;
             self.traffic.duplicates += 1;
             self.release(slot, old);
         }
-        let outcome = match self.place(slot, object, index, page) {
-            Ok(()) => Outcome::Stored,
-            Err(reason) => Outcome::Refused(reason),
-        };
+    }
+
+    #[inline]
+    fn count_put(&mut self, slot: usize, placed: Result<(), Reason>) -> Outcome {
+        let outcome = placed.map_or_else(Outcome::Refused, |()| Outcome::Stored);
         self.pools[slot].stats.traffic.count_put(outcome);
         self.traffic.count_put(outcome);
-        Ok(outcome)
+        outcome
     }
 
     /// Copies a page out. A persistent one stays as it is, an exclusive one is gone, any other is young again (law 6).

@@ -4,6 +4,8 @@
 //! Callers: the pager, under its lock. Law 12: a hole in the staging area is never read, a filled slot never
 //! overwritten by a move; the bitmap here says which is which and every transfer is checked against it.
 
+mod lend;
+
 use crate::errno::Errno;
 use crate::mapping::{Advice, Mapping};
 use crate::page::{HUGE_SIZE, PAGE_SHIFT, PAGE_SIZE, Page, ZERO_PAGE};
@@ -12,6 +14,8 @@ use crate::syscall::die;
 use crate::table::Table;
 use crate::uffd::{Progress, Uffd};
 use std::ops::Range;
+
+pub use lend::{Left, Lent};
 
 /// The most pages of one move.
 const MAX_MOVE: usize = 512;
@@ -34,6 +38,8 @@ pub struct Frames {
     staging: Mapping,
     /// One bit a staging slot: a frame is there.
     filled: Table<u64>,
+    /// One bit a staging slot: its frame is lent.
+    lent: Table<u64>,
     slots: usize,
     uffd: Option<&'static Uffd>,
 }
@@ -51,7 +57,14 @@ impl Frames {
         staging.advise(0..staging.len(), Advice::DontFork)?;
         // A kernel without huge pages refuses; plain pages do as well.
         let _ = arena.advise(0..arena.len(), Advice::HugePage);
-        Ok(Frames { arena, staging, filled: Table::new(slots / 64)?, slots, uffd: None })
+        Ok(Frames {
+            arena,
+            staging,
+            filled: Table::new(slots / 64)?,
+            lent: Table::new(slots / 64)?,
+            slots,
+            uffd: None,
+        })
     }
 
     pub fn arena_addr(&self) -> usize {
@@ -96,6 +109,7 @@ impl Frames {
         // The old range is not mapped in this process: its owner must not unmap whatever may be there by now.
         std::mem::forget(std::mem::replace(&mut self.staging, fresh));
         self.filled.fill(0);
+        self.lent.fill(0);
         self.arena.advise(0..self.arena.len(), Advice::DontFork)?;
         match self.uffd.take() {
             Some(uffd) => self.register(uffd),
@@ -157,6 +171,7 @@ impl Frames {
     /// Moves `n` filled slots into missing pages of the arena, waking whoever waits there.
     pub fn put_in(&mut self, slot: usize, n: usize, page: usize) -> Moved {
         assert!(n <= MAX_MOVE && self.all(slot..slot + n, true), "put_in needs frames");
+        assert!(self.none_lent(slot..slot + n), "a lent frame stays");
         let (src, dst) = (self.slot_addr(slot), self.page_addr(page, n));
         // SAFETY: `&mut self` proves that no borrowed frame is live; nobody refers into a missing page.
         let moved = unsafe { move_frames(self.uffd(), dst, src, n) };
@@ -191,7 +206,10 @@ impl Frames {
 
     /// Gives the frames of filled slots back to the system.
     pub fn discard_frames(&mut self, slots: Range<usize>) {
-        assert!(self.all(slots.clone(), true), "discard_frames needs frames");
+        assert!(
+            self.all(slots.clone(), true) && self.none_lent(slots.clone()),
+            "discard_frames needs frames"
+        );
         let bytes = slots.start << PAGE_SHIFT..slots.end << PAGE_SHIFT;
         if self.staging.advise(bytes, Advice::DontNeed).is_ok() {
             self.mark(slots, false);
@@ -199,13 +217,13 @@ impl Frames {
     }
 
     pub fn frame(&self, slot: usize) -> &Page {
-        assert!(slot < self.slots && self.is_filled(slot), "no frame in that slot");
+        assert!(slot < self.slots && self.is_filled(slot) && !self.is_lent(slot), "no frame in that slot");
         // SAFETY: the slot is filled, so the page is present; it is borrowed with `self`.
         unsafe { &*(self.slot_addr(slot) as *const Page) }
     }
 
     pub fn frame_mut(&mut self, slot: usize) -> &mut Page {
-        assert!(slot < self.slots && self.is_filled(slot), "no frame in that slot");
+        assert!(slot < self.slots && self.is_filled(slot) && !self.is_lent(slot), "no frame in that slot");
         // SAFETY: as in `frame`, borrowed mutably.
         unsafe { &mut *(self.slot_addr(slot) as *mut Page) }
     }

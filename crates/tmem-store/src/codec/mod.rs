@@ -228,7 +228,7 @@ pub(crate) fn same_filled(page: &Page) -> Option<u64> {
     same.then_some(word)
 }
 
-pub(crate) fn fill(word: u64, into: &mut Page) {
+pub fn fill(word: u64, into: &mut Page) {
     for bytes in into.chunks_exact_mut(8) {
         bytes.copy_from_slice(&word.to_ne_bytes());
     }

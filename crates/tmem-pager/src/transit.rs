@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: pages in transit: what one thread does to a page, packing it or putting it together, while others fault. Callers:
+//! `serve`, which lets go of the pager's lock between the begin and the end of each. Lock: the pager's, held in all of this
+//! but [`PackJob::run`] and [`LoadJob::run`].
+//! Law 12: a page in transit is busy: no other thread moves it, packs it or lets its copy go, and its frame is lent to the
+//! one that works. Whoever needs all pages at rest waits for `in_flight` to be 0 (`registry`).
+
+use crate::evict::KEEP_FREE;
+use crate::page::{Event, PageState};
+use crate::state::{BUSY, COPY, State};
+use crate::stats::Stat;
+use crate::swapout::MAX_BATCH;
+use std::sync::Arc;
+use tmem_store::codec::{self, Codec, Coded};
+use tmem_store::{Copied, Corrupt, Outcome, Reason};
+use tmem_sys::frames::{Left, Lent, Moved};
+use tmem_sys::hash::PageHash;
+use tmem_sys::syscall::{die, sched_yield};
+use tmem_sys::{Errno, Page, Table};
+
+/// What a thread needs to work on a page without the lock.
+pub struct Worker {
+    codec: Codec,
+    /// Packed bytes on their way out of the store.
+    packed: Table<Page>,
+    hash: Arc<PageHash>,
+}
+
+impl Worker {
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn new(hash: Arc<PageHash>) -> Result<Worker, Errno> {
+        Ok(Worker { codec: Codec::new()?, packed: Table::new(1)?, hash })
+    }
+}
+
+/// A standby page that is being packed.
+pub struct PackJob {
+    page: usize,
+    lent: Lent,
+    /// The hash of the copy that is stored, if there is one.
+    copy: Option<[u64; 2]>,
+}
+
+/// What became of it.
+pub enum Packed<'a> {
+    /// It equals its stored copy.
+    Unchanged,
+    Coded(Coded<'a>),
+}
+
+impl PackJob {
+    /// The work itself, without the lock.
+    pub fn run<'a>(&self, worker: &'a mut Worker) -> Packed<'a> {
+        let page = self.lent.page();
+        if self.copy.is_some_and(|stored| worker.hash.hash(page) == stored) {
+            return Packed::Unchanged;
+        }
+        Packed::Coded(worker.codec.encode(page, true))
+    }
+}
+
+/// A page that is out and is being put together.
+pub struct LoadJob {
+    page: usize,
+    lent: Lent,
+    copied: Copied,
+    tries: usize,
+}
+
+/// Where the frame of a [`LoadJob`] is now.
+pub enum Brought {
+    Arrived(Left),
+    /// The kernel does not take it: the frame is still lent.
+    TurnedAway(Lent),
+}
+
+impl LoadJob {
+    /// The work itself, without the lock: unpacks, and moves the frame in. How often the kernel had to be asked again.
+    pub fn run(mut self, worker: &Worker) -> (usize, Brought) {
+        let whole = match self.copied {
+            Copied::Same(word) => {
+                codec::fill(word, self.lent.page_mut());
+                true
+            }
+            Copied::Packed(len) => codec::decode(&worker.packed[0][..len], self.lent.page_mut()),
+        };
+        if !whole {
+            die(Corrupt::Undecodable.text());
+        }
+        let mut lent = self.lent;
+        loop {
+            lent = match lent.put_in(self.page) {
+                Ok(left) => return (self.tries, Brought::Arrived(left)),
+                Err((lent, Moved { stopped: Some(Errno::EAGAIN | Errno::EBUSY | Errno::EINTR), .. }))
+                    if self.tries < crate::fault::TRIES =>
+                {
+                    self.tries += 1;
+                    sched_yield();
+                    lent
+                }
+                Err((lent, _)) => return (self.tries, Brought::TurnedAway(lent)),
+            };
+        }
+    }
+}
+
+/// Standby pages that the store refused, until there are enough of them for one write to the swap device.
+pub struct Refused {
+    slots: [u32; MAX_BATCH],
+    pages: [u32; MAX_BATCH],
+    count: usize,
+}
+
+impl Default for Refused {
+    fn default() -> Refused {
+        Refused { slots: [0; MAX_BATCH], pages: [0; MAX_BATCH], count: 0 }
+    }
+}
+
+impl State {
+    pub fn is_busy(&self, page: usize) -> bool {
+        self.meta[page].flags & BUSY != 0
+    }
+
+    /// Whether frames are to be made free before they are needed.
+    pub fn is_behind(&self) -> bool {
+        self.is_armed() && self.backoff == 0 && self.is_short_of(KEEP_FREE)
+    }
+
+    /// Takes the page that waited on standby longest, to be packed; pages follow from the arena as standby runs short.
+    pub fn begin_pack(&mut self) -> Option<PackJob> {
+        if !self.fill_standby() {
+            return None;
+        }
+        let slot = self.slots.pop_oldest()?;
+        let Some(page) = self.slots.owner(slot) else { die("a standby slot without a page (law 12)") };
+        let meta = &mut self.meta[page];
+        meta.flags |= BUSY;
+        let copy = (meta.flags & COPY != 0).then_some(meta.hash);
+        self.in_flight += 1;
+        Some(PackJob { page, lent: self.frames.lend(slot), copy })
+    }
+
+    pub fn end_pack(&mut self, job: PackJob, packed: &Packed<'_>) {
+        let (page, slot) = (job.page, self.frames.take_back(job.lent));
+        self.meta[page].flags &= !BUSY;
+        self.in_flight -= 1;
+        match packed {
+            Packed::Unchanged => {
+                self.stats.add(Stat::CleanEvictions, 1);
+                self.packed(page, slot);
+            }
+            Packed::Coded(coded) => {
+                self.forget_old(page);
+                if self.store_coded(page, slot, coded).is_stored() {
+                    self.packed(page, slot);
+                } else {
+                    self.refuse(page, slot);
+                }
+            }
+        }
+    }
+
+    fn store_coded(&mut self, page: usize, slot: usize, coded: &Coded<'_>) -> Outcome {
+        let outcome = self.frontswap.store_coded(page, self.frames.frame(slot), coded);
+        if outcome == Outcome::Refused(Reason::StoreFull) && self.drop_copies() {
+            return self.frontswap.store_coded(page, self.frames.frame(slot), coded);
+        }
+        outcome
+    }
+
+    fn refuse(&mut self, page: usize, slot: usize) {
+        let at = self.refused.count;
+        (self.refused.slots[at], self.refused.pages[at]) = (slot as u32, page as u32);
+        self.refused.count += 1;
+        if self.refused.count == MAX_BATCH {
+            self.settle_refused();
+        }
+    }
+
+    /// Writes the pages that the store refused to the swap device, but for those that went back meanwhile. How many frames
+    /// became free.
+    pub fn settle_refused(&mut self) -> usize {
+        let (mut slots, mut n) = ([0usize; MAX_BATCH], 0);
+        for i in 0..std::mem::take(&mut self.refused.count) {
+            let (slot, page) = (self.refused.slots[i] as usize, self.refused.pages[i] as usize);
+            // A slot that the same page came back to waits in the queue, or is lent, or is here twice.
+            if self.slots.owner(slot) == Some(page) && !self.is_busy(page) && !slots[..n].contains(&slot) {
+                slots[n] = slot;
+                n += 1;
+            }
+        }
+        self.swap_out(&slots[..n])
+    }
+
+    /// Takes a free frame and what is stored for a page, to be put together by a thread of its own. `None` where that is not
+    /// worth it, or cannot be: then it is done under the lock.
+    pub fn begin_load(&mut self, page: usize, worker: &mut Worker) -> Option<LoadJob> {
+        let copied = match self.frontswap.copy_packed(page, &mut worker.packed[0]) {
+            Ok(copied) => copied?,
+            Err(lost) => die(lost.text()),
+        };
+        let slot = self.slots.lend_free()?;
+        self.meta[page].flags |= BUSY;
+        self.in_flight += 1;
+        Some(LoadJob { page, lent: self.frames.lend(slot), copied, tries: 0 })
+    }
+
+    pub fn end_load(&mut self, page: usize, tries: usize, brought: Brought) {
+        self.meta[page].flags &= !BUSY;
+        self.in_flight -= 1;
+        self.stats.add(Stat::Moves, 1 + tries as u64);
+        self.stats.add(Stat::MoveRetries, tries as u64);
+        match brought {
+            Brought::Arrived(left) => {
+                let slot = self.frames.take_empty(left);
+                self.slots.end_loan(slot, false);
+                self.states.change(page, Event::FaultIn);
+                self.forget_copies(page);
+            }
+            Brought::TurnedAway(lent) => {
+                let slot = self.frames.take_back(lent);
+                self.slots.end_loan(slot, true);
+                // Whatever the kernel has against it is seen to there, or reported.
+                self.bring_run(page, 1, false);
+            }
+        }
+        if !self.states.is(page, PageState::Resident) {
+            die("a faulted page could not be made resident (law 12)");
+        }
+    }
+}
