@@ -42,6 +42,8 @@ def sound(array):
 ROUND = """
 memory = tmem.Memory("16M", swap=None, faults=entry, ops=[dictbackends.DictBackend()])
 array = fill(memory)
+memory.evict(array)
+stored = memory.stats().store_pages
 same = sound(array)
 array[::512] = -1
 memory.evict(array)
@@ -50,7 +52,7 @@ stats, broken, pids = memory.stats(), memory.check(), processes(memory)
 del array
 memory.close()
 alive = [os.path.exists(f"/proc/{pid}") for pid in pids]
-say(same=same, loads=stats.loads, stored=stats.store_pages, over=stats.overshoot_events, broken=broken, alive=alive)
+say(same=same, loads=stats.loads, stored=stored, over=stats.overshoot_events, broken=broken, alive=alive)
 """
 ORDER = """
 memory = tmem.Memory("16M", swap=directory, faults=entry, ops=[dictbackends.Refuses(1000), dictbackends.Refuses(2000)])

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The page states under every order of threads: the table of transitions that the pager uses, driven by the pager's steps under
-//! its lock, while the program and the kernel reach the arena without it. Owns: the model of the machine around the table.
+//! its lock and, while a page is in transit, without; the program and the kernel reach the arena at any time. Owns: the model of the machine around the table.
 //! Laws 4, 12 and 16: a page with contents never reads as zeros or as what it was before, a held page is present, no step asks
 //! for a transition that the table does not have.
 //!
@@ -8,7 +8,7 @@
 #![cfg(loom)]
 
 use loom::sync::atomic::{AtomicU32, Ordering::SeqCst};
-use loom::sync::{Arc, Mutex};
+use loom::sync::{Arc, Condvar, Mutex, MutexGuard};
 use loom::thread;
 use tmem_pager::{Event, PageState, next};
 
@@ -25,12 +25,17 @@ struct Pager {
     slot: [Option<u32>; PAGES],
     stored: [Option<u32>; PAGES],
     holds: [u32; PAGES],
+    /// In transit: one thread works on the page without the lock.
+    busy: [bool; PAGES],
+    in_flight: usize,
 }
 
 struct Machine {
     /// What the page tables say: changed by the kernel and the program at once, without the lock.
     arena: [AtomicU32; PAGES],
     pager: Mutex<Pager>,
+    /// A page came to rest: who yields in the pager waits here, since the model knows no fair scheduler.
+    rest: Condvar,
 }
 
 impl Pager {
@@ -53,11 +58,14 @@ impl Machine {
             slot: [None; PAGES],
             stored: [None; PAGES],
             holds: [0; PAGES],
+            busy: [false; PAGES],
+            in_flight: 0,
         };
         (0..PAGES).for_each(|page| pager.change(page, Event::Allocate));
         Arc::new(Machine {
             arena: std::array::from_fn(|_| AtomicU32::new(MISSING)),
             pager: Mutex::new(pager),
+            rest: Condvar::new(),
         })
     }
 
@@ -66,7 +74,32 @@ impl Machine {
         self.arena[page].compare_exchange(MISSING, frame, SeqCst, SeqCst).is_ok()
     }
 
+    fn wait_while(&self, moving: impl Fn(&Pager) -> bool) -> MutexGuard<'_, Pager> {
+        let mut pager = self.pager.lock().unwrap();
+        while moving(&pager) {
+            pager = self.rest.wait(pager).unwrap();
+        }
+        pager
+    }
+
+    /// The lock of those who need all pages at rest.
+    fn at_rest(&self) -> MutexGuard<'_, Pager> {
+        self.wait_while(|pager| pager.in_flight > 0)
+    }
+
+    fn begin(&self, mut pager: MutexGuard<'_, Pager>, page: usize) {
+        (pager.busy[page], pager.in_flight) = (true, pager.in_flight + 1);
+    }
+
+    fn end(&self, page: usize) -> MutexGuard<'_, Pager> {
+        let mut pager = self.pager.lock().unwrap();
+        (pager.busy[page], pager.in_flight) = (false, pager.in_flight - 1);
+        self.rest.notify_all();
+        pager
+    }
+
     fn serve(&self, pager: &mut Pager, page: usize) {
+        assert!(!pager.busy[page], "a page in transit has its thread");
         match pager.state[page] {
             PageState::Free => panic!("a fault in no extent"),
             PageState::Resident => {
@@ -93,9 +126,18 @@ impl Machine {
         pager.change(page, Event::PutBack);
     }
 
-    /// A fault of the program.
+    /// A fault of the program: what is out is put together without the lock.
     fn fault(&self, page: usize) {
-        self.serve(&mut self.pager.lock().unwrap(), page);
+        let mut pager = self.wait_while(|pager| pager.busy[page]);
+        if pager.state[page] != PageState::Out {
+            return self.serve(&mut pager, page);
+        }
+        let contents = pager.stored[page].expect("out and stored nowhere");
+        self.begin(pager, page);
+        assert!(self.put_in(page, contents));
+        let mut pager = self.end(page);
+        pager.change(page, Event::FaultIn);
+        pager.forget(page);
     }
 
     /// First half of reclaim: the move is atomic, whatever the program does at that moment.
@@ -116,12 +158,16 @@ impl Machine {
         }
     }
 
-    /// Second half of reclaim. A refused page goes back (law 14).
+    /// Second half of reclaim: packed without the lock. A refused page goes back (law 14).
     fn pack(&self, page: usize, room: bool) {
-        let mut pager = self.pager.lock().unwrap();
-        if pager.state[page] != PageState::Standby {
+        let pager = self.pager.lock().unwrap();
+        if pager.state[page] != PageState::Standby || pager.busy[page] {
             return;
         }
+        let frame = pager.slot[page].expect("on standby without a frame");
+        self.begin(pager, page);
+        let mut pager = self.end(page);
+        assert_eq!(pager.slot[page], Some(frame), "a lent frame was taken away");
         pager.forget(page);
         if room {
             pager.stored[page] = pager.slot[page].take();
@@ -132,7 +178,7 @@ impl Machine {
     }
 
     fn release(&self, page: usize) {
-        let mut pager = self.pager.lock().unwrap();
+        let mut pager = self.at_rest();
         pager.slot[page] = None;
         pager.forget(page);
         pager.change(page, Event::Release);
@@ -140,7 +186,7 @@ impl Machine {
     }
 
     fn allocate(&self, page: usize) {
-        self.pager.lock().unwrap().change(page, Event::Allocate);
+        self.at_rest().change(page, Event::Allocate);
     }
 
     fn write(&self, page: usize, value: u32) {
@@ -166,7 +212,7 @@ impl Machine {
 
     /// The guard's way: present and held, then the kernel reads, which cannot wait for a fault to be served.
     fn system_call(&self, page: usize) -> u32 {
-        let mut pager = self.pager.lock().unwrap();
+        let mut pager = self.at_rest();
         pager.holds[page] += 1;
         if pager.state[page] != PageState::Resident {
             self.serve(&mut pager, page);
@@ -174,13 +220,14 @@ impl Machine {
         drop(pager);
         let frame = self.arena[page].load(SeqCst);
         assert_ne!(frame, MISSING, "EFAULT");
-        self.pager.lock().unwrap().holds[page] -= 1;
+        self.at_rest().holds[page] -= 1;
         frame - 1
     }
 
     /// Each page is where its state says, and nowhere else.
     fn check(&self) {
         let pager = self.pager.lock().unwrap();
+        assert_eq!((pager.busy, pager.in_flight), ([false; PAGES], 0));
         for page in 0..PAGES {
             let (state, stored) = (pager.state[page], pager.stored[page].is_some());
             assert_eq!(pager.slot[page].is_some(), state == PageState::Standby, "{state:?}");
@@ -247,6 +294,23 @@ fn two_threads_that_fault_on_one_page_get_its_contents() {
         assert_eq!(machine.read(0), 7);
         other.join().unwrap();
         evictor.join().unwrap();
+        assert_eq!(machine.read(0), 7);
+    });
+}
+
+#[test]
+fn pages_in_transit_are_left_alone_by_faults_and_by_those_who_need_them_at_rest() {
+    every_order(|machine| {
+        machine.write(0, 7);
+        machine.take_out(0);
+        let packer = beside(machine, |m| m.pack(0, true));
+        let other = beside(machine, |m| {
+            m.release(1);
+            m.allocate(1);
+        });
+        assert_eq!(machine.read(0), 7);
+        packer.join().unwrap();
+        other.join().unwrap();
         assert_eq!(machine.read(0), 7);
     });
 }
