@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: the slab's geometry: which slot size a length gets. Pure arithmetic, all of it done at compile time.
-//! Sizes are multiples of 64 up to the packing limit, and a page. Sizes that give the same number of slots in a
-//! chunk are one class, the largest of them: the smaller ones would only waste the chunk's tail.
+//! Sizes are multiples of 32 up to 128, for what packs to next to nothing, of 64 up to the packing limit, and a page.
+//! Sizes that give the same number of slots in a chunk are one class, the largest of them: the smaller ones would
+//! only waste the chunk's tail.
 
 use tmem_sys::PAGE_SIZE;
 
@@ -9,10 +10,13 @@ use tmem_sys::PAGE_SIZE;
 pub(crate) const CHUNK: usize = 32 << 10;
 /// What does not shrink to this is not packed: 7/8 of a page.
 pub(crate) const LARGEST_PACKED: usize = PAGE_SIZE / 8 * 7;
-const STEP: usize = 64;
+const STEP: usize = 32;
 const STEPS: usize = LARGEST_PACKED / STEP;
+/// Beyond this many steps they are taken two at a time: each class has a chunk that is not full.
+const FINE: usize = 4;
 
 const fn slots_at(step: usize) -> usize {
+    let step = if step > FINE { step.next_multiple_of(2) } else { step };
     CHUNK / (step * STEP)
 }
 
