@@ -3,7 +3,8 @@
 //! from the pages it was asked about and nothing else.
 //!
 //! LZ4 finds repeated bytes. Where a sample of a byte place shows nearly as many values as it has bytes, there is
-//! nothing to find, and an attempt would cost a microsecond or more for nothing. Places of few values may repeat.
+//! nothing to find, and an attempt would cost a microsecond or more for nothing. Places of few values may repeat, and
+//! so may bytes that equal their neighbours, however many values they have.
 //! A sample can be wrong either way, so outcomes count too: pages are put into classes by how many places look like
 //! noise, neighbours are of one class and fare alike. A class that fails rests, ever longer; one that was
 //! not promising is tried all the same now and then.
@@ -23,7 +24,11 @@ const PROBE: u8 = 64;
 const COMPARE: u8 = 16;
 /// The longest rest: 2 to this many pages.
 const LONGEST: u32 = 5;
-const CLASSES: usize = 2 * (PLACES + 1);
+/// Of the sample's bytes, so many equal a neighbour or lie in a word that repeats: a page like that may shrink. In
+/// noise it is one.
+const REPEATS: u32 = (SAMPLES * PLACES / 12) as u32;
+const KINDS: usize = 3;
+const CLASSES: usize = 2 * KINDS * (PLACES + 1);
 
 /// What is known of a class of pages.
 #[derive(Clone, Copy, Default)]
@@ -52,24 +57,30 @@ pub(super) struct Try {
     pub or_else: bool,
 }
 
-#[derive(Default)]
 pub(super) struct Gate {
     classes: [Class; CLASSES],
 }
 
 impl Gate {
-    /// Whether to try LZ4 on a page of which it must make `most` bytes or less.
-    pub fn ask(&mut self, page: &Page, sketch: &Sketch, most: usize) -> Option<Try> {
-        let values = sample(page, sketch);
+    pub fn new() -> Gate {
+        Gate { classes: [Class::default(); CLASSES] }
+    }
+
+    /// Whether to try LZ4 on a page of which it must make `most` bytes or less; `packed` where a typed packer can do
+    /// without it. That LZ4 was not better than another says nothing of pages that no other packs.
+    pub fn ask(&mut self, page: &Page, sketch: &Sketch, packed: bool, most: usize) -> Option<Try> {
+        let (values, repeats) = sample(page, sketch);
         let noise = values.iter().filter(|v| **v >= NOISE).count();
         let text = values.iter().all(|v| *v >= MANY);
-        let at = noise + if text { PLACES + 1 } else { 0 };
+        let unlike = estimate(&values) > most;
+        let kind = if unlike && repeats >= REPEATS { 2 } else { usize::from(text) };
+        let at = noise + (kind + usize::from(packed) * KINDS) * (PLACES + 1);
         let class = &mut self.classes[at];
         if class.rest > 0 {
             class.rest -= 1;
             return None;
         }
-        if estimate(&values) > most && !class.trusted {
+        if unlike && kind != 2 && !class.trusted {
             class.unpromising += 1;
             if class.unpromising < PROBE {
                 return None;
@@ -77,7 +88,7 @@ impl Gate {
             class.unpromising = 0;
         }
         if !class.known {
-            (class.known, class.shuffled) = (true, !text);
+            (class.known, class.shuffled) = (true, kind == 0);
         }
         class.attempts += 1;
         let both = class.attempts >= COMPARE;
@@ -105,24 +116,33 @@ impl Gate {
     }
 }
 
-/// How many values each byte place has in a sample of words, taken at odd distances so that records of any even
-/// length show all their fields.
-fn sample(page: &Page, sketch: &Sketch) -> [u32; PLACES] {
+/// How many values each byte place has in a sample of words, and how many of their bytes equal the one before or lie
+/// in a word that equals one of the two before. The distances are odd, so that records of any even length show all
+/// their fields.
+fn sample(page: &Page, sketch: &Sketch) -> ([u32; PLACES], u32) {
+    let words = page.as_chunks::<8>().0;
+    let word = |at: usize| u64::from_le_bytes(words[at % WORDS]);
     let mut seen = [[0u64; 4]; PLACES];
-    let differ = sketch.differ();
-    let mut values = [1; PLACES];
-    let varying = |place: &usize| differ >> (8 * place) & 0xff != 0;
+    let (mut values, mut repeats) = ([1; PLACES], 0);
     for n in 0..SAMPLES {
-        let at = (n * 207) % WORDS * 8;
-        for (place, seen) in seen.iter_mut().enumerate() {
-            let byte = page[at + place];
+        let at = (n * 207) % WORDS;
+        let sampled = word(at);
+        let same = sampled == word(at + WORDS - 1) || sampled == word(at + WORDS - 2);
+        repeats += if same { PLACES as u32 } else { zero_bytes(sampled ^ sampled.rotate_left(8)) };
+        for (byte, seen) in sampled.to_le_bytes().into_iter().zip(&mut seen) {
             seen[usize::from(byte >> 6)] |= 1 << (byte & 63);
         }
     }
-    for place in (0..PLACES).filter(varying) {
+    let differ = sketch.differ();
+    for place in (0..PLACES).filter(|place| differ >> (8 * place) & 0xff != 0) {
         values[place] = seen[place].iter().map(|w| w.count_ones()).sum();
     }
-    values
+    (values, repeats)
+}
+
+fn zero_bytes(word: u64) -> u32 {
+    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+    (!(((word & LOW) + LOW) | word | LOW)).count_ones()
 }
 
 /// Bytes to which LZ4 may get the page at best, were all values of a place equally frequent.

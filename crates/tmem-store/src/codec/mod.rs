@@ -59,7 +59,7 @@ impl Codec {
     /// `ENOMEM`.
     pub fn new() -> Result<Codec, Errno> {
         let (lz4, buffers) = (Lz4State::new()?, Table::new(3)?);
-        Ok(Codec { lz4, gate: Gate::default(), buffers, used: 0, form: Form::best() })
+        Ok(Codec { lz4, gate: Gate::new(), buffers, used: 0, form: Form::best() })
     }
 
     /// Without `pack`, only a repeated word is seen.
@@ -135,7 +135,7 @@ impl Codec {
             _ if size > LARGEST_PACKED => LARGEST_PACKED,
             _ => (size - WORTH).min(size / 8 * 7),
         };
-        let try_it = self.gate.ask(page, sketch, most)?;
+        let try_it = self.gate.ask(page, sketch, size <= LARGEST_PACKED, most)?;
         let mut len = self.lz4(page, try_it.shuffled, most, 0);
         self.used = 0;
         let mut shuffled = try_it.shuffled;
