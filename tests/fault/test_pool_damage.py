@@ -14,7 +14,7 @@ from tmem import _core
 host = tmem.Host("4M")
 host._core = _core.Host(4 << 20, reserve=4 << 20)  # little address space, so that all of it can be searched
 pool, cache = tmem.Pool(host=host), tmem.Pool(persistent=False, host=host)
-page = np.zeros(4096, np.uint8)
+page = np.resize(np.frombuffer(b"thirteen text", np.uint8), 4096)  # bytes that LZ4 keeps as they are, then text
 page[:1000] = np.frombuffer(np.random.default_rng(3).bytes(1000), np.uint8)
 assert pool.put(1, 0, page) and pool.put(1, 1, b"ab" * 2048) and cache.put(1, 0, b"cd" * 2048)
 literals, hit = page[8:200].tobytes(), 0
@@ -27,8 +27,8 @@ with open("/proc/self/maps") as maps, open("/proc/self/mem", "r+b", buffering=0)
         memory.seek(start)
         whole, at = memory.read(end - start), -1
         while (at := whole.find(literals, at + 1)) >= 0:
-            # Packed bytes begin at a slot; before those that do not shrink come five for their number.
-            if at % 64 == 5 + 8:
+            # Packed bytes begin at a slot: the codec's name, then how many bytes do not shrink (six), then those.
+            if at % 64 == 1 + 6 + 8:
                 memory.seek(start + at - at % 64)
                 memory.write(bytes([255]) * 64)
                 hit += 1

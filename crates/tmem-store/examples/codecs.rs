@@ -134,11 +134,12 @@ fn measure(name: &str, pages: &[Page]) {
     let mut times = [[[0.0; 2]; ROUNDS]; 2];
     let mut bytes = [0; 2];
     let mut counts = [0; 8];
-    for n in 0..ROUNDS {
-        times[0][n] = round(pages, &mut kept, |kept| with_lz4(&mut lz4, pages, kept), lz4::decompress);
+    let [alone, ours] = &mut times;
+    for (alone, ours) in alone.iter_mut().zip(ours) {
+        *alone = round(pages, &mut kept, |kept| with_lz4(&mut lz4, pages, kept), lz4::decompress);
         bytes[0] = kept.bytes.len();
         let mut codec = Codec::new().expect("address space");
-        times[1][n] = round(pages, &mut kept, |kept| with_codec(&mut codec, pages, kept), decode);
+        *ours = round(pages, &mut kept, |kept| with_codec(&mut codec, pages, kept), decode);
         bytes[1] = kept.bytes.len();
         counts = [0; 8];
         kept.pages.iter().for_each(|(code, _, _)| counts[*code] += 1);
@@ -193,7 +194,7 @@ fn main() {
     let mut next = random(3);
     measure("int64 0..999", &pages_of(count, |_| next() % 1000));
     let mut next = random(4);
-    measure("int32 0..999", &pages_of(count, |_| next() % 1000 << 32 | next() % 1000));
+    measure("int32 0..999", &pages_of(count, |_| ((next() % 1000) << 32) | (next() % 1000)));
     let (mut next, mut time) = (random(5), 1_700_000_000_000_000_000);
     measure(
         "times, 1 ms apart or so",

@@ -14,11 +14,16 @@ tmem_sys::pod! {
     pub(crate) struct Entry {
         /// The repeated word, or where in the slab.
         word: u64,
-        len: u16,
-        kind: u16,
-        /// The page's place in the order of age; 0 for a persistent page, which has none.
-        record: u32,
+        /// From the lowest bit on: length (16 bits), kind (16), and the page's place in the order of age (32), which
+        /// is 0 for a persistent page. Two words in all, so that an entry travels in registers: put together in
+        /// memory from parts, it could not be read again before the page stored just before it has left the
+        /// processor's store buffer, which takes as long as half the copy.
+        rest: u64,
     }
+}
+
+const fn rest(len: usize, kind: u16) -> u64 {
+    len as u16 as u64 | (kind as u64) << 16
 }
 
 /// An entry, decoded.
@@ -34,42 +39,47 @@ pub(crate) enum Form {
 }
 
 impl Entry {
-    pub const EMPTY: Entry = Entry { word: 0, len: 0, kind: EMPTY, record: 0 };
+    pub const EMPTY: Entry = Entry { word: 0, rest: rest(0, EMPTY) };
 
     pub fn same(word: u64) -> Entry {
-        Entry { word, len: 0, kind: SAME, record: 0 }
+        Entry { word, rest: rest(0, SAME) }
     }
 
     pub fn packed(loc: Loc, len: usize) -> Entry {
-        Entry { word: loc.0, len: len as u16, kind: PACKED, record: 0 }
+        Entry { word: loc.0, rest: rest(len, PACKED) }
     }
 
     pub fn raw(loc: Loc) -> Entry {
-        Entry { word: loc.0, len: 0, kind: RAW, record: 0 }
+        Entry { word: loc.0, rest: rest(0, RAW) }
     }
 
     #[must_use]
     pub fn with_record(self, record: u32) -> Entry {
-        Entry { record, ..self }
+        Entry { rest: self.rest & u64::from(u32::MAX) | u64::from(record) << 32, ..self }
     }
 
     /// The page's number in the order of age; 0 where it has none.
     #[inline]
     pub fn record(&self) -> u32 {
-        self.record
+        (self.rest >> 32) as u32
+    }
+
+    #[inline]
+    fn kind(&self) -> u16 {
+        (self.rest >> 16) as u16
     }
 
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.kind == EMPTY
+        self.kind() == EMPTY
     }
 
     #[inline]
     pub fn form(&self) -> Form {
-        match self.kind {
+        match self.kind() {
             EMPTY => Form::Empty,
             SAME => Form::Same(self.word),
-            PACKED => Form::Packed(Loc(self.word), self.len as usize),
+            PACKED => Form::Packed(Loc(self.word), (self.rest & 0xffff) as usize),
             RAW => Form::Raw(Loc(self.word)),
             kind => Form::Broken(kind),
         }
@@ -78,7 +88,7 @@ impl Entry {
     /// Overwrites the kind, as stray writes would.
     #[cfg(test)]
     pub fn break_kind(&mut self) {
-        self.kind = 77;
+        self.rest = self.rest & !0xffff_0000 | 77 << 16;
     }
 }
 

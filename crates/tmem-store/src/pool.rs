@@ -15,6 +15,7 @@ use crate::ops::{Copied, Corrupt, Loaded, Outcome, Reason};
 use crate::room::UNLIMITED;
 use crate::slab::Slab;
 use crate::stats::{Holdings, PoolStats, StoreStats, Traffic};
+use tmem_sys::page::fetch;
 use tmem_sys::{Errno, PAGE_SIZE, Page};
 
 #[derive(Clone, Copy)]
@@ -123,6 +124,8 @@ impl PageStore {
         index: u64,
         page: &Page,
     ) -> Result<Outcome, StoreError> {
+        // On its way while the index is asked.
+        fetch(page);
         let slot = self.live_slot(pool)?;
         self.forget_old(slot, object, index);
         let placed = self.place(slot, object, index, page);

@@ -2,31 +2,35 @@
 //! Owns: whether LZ4 is tried on a page, and in which order of bytes. Callers: `codec`. Law: what it answers follows
 //! from the pages it was asked about and nothing else.
 //!
-//! LZ4 finds repeated bytes. Where a sample of a byte place shows nearly as many values as it has bytes, there is
-//! nothing to find, and an attempt would cost a microsecond or more for nothing. Places of few values may repeat, and
-//! so may bytes that equal their neighbours, however many values they have.
+//! LZ4 finds repeated bytes. Where hardly two bytes of a sample of one byte place are alike, there is nothing to find,
+//! and an attempt would cost a microsecond or more for nothing. Places of few values may repeat, and so may bytes
+//! that equal their neighbours, however many values they have.
 //! A sample can be wrong either way, so outcomes count too: pages are put into classes by how many places look like
 //! noise, neighbours are of one class and fare alike. A class that fails rests, ever longer; one that was
 //! not promising is tried all the same now and then.
 
 use tmem_sys::Page;
-use tmem_sys::pack::{Sketch, WORDS};
+use tmem_sys::pack::WORDS;
 
 const PLACES: usize = 8;
 const SAMPLES: usize = 32;
-/// Values among 32 bytes at random are 30; fewer than 24 only once in many thousands of pages.
-const NOISE: u32 = 24;
-/// Values from which on a place looks like text.
-const MANY: u32 = 7;
+/// Each sample is compared with so many others.
+const OTHERS: usize = 8;
+/// Of the pairs of a place, one is alike in noise; more than this only once in ten thousand.
+const NOISE: u32 = 6;
+/// Pairs up to which a place looks like text, in which one pair in fifteen is alike.
+const TEXT: u32 = 64;
 /// An unpromising page in so many is tried.
 const PROBE: u8 = 64;
 /// A successful attempt in so many is made in both orders.
 const COMPARE: u8 = 16;
 /// The longest rest: 2 to this many pages.
 const LONGEST: u32 = 5;
-/// Of the sample's bytes, so many equal a neighbour or lie in a word that repeats: a page like that may shrink.
-const REPEATS: u32 = (SAMPLES * PLACES / 4) as u32;
-const CLASSES: usize = 3 * (PLACES + 1);
+/// Of the sample's bytes, so many equal a neighbour or lie in a word that repeats: a page like that may shrink. In
+/// noise it is one.
+const REPEATS: u32 = (SAMPLES * PLACES / 12) as u32;
+const KINDS: usize = 3;
+const CLASSES: usize = 2 * KINDS * (PLACES + 1);
 
 /// What is known of a class of pages.
 #[derive(Clone, Copy, Default)]
@@ -55,20 +59,27 @@ pub(super) struct Try {
     pub or_else: bool,
 }
 
-#[derive(Default)]
 pub(super) struct Gate {
     classes: [Class; CLASSES],
 }
 
 impl Gate {
-    /// Whether to try LZ4 on a page of which it must make `most` bytes or less.
-    pub fn ask(&mut self, page: &Page, sketch: &Sketch, most: usize) -> Option<Try> {
-        let (values, repeats) = sample(page, sketch);
-        let noise = values.iter().filter(|v| **v >= NOISE).count();
-        let text = values.iter().all(|v| *v >= MANY);
-        let unlike = estimate(&values) > most;
-        let kind = if unlike && repeats >= REPEATS { 2 } else { usize::from(text) };
-        let at = noise + kind * (PLACES + 1);
+    pub fn new() -> Gate {
+        Gate { classes: [Class::default(); CLASSES] }
+    }
+
+    /// Whether to try LZ4 on a page of which it must make `most` bytes or less; `packed` where a typed packer can do
+    /// without it. That LZ4 was not better than another says nothing of pages that no other packs.
+    pub fn ask(&mut self, page: &Page, packed: bool, most: usize) -> Option<Try> {
+        let alike = alike(page);
+        let noise = alike.iter().filter(|a| **a <= NOISE).count();
+        let unlike = estimate(&alike) > most;
+        let kind = if unlike && repeats(page) >= REPEATS {
+            2
+        } else {
+            usize::from(alike.iter().all(|a| *a <= TEXT))
+        };
+        let at = noise + (kind + usize::from(packed) * KINDS) * (PLACES + 1);
         let class = &mut self.classes[at];
         if class.rest > 0 {
             class.rest -= 1;
@@ -110,28 +121,47 @@ impl Gate {
     }
 }
 
-/// How many values each byte place has in a sample of words, and how many of their bytes equal the one before or lie
-/// in a word that equals one of the two before. The distances are odd, so that records of any even length show all
-/// their fields.
-fn sample(page: &Page, sketch: &Sketch) -> ([u32; PLACES], u32) {
-    let words = page.as_chunks::<8>().0;
-    let word = |at: usize| u64::from_le_bytes(words[at % WORDS]);
-    let mut seen = [[0u64; 4]; PLACES];
-    let (mut values, mut repeats) = ([1; PLACES], 0);
-    for n in 0..SAMPLES {
-        let at = (n * 207) % WORDS;
-        let sampled = word(at);
-        let same = sampled == word(at + WORDS - 1) || sampled == word(at + WORDS - 2);
-        repeats += if same { PLACES as u32 } else { zero_bytes(sampled ^ sampled.rotate_left(8)) };
-        for (byte, seen) in sampled.to_le_bytes().into_iter().zip(&mut seen) {
-            seen[usize::from(byte >> 6)] |= 1 << (byte & 63);
+/// Where the samples are: at odd distances, so that records of any even length show all their fields.
+#[inline(always)]
+fn sampled(n: usize) -> usize {
+    n * 207 % WORDS
+}
+
+/// How many pairs of bytes are alike in a sample of words, by byte place.
+fn alike(page: &Page) -> [u32; PLACES] {
+    const BYTES: usize = SAMPLES * PLACES;
+    let words = page.as_chunks::<PLACES>().0;
+    let mut bytes = [0; BYTES + OTHERS * PLACES];
+    for (n, into) in bytes.as_chunks_mut().0.iter_mut().enumerate() {
+        *into = words[sampled(n % SAMPLES)];
+    }
+    // Plain loops over bytes: sixteen at a time on any x86-64.
+    let mut counts = [0u8; BYTES];
+    for other in 1..=OTHERS {
+        let others = &bytes[other * PLACES..other * PLACES + BYTES];
+        for ((count, byte), other) in counts.iter_mut().zip(&bytes).zip(others) {
+            *count += u8::from(byte == other);
         }
     }
-    let differ = sketch.differ();
-    for place in (0..PLACES).filter(|place| differ >> (8 * place) & 0xff != 0) {
-        values[place] = seen[place].iter().map(|w| w.count_ones()).sum();
+    let mut alike = [0; PLACES];
+    for counts in counts.as_chunks::<PLACES>().0 {
+        for (sum, count) in alike.iter_mut().zip(counts) {
+            *sum += u32::from(*count);
+        }
     }
-    (values, repeats)
+    alike
+}
+
+/// How many bytes of a sample of words equal the one before, or lie in a word that equals one of the two before.
+fn repeats(page: &Page) -> u32 {
+    let words = page.as_chunks().0;
+    let word = |at: usize| u64::from_le_bytes(words[at % WORDS]);
+    let of = |n: usize| {
+        let (at, one) = (sampled(n), word(sampled(n)));
+        let same = one == word(at + WORDS - 1) || one == word(at + WORDS - 2);
+        if same { PLACES as u32 } else { zero_bytes(one ^ one.rotate_left(8)) }
+    };
+    (0..SAMPLES).map(of).sum()
 }
 
 fn zero_bytes(word: u64) -> u32 {
@@ -139,7 +169,10 @@ fn zero_bytes(word: u64) -> u32 {
     (!(((word & LOW) + LOW) | word | LOW)).count_ones()
 }
 
-/// Bytes to which LZ4 may get the page at best, were all values of a place equally frequent.
-fn estimate(values: &[u32; PLACES]) -> usize {
-    values.iter().map(|v| if *v >= NOISE { WORDS } else { (v.ilog2() as usize * WORDS).div_ceil(8) }).sum()
+/// Bytes to which LZ4 may get the page at best, were all values of a place equally frequent: then as many pairs are
+/// alike as there are pairs to each value.
+fn estimate(alike: &[u32; PLACES]) -> usize {
+    let pairs = (SAMPLES * OTHERS) as u32;
+    let bits = |alike: &u32| if *alike <= NOISE { 8 } else { (pairs / alike).ilog2() as usize };
+    alike.iter().map(bits).sum::<usize>() * WORDS / 8
 }

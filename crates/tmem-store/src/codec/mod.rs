@@ -24,7 +24,7 @@ const RANGE: u8 = 4;
 const STEPS: u8 = 5;
 
 /// What is packed as tightly as this needs no LZ4.
-const TIGHT: usize = PAGE_SIZE / 8;
+const TIGHT: usize = PAGE_SIZE / 6;
 /// LZ4 must save this much beyond a typed packer, and an eighth, to be worth its time both ways.
 const WORTH: usize = 200;
 
@@ -59,7 +59,7 @@ impl Codec {
     /// `ENOMEM`.
     pub fn new() -> Result<Codec, Errno> {
         let (lz4, buffers) = (Lz4State::new()?, Table::new(3)?);
-        Ok(Codec { lz4, gate: Gate::default(), buffers, used: 0, form: Form::best() })
+        Ok(Codec { lz4, gate: Gate::new(), buffers, used: 0, form: Form::best() })
     }
 
     /// Without `pack`, only a repeated word is seen.
@@ -72,7 +72,7 @@ impl Codec {
         }
         let sketch = pack::sketch(self.form, page);
         let (typed, size) = self.best_typed(page, &sketch);
-        let len = match self.lz4_below(page, &sketch, size) {
+        let len = match self.lz4_below(page, size) {
             Some(len) => Some(len),
             None if size <= LARGEST_PACKED => self.pack_typed(page, &sketch, typed),
             None => None,
@@ -126,7 +126,7 @@ impl Codec {
     }
 
     /// Packs by LZ4 where that is worth it beside a typed packer's `size`.
-    fn lz4_below(&mut self, page: &Page, sketch: &Sketch, size: usize) -> Option<usize> {
+    fn lz4_below(&mut self, page: &Page, size: usize) -> Option<usize> {
         if size <= TIGHT {
             return None;
         }
@@ -135,7 +135,7 @@ impl Codec {
             _ if size > LARGEST_PACKED => LARGEST_PACKED,
             _ => (size - WORTH).min(size / 8 * 7),
         };
-        let try_it = self.gate.ask(page, sketch, most)?;
+        let try_it = self.gate.ask(page, size <= LARGEST_PACKED, most)?;
         let mut len = self.lz4(page, try_it.shuffled, most, 0);
         self.used = 0;
         let mut shuffled = try_it.shuffled;

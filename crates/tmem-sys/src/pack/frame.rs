@@ -154,7 +154,9 @@ pub fn pack(form: Form, page: &Page, frame: Frame, out: &mut [u8]) -> Option<usi
             out[0] = width as u8;
             out[1..9].copy_from_slice(&first.to_le_bytes());
             out[9..STEPS_HEAD].copy_from_slice(&least.to_le_bytes());
-            pack_steps(form, page, least, width, &mut out[STEPS_HEAD..]);
+            if width > 0 {
+                pack_steps(form, page, least, width, &mut out[STEPS_HEAD..]);
+            }
         }
     }
     Some(frame.size())
