@@ -59,6 +59,9 @@ counters! {
     GuardCalls = "guard_calls",
     GuardHolds = "guard_holds",
     Idle = "idle",
+    HandlerMoves = "handler_moves",
+    HandlerUnpinned = "handler_unpinned",
+    HandlerWakes = "handler_wakes",
     RefusedFirst = "refused_frozen",
 }
 

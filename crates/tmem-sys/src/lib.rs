@@ -29,11 +29,14 @@ pub mod pagemap;
 pub mod uffd;
 
 pub mod entry;
+pub mod follow;
 pub mod fork;
 pub mod guard;
+pub mod handler;
 pub mod signals;
 pub mod stack;
 pub mod thread;
+pub mod waker;
 
 pub mod caps;
 pub mod channel;

@@ -81,37 +81,38 @@ impl Uffd {
         let _ = self.ioctl(abi::UFFDIO_WAKE, &mut arg);
     }
 
-    /// Moves the frames behind `src` to the missing pages of `dst`.
+    /// Moves the frames behind `src` to the missing pages of `dst`. Wakes nobody: every thread that waits has sent a message,
+    /// and is woken when that is answered.
     ///
     /// # Safety
     /// The contents of `src` vanish and those of `dst` appear: no reference into either may be live.
     pub unsafe fn move_range(&self, dst: usize, src: usize, len: usize) -> Progress {
-        let mut arg = abi::Move { dst: dst as u64, src: src as u64, len: len as u64, mode: 0, moved: 0 };
+        let mut arg =
+            abi::Move { dst: dst as u64, src: src as u64, len: len as u64, mode: abi::DONT_WAKE, moved: 0 };
         let answer = self.ioctl(abi::UFFDIO_MOVE, &mut arg);
         progress(answer, arg.moved, len)
     }
 
-    /// Copies `src` into new frames at the missing pages of `dst`.
+    /// Copies `src` into new frames at the missing pages of `dst`. Wakes nobody.
     ///
     /// # Safety
     /// `src` must be readable for `len` bytes; the contents of `dst` appear.
     pub unsafe fn copy_range(&self, dst: usize, src: usize, len: usize) -> Progress {
-        let mut arg = abi::Copy { dst: dst as u64, src: src as u64, len: len as u64, mode: 0, copy: 0 };
+        let mut arg =
+            abi::Copy { dst: dst as u64, src: src as u64, len: len as u64, mode: abi::DONT_WAKE, copy: 0 };
         let answer = self.ioctl(abi::UFFDIO_COPY, &mut arg);
         progress(answer, arg.copy, len)
     }
 
-    /// Waits for one message.
+    /// Waits for messages, as many as there are room and threads that wait; how many.
     ///
     /// # Errors
     /// The kernel's, `EINTR` and `EAGAIN` included.
-    pub fn read(&self) -> Result<abi::Msg, Errno> {
-        let mut msg = abi::Msg::default();
-        // SAFETY: the buffer is a live value of the length given.
-        let n = unsafe {
-            call(libc::SYS_read, [self.fd() as usize, &raw mut msg as usize, size_of::<abi::Msg>()])?
-        };
-        if n == size_of::<abi::Msg>() { Ok(msg) } else { Err(Errno::EAGAIN) }
+    pub fn read(&self, into: &mut [abi::Msg]) -> Result<usize, Errno> {
+        let args = [self.fd() as usize, into.as_mut_ptr() as usize, size_of_val(into)];
+        // SAFETY: pointer and length of a live slice of plain data.
+        let n = unsafe { call(libc::SYS_read, args)? };
+        Ok(n / size_of::<abi::Msg>())
     }
 }
 
