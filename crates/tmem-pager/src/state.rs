@@ -260,6 +260,7 @@ impl State {
         s.set(Stat::HandlerMoves, handler.moves);
         s.set(Stat::HandlerUnpinned, handler.unpinned);
         s.set(Stat::HandlerWakes, handler.wakes);
+        s.set(Stat::Copied, tmem_sys::uffd::copied());
         let guard = tmem_sys::guard::counters();
         s.set(Stat::GuardCalls, guard.calls);
         s.set(Stat::GuardHolds, guard.holds);

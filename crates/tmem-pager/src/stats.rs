@@ -62,6 +62,7 @@ counters! {
     HandlerMoves = "handler_moves",
     HandlerUnpinned = "handler_unpinned",
     HandlerWakes = "handler_wakes",
+    Copied = "copied",
     RefusedFirst = "refused_frozen",
 }
 

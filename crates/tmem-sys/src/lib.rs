@@ -29,6 +29,8 @@ pub mod pagemap;
 pub mod uffd;
 
 pub mod entry;
+#[cfg(feature = "fake-kernel")]
+pub mod fake;
 pub mod follow;
 pub mod fork;
 pub mod guard;
