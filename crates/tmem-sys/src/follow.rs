@@ -53,7 +53,7 @@ impl Follow {
         self.left -= 1;
         self.since += 1;
         let strayed = self.here.is_some() && waker::strays() >= STRAYS && self.since >= self.wait;
-        if (self.left > 0 && !strayed) || (self.here.is_some() && waker::is_resting()) {
+        if (self.left > 0 && !strayed) || (self.wants_waker() && waker::is_resting()) {
             self.left = self.left.max(1);
             return;
         }
@@ -61,6 +61,10 @@ impl Follow {
         self.left = CALM;
         let Some(there) = processor_of(tid) else { return self.give_up() };
         self.tied = is_tied(tid);
+        if self.here.is_some_and(|here| Some(here) != current_processor()) {
+            // Whoever runs the machine moved this thread, or took the processor away.
+            self.here = None;
+        }
         if self.decide(there) && self.go(there).is_err() {
             self.give_up();
         }
@@ -115,6 +119,13 @@ fn set_affinity(tid: i32, mask: &Mask) -> Result<(), Errno> {
     let args = [tid as usize, size_of_val(mask), mask.as_ptr() as usize];
     // SAFETY: pointer and length of a live mask; the thread is one of tmem's own.
     unsafe { call(libc::SYS_sched_setaffinity, args) }.map(drop)
+}
+
+fn current_processor() -> Option<usize> {
+    let mut processor = 0u32;
+    // SAFETY: one live word; no node is asked for.
+    unsafe { call(libc::SYS_getcpu, [&raw mut processor as usize, 0, 0]) }.ok()?;
+    usize::try_from(processor).ok()
 }
 
 fn is_tied(tid: i32) -> bool {
