@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The thread entry's handler runs where the faulting thread runs, and everything works where it may not. Each case is a process."""
+"""The thread entry's handler runs where the faulting thread runs, and faults are served where it may not follow.
+
+Each case is a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import os
 import subprocess
 import sys
 
-import conftest
 import pytest
 
 OPENING = """
@@ -21,7 +23,8 @@ def deny(call):
         _fields_ = [("code", ctypes.c_ushort), ("jt", ctypes.c_ubyte), ("jf", ctypes.c_ubyte), ("k", ctypes.c_uint)]
     class Program(ctypes.Structure):
         _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.POINTER(Filter))]
-    lines = (Filter * 4)(Filter(0x20, 0, 0, 0), Filter(0x15, 0, 1, call), Filter(0x06, 0, 0, 0x00050001), Filter(0x06, 0, 0, 0x7FFF0000))
+    steps = ((0x20, 0, 0, 0), (0x15, 0, 1, call), (0x06, 0, 0, 0x00050001), (0x06, 0, 0, 0x7FFF0000))
+    lines = (Filter * 4)(*(Filter(*step) for step in steps))
     libc = ctypes.CDLL(None, use_errno=True)
     assert libc.prctl(38, 1, 0, 0, 0) == 0
     assert libc.prctl(22, 2, ctypes.byref(Program(4, lines)), 0, 0) == 0
@@ -89,7 +92,7 @@ def work(processor, seed):
             rows[page, 8] = -page
     except BaseException as error:
         wrong.append(error)
-both = [threading.Thread(target=work, args=(processor, seed)) for processor, seed in ((allowed[0], 0), (allowed[-1], 1))]
+both = [threading.Thread(target=work, args=pair) for pair in ((allowed[0], 0), (allowed[-1], 1))]
 [thread.start() for thread in both], [thread.join() for thread in both]
 assert wrong == []
 for page in range(len(rows)):
@@ -102,9 +105,13 @@ assert memory.stats().{counter} > 0
 CALLS = {"sched_setaffinity": (203, "handler_unpinned"), "sched_setscheduler": (144, "handler_wakes")}
 
 
+@pytest.fixture(autouse=True)
+def need_thread_entry(entries: list[str]) -> None:
+    if "thread" not in entries:
+        pytest.skip("the thread entry cannot be used here")
+
+
 def _run(code: str, *arguments: str) -> None:
-    if reason := conftest.refusal("thread"):
-        pytest.skip(f"the thread entry cannot be used here: {reason}")
     ending = "assert memory.check() == []\nprint('done')\n"
     command = [sys.executable, "-X", "faulthandler", "-c", OPENING + code + ending, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bounds on what the pager does, in counts that no noise can sway: of pages on the real kernel, of instructions under callgrind.
+"""Bounds on the pager's work in counts that no noise can sway: pages on the real kernel, instructions under callgrind.
 
-The committed figures lie in tests/integration/bounds.json. `python -m tools.bounds` shows them beside new ones, `--renew` puts
-the new ones in their place.
+The committed figures lie in tests/integration/bounds.json. `python -m tools.bounds` shows them beside new ones, and
+with `--renew` puts the new ones in their place.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["FILE", "Missing", "broken", "counters", "instructions", "load", "save"]
+__all__ = ["FILE", "MissingError", "broken", "counters", "instructions", "load", "save"]
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "tests/integration/bounds.json"
@@ -35,7 +35,7 @@ BYTES = 4096  # of a page
 ROOM_PAGES = 64  # the kernel turns some moves away, now and then
 
 
-class Missing(Exception):
+class MissingError(Exception):
     """What this machine lacks for a measurement."""
 
 
@@ -53,7 +53,7 @@ def save(figures: Figures) -> None:
 def compiler() -> str:
     """Return the Rust compiler's version."""
     if shutil.which("rustc") is None:
-        raise Missing("no rustc")
+        raise MissingError("no rustc")
     return subprocess.run(["rustc", "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
 
 
@@ -68,9 +68,9 @@ def counters() -> dict[str, dict[str, float]]:
 
 
 def build() -> Path:
-    """Build the program that callgrind runs, optimised as what is installed but for the linking; nothing is done when it is new."""
+    """Build the program that callgrind runs, as what is installed but for optimisation across crates; its path."""
     if shutil.which("cargo") is None:
-        raise Missing("no cargo")
+        raise MissingError("no cargo")
     command = ["cargo", "build", "--quiet", "--profile=counting", "-p", "tmem-pager", "--bin", "fault_cost"]
     subprocess.run([*command, "--features", "fake-kernel"], cwd=ROOT, check=True)
     target = subprocess.run(
@@ -82,11 +82,11 @@ def build() -> Path:
 def instructions() -> dict[str, float]:
     """Return the fault function's instructions by kind of fault: per fault, and for sequential kinds per page.
 
-    Valgrind shows programs a processor of its own: what is chosen at run time by the processor's abilities is the form for
-    AVX2 there, because valgrind before 3.25 has no AVX-512.
+    Valgrind shows programs a processor of its own: what is chosen at run time by the processor's abilities is the form
+    for AVX2 there, because valgrind has no AVX-512. What wider vectors save is not seen here.
     """
     if shutil.which("valgrind") is None:
-        raise Missing("no valgrind")
+        raise MissingError("no valgrind")
     program = build()
     with tempfile.TemporaryDirectory() as directory:
         options = ["--tool=callgrind", "--collect-atstart=no", "--instr-atstart=no"]
@@ -121,7 +121,7 @@ def _divisor(kind: str, printed: str) -> int:
 
 
 def broken(measured: Mapping[str, float], bounds: Mapping[str, float], *, room: float, plus: float = 0) -> list[str]:
-    """Return, in words, every figure that is worse than its committed one by more than the room, a share, and `plus` pages."""
+    """Return, in words, every figure that is worse than its committed one by more than a share and `plus` pages."""
     told = []
     for name, bound in bounds.items():
         now = measured.get(name)

@@ -11,7 +11,7 @@ from tools import bounds
 def main() -> int:
     """Measure, print, and renew when asked to."""
     parser = argparse.ArgumentParser(prog="python -m tools.bounds", description=__doc__)
-    parser.add_argument("--renew", action="store_true", help="write what is measured now to tests/integration/bounds.json")
+    parser.add_argument("--renew", action="store_true", help=f"write what is measured now to {bounds.FILE.name}")
     renew = parser.parse_args().renew
     old = bounds.load() if bounds.FILE.exists() else {}
     new = {"compiler": {bounds.compiler(): 1.0}, "instructions": bounds.instructions(), **bounds.counters()}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fixed piece of work whose counters are held to bounds; run as a process of its own, prints them as JSON by phase."""
+"""The fixed piece of work whose counters are held to bounds; a process of its own that prints them as JSON by phase."""
 
 from __future__ import annotations
 

@@ -31,14 +31,14 @@ pub mod uffd;
 pub mod entry;
 #[cfg(feature = "fake-kernel")]
 pub mod fake;
-pub mod follow;
+mod follow;
 pub mod fork;
 pub mod guard;
 pub mod handler;
 pub mod signals;
 pub mod stack;
 pub mod thread;
-pub mod waker;
+mod waker;
 
 pub mod caps;
 pub mod channel;
