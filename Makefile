@@ -11,7 +11,7 @@ SIZE   ?= 1G
 NATIVE := Cargo.toml setup.py $(wildcard Cargo.lock) $(shell find crates -name '*.rs' -o -name Cargo.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test test-rust test-python lint long fmt bench docs clean
+.PHONY: help demo build counting test test-rust test-python lint long fmt bench bounds docs clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,12 +33,16 @@ $(VENV)/.native: $(VENV)/.deps $(NATIVE)
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[test,demo,bench,dev]'
 	@touch $@
 
+# What the tests run under callgrind, built before them: their time is theirs.
+counting:
+	cargo build --quiet --profile=counting -p tmem-pager --bin fault_cost --features fake-kernel
+
 test: test-rust test-python ## the fast tests: Rust, then Python (about three minutes after the build)
 
 test-rust:
 	cargo test --workspace --exclude tmem-py --quiet
 
-test-python: build
+test-python: build counting
 	$(BIN)/python -m pytest -q
 
 long: build ## the marked long tests, and the page states under every order of threads
@@ -53,6 +57,7 @@ lint: build ## ruff, mypy, stubtest, import-linter, rustfmt, clippy; every warni
 	$(BIN)/lint-imports
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	cargo clippy -p tmem-pager --bins --features fake-kernel --quiet -- -D warnings
 
 fmt: build ## format Rust and Python
 	$(BIN)/ruff check --fix --quiet . || true
@@ -61,6 +66,9 @@ fmt: build ## format Rust and Python
 
 bench: build ## run the measurements in benches/ (raw results land beside the scripts)
 	$(BIN)/python -m benches
+
+bounds: build counting ## show the committed counts of the pager's work beside new ones (RENEW=--renew commits to them)
+	$(BIN)/python -m tools.bounds $(RENEW)
 
 docs: build ## make docs/reference from the docstrings, signatures and parsers
 	$(BIN)/python -m tools.reference

@@ -68,6 +68,10 @@ class Stats:
     invalidates: int = 0  # pages that it was told to forget
     guard_calls: int = 0  # system calls of the process that the guard looked at
     idle: int = 0  # of arrays that ended, kept for the next of their size while memory is plain
+    copied: int = 0  # bytes that the process had copied into new frames, where none circulated
+    handler_moves: int = 0  # how often the thread entry's handler followed a thread to another processor
+    handler_unpinned: int = 0  # how often the kernel did not let it
+    handler_wakes: int = 0  # faults whose thread the handler woke itself, because the waker would have been late
     guard_holds: int = 0  # of these, calls that had pages held for them
     forks: int = 0  # children of this Memory made by fork
     outside: int = 0  # anonymous memory of the process in RAM that is not tmem's

@@ -57,9 +57,7 @@ fn start(entry: Entry) -> Result<bool, PagerError> {
     if reach == Reach::Kernel {
         return Ok(false);
     }
-    if entry::handler_tid() != 0 {
-        guard::exempt(entry::handler_tid());
-    }
+    entry::own_threads().for_each(guard::exempt);
     guard::arm(&HOOKS, GUARD_TIMEOUT).map_err(|u| PagerError::Unsupported(u.to_string()))?;
     Ok(true)
 }

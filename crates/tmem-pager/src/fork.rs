@@ -78,9 +78,7 @@ extern "C" fn child() {
     if guard::arm_after_fork().is_err() {
         die("a forked child cannot guard its system calls (law 16)");
     }
-    if entry::handler_tid() != 0 {
-        guard::exempt(entry::handler_tid());
-    }
+    entry::own_threads().for_each(guard::exempt);
     finish(across);
 }
 

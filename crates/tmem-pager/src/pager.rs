@@ -26,7 +26,7 @@ use tmem_sys::page::{PAGE_SIZE, pages_for};
 /// The smallest budget: tables, a standby list and room for a few threads' instructions.
 pub const MIN_RAM: usize = 16 << 20;
 /// Address space of an arena: it bounds what one `Memory` can hold, not what it uses.
-const ARENA_BYTES: usize = 1 << 40;
+const ARENA_BYTES: usize = if cfg!(feature = "fake-kernel") { 1 << 30 } else { 1 << 40 };
 
 /// Where pages go before the swap device: the backends behind frontswap, asked in the order given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

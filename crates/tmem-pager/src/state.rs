@@ -297,6 +297,11 @@ impl State {
         s.set(Stat::Overshoot, pages(self.frame_count().saturating_sub(self.allowance())));
         s.set(Stat::Armed, u64::from(self.is_armed()));
         s.set(Stat::Entry, self.entry.map_or(0, |e| e as u64 + 1));
+        let handler = tmem_sys::handler::counts();
+        s.set(Stat::HandlerMoves, handler.moves);
+        s.set(Stat::HandlerUnpinned, handler.unpinned);
+        s.set(Stat::HandlerWakes, handler.wakes);
+        s.set(Stat::Copied, tmem_sys::uffd::copied());
         let guard = tmem_sys::guard::counters();
         s.set(Stat::GuardCalls, guard.calls);
         s.set(Stat::GuardHolds, guard.holds);

@@ -59,6 +59,10 @@ counters! {
     GuardCalls = "guard_calls",
     GuardHolds = "guard_holds",
     Idle = "idle",
+    HandlerMoves = "handler_moves",
+    HandlerUnpinned = "handler_unpinned",
+    HandlerWakes = "handler_wakes",
+    Copied = "copied",
     RefusedFirst = "refused_frozen",
 }
 

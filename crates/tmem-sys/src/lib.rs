@@ -29,11 +29,16 @@ pub mod pagemap;
 pub mod uffd;
 
 pub mod entry;
+#[cfg(feature = "fake-kernel")]
+pub mod fake;
+mod follow;
 pub mod fork;
 pub mod guard;
+pub mod handler;
 pub mod signals;
 pub mod stack;
 pub mod thread;
+mod waker;
 
 pub mod caps;
 pub mod channel;

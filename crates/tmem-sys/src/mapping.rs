@@ -93,6 +93,10 @@ impl Mapping {
         if range.start > range.end || range.end > self.len {
             return Err(Errno::EINVAL);
         }
+        #[cfg(feature = "fake-kernel")]
+        if matches!(advice, Advice::DontNeed | Advice::Free) {
+            crate::fake::dropped(self.addr + range.start..self.addr + range.end);
+        }
         // SAFETY: the range lies in memory this value owns. DONTNEED changes contents to zeros, which for the
         // plain-data types that live in mappings is a valid value; holders of `&mut` decide when.
         unsafe {

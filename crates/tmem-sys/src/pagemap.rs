@@ -16,6 +16,12 @@ const PRESENT_OR_SWAPPED: u64 = 3 << 62;
 /// # Errors
 /// The kernel's, when the file cannot be read.
 pub fn each_page(start: usize, pages: usize, mut each: impl FnMut(usize, bool)) -> Result<(), Errno> {
+    #[cfg(feature = "fake-kernel")]
+    if crate::fake::presence(start).is_some() {
+        let there = |i: usize| crate::fake::presence(start + (i << PAGE_SHIFT)).unwrap_or(false);
+        (0..pages).for_each(|i| each(i, there(i)));
+        return Ok(());
+    }
     let path = c"/proc/self/pagemap";
     let how = (libc::O_RDONLY | libc::O_CLOEXEC) as usize;
     // SAFETY: the path is a static C string.

@@ -19,6 +19,8 @@ fn expected() -> Vec<(&'static str, u64)> {
         ("UFFD_FEATURE_THREAD_ID", abi::FEATURE_THREAD_ID),
         ("UFFD_FEATURE_MOVE", abi::FEATURE_MOVE),
         ("UFFDIO_REGISTER_MODE_MISSING", abi::REGISTER_MODE_MISSING),
+        ("UFFDIO_COPY_MODE_DONTWAKE", abi::DONT_WAKE),
+        ("UFFDIO_MOVE_MODE_DONTWAKE", abi::DONT_WAKE),
         ("UFFD_EVENT_PAGEFAULT", u64::from(abi::EVENT_PAGEFAULT)),
         ("UFFD_PAGEFAULT_FLAG_WRITE", abi::PAGEFAULT_FLAG_WRITE),
         ("UFFDIO_API", abi::UFFDIO_API as u64),

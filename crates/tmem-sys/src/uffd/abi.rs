@@ -10,6 +10,8 @@ pub const FEATURE_THREAD_ID: u64 = 1 << 8;
 pub const FEATURE_MOVE: u64 = 1 << 16;
 
 pub const REGISTER_MODE_MISSING: u64 = 1;
+/// Mode of copies and moves alike.
+pub const DONT_WAKE: u64 = 1;
 pub const EVENT_PAGEFAULT: u8 = 0x12;
 pub const PAGEFAULT_FLAG_WRITE: u64 = 1;
 

@@ -7,7 +7,15 @@ pub mod abi;
 use crate::errno::Errno;
 use crate::kept;
 use crate::syscall::{call, close};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+
+/// Bytes for which the kernel made new frames. Frames that circulate are moved, so that few threads meet here.
+static COPIED: AtomicU64 = AtomicU64::new(0);
+
+/// Bytes copied into new frames in this process.
+pub fn copied() -> u64 {
+    COPIED.load(Ordering::Relaxed)
+}
 
 /// Whose faults a descriptor serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,37 +89,40 @@ impl Uffd {
         let _ = self.ioctl(abi::UFFDIO_WAKE, &mut arg);
     }
 
-    /// Moves the frames behind `src` to the missing pages of `dst`.
+    /// Moves the frames behind `src` to the missing pages of `dst`. Wakes nobody: every thread that waits has sent a message,
+    /// and is woken when that is answered.
     ///
     /// # Safety
     /// The contents of `src` vanish and those of `dst` appear: no reference into either may be live.
     pub unsafe fn move_range(&self, dst: usize, src: usize, len: usize) -> Progress {
-        let mut arg = abi::Move { dst: dst as u64, src: src as u64, len: len as u64, mode: 0, moved: 0 };
+        let mut arg =
+            abi::Move { dst: dst as u64, src: src as u64, len: len as u64, mode: abi::DONT_WAKE, moved: 0 };
         let answer = self.ioctl(abi::UFFDIO_MOVE, &mut arg);
         progress(answer, arg.moved, len)
     }
 
-    /// Copies `src` into new frames at the missing pages of `dst`.
+    /// Copies `src` into new frames at the missing pages of `dst`. Wakes nobody.
     ///
     /// # Safety
     /// `src` must be readable for `len` bytes; the contents of `dst` appear.
     pub unsafe fn copy_range(&self, dst: usize, src: usize, len: usize) -> Progress {
-        let mut arg = abi::Copy { dst: dst as u64, src: src as u64, len: len as u64, mode: 0, copy: 0 };
+        let mut arg =
+            abi::Copy { dst: dst as u64, src: src as u64, len: len as u64, mode: abi::DONT_WAKE, copy: 0 };
         let answer = self.ioctl(abi::UFFDIO_COPY, &mut arg);
-        progress(answer, arg.copy, len)
+        let done = progress(answer, arg.copy, len);
+        COPIED.fetch_add(done.bytes as u64, Ordering::Relaxed);
+        done
     }
 
-    /// Waits for one message.
+    /// Waits for messages, as many as there are room and threads that wait; how many.
     ///
     /// # Errors
     /// The kernel's, `EINTR` and `EAGAIN` included.
-    pub fn read(&self) -> Result<abi::Msg, Errno> {
-        let mut msg = abi::Msg::default();
-        // SAFETY: the buffer is a live value of the length given.
-        let n = unsafe {
-            call(libc::SYS_read, [self.fd() as usize, &raw mut msg as usize, size_of::<abi::Msg>()])?
-        };
-        if n == size_of::<abi::Msg>() { Ok(msg) } else { Err(Errno::EAGAIN) }
+    pub fn read(&self, into: &mut [abi::Msg]) -> Result<usize, Errno> {
+        let args = [self.fd() as usize, into.as_mut_ptr() as usize, size_of_val(into)];
+        // SAFETY: pointer and length of a live slice of plain data.
+        let n = unsafe { call(libc::SYS_read, args)? };
+        Ok(n / size_of::<abi::Msg>())
     }
 }
 
@@ -128,8 +139,14 @@ fn progress(answer: Result<usize, Errno>, field: i64, len: usize) -> Progress {
 }
 
 fn ioctl<T>(fd: i32, request: usize, arg: &mut T) -> Result<usize, Errno> {
+    #[cfg(feature = "fake-kernel")]
+    // SAFETY: `request` names the structure `T`; the ranges in it are the pager's.
+    return unsafe { crate::fake::ioctl(fd, request, std::ptr::from_mut(arg).cast()) };
+    #[cfg(not(feature = "fake-kernel"))]
     // SAFETY: `request` encodes the size and direction of `T`, which is live and mutable.
-    unsafe { call(libc::SYS_ioctl, [fd as usize, request, std::ptr::from_mut(arg) as usize]) }
+    unsafe {
+        call(libc::SYS_ioctl, [fd as usize, request, std::ptr::from_mut(arg) as usize])
+    }
 }
 
 /// The features that this kernel's descriptors know, without enabling any.
@@ -162,6 +179,10 @@ pub fn open(reach: Reach, features: u64) -> Result<i32, Errno> {
 
 /// The system call first, then the device node, which containers and udev rules grant.
 fn open_raw(reach: Reach) -> Result<i32, Errno> {
+    if cfg!(feature = "fake-kernel") {
+        // SAFETY: no pointers; any descriptor does.
+        return unsafe { call(libc::SYS_eventfd2, [0, libc::EFD_CLOEXEC as usize]) }.map(|fd| fd as i32);
+    }
     let mode = if reach == Reach::UserOnly { abi::UFFD_USER_MODE_ONLY } else { 0 };
     let flags = libc::O_CLOEXEC as usize | mode;
     // SAFETY: no pointers.

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: the thread that tells threads in the thread entry to go on. It has the idle policy and runs where the handler runs.
+//! Caller: `handler`. No locks. Law 17: nothing allocates; whoever waits is woken, by this thread or by the handler.
+//!
+//! Why a thread of its own: the kernel puts a thread that is woken on an idle processor if there is one, and a processor on
+//! which the handler runs is none. So the faulting thread would change processors at every fault, at the price of an interrupt
+//! between processors and the end of another one's sleep each time (tens of microseconds on virtual machines). A processor that
+//! runs nothing but an idle-policy thread counts as idle: woken from there, the thread stays where its caches are. The price of
+//! the policy: beside a busy thread this one may wait for milliseconds. It measures that, and then the handler wakes by itself
+//! for a while.
+
+use crate::errno::Errno;
+use crate::page::PAGE_SIZE;
+use crate::syscall::{call, gettid, sched_yield};
+use crate::uffd::Uffd;
+use crate::{signals, time};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+/// Faults that may wait to be told at once.
+const RING: usize = 64;
+/// A wake that waited longer for its processor was late, in nanoseconds: what waking across processors costs.
+const LATE_NS: u64 = 60_000;
+/// Late wakes weigh so much, timely ones take one off; past the limit the handler does it.
+const LATE_WEIGHT: u32 = 4;
+const LATE_LIMIT: u32 = 12;
+/// For so many faults the handler wakes; each time it comes to that, twice as many.
+const FIRST_REST: u32 = 256;
+const LONGEST_REST: u32 = 1 << 16;
+/// Timely wakes in a row after which it counts from the beginning.
+const GOOD: u32 = 4096;
+
+struct Item {
+    page: AtomicUsize,
+    posted_at: AtomicU64,
+}
+
+static ITEMS: [Item; RING] =
+    [const { Item { page: AtomicUsize::new(0), posted_at: AtomicU64::new(0) } }; RING];
+/// Written by the handler; the waker sleeps on it.
+static POSTED: AtomicU32 = AtomicU32::new(0);
+/// Written by the waker.
+static TAKEN: AtomicU32 = AtomicU32::new(0);
+static ASLEEP: AtomicBool = AtomicBool::new(false);
+static REST: AtomicU32 = AtomicU32::new(0);
+static STRAYS: AtomicU32 = AtomicU32::new(0);
+static TID: AtomicI32 = AtomicI32::new(0);
+
+/// The waker's thread, 0 when there is none.
+pub fn tid() -> i32 {
+    TID.load(Ordering::Acquire)
+}
+
+/// Starts the thread. Where the kernel refuses the idle policy there is none, and the handler wakes.
+///
+/// # Errors
+/// The kernel's, when no thread can be made.
+pub fn start(uffd: &'static Uffd) -> Result<(), Errno> {
+    static READY: AtomicBool = AtomicBool::new(false);
+    READY.store(false, Ordering::Release);
+    for word in [&POSTED, &TAKEN, &REST, &STRAYS] {
+        word.store(0, Ordering::Release);
+    }
+    ASLEEP.store(false, Ordering::Release);
+    // New threads inherit the mask: the waker takes none of the program's signals.
+    let blocked = signals::Blocked::new();
+    let thread = std::thread::Builder::new().name("tmem-waker".into()).stack_size(64 << 10);
+    let spawned = thread.spawn(move || {
+        let idle = become_idle();
+        TID.store(if idle { gettid() } else { 0 }, Ordering::Release);
+        READY.store(true, Ordering::Release);
+        if idle {
+            serve(uffd);
+        }
+    });
+    drop(blocked);
+    spawned.map_err(|e| Errno(e.raw_os_error().unwrap_or(libc::EAGAIN)))?;
+    while !READY.load(Ordering::Acquire) {
+        sched_yield();
+    }
+    Ok(())
+}
+
+/// In a forked child the thread does not exist.
+pub fn reset_after_fork() {
+    TID.store(0, Ordering::Release);
+}
+
+fn become_idle() -> bool {
+    let priority = 0i32;
+    let args = [0, libc::SCHED_IDLE as usize, &raw const priority as usize];
+    // SAFETY: a live `sched_param` of one word; the calling thread only.
+    unsafe { call(libc::SYS_sched_setscheduler, args) }.is_ok()
+}
+
+/// Has whoever waits for `page` woken; false when the caller must do it. Called by the handler only.
+pub fn post(page: usize) -> bool {
+    let rest = REST.load(Ordering::Relaxed);
+    if rest > 0 {
+        // The waker may set it at the same moment: one count more or less.
+        REST.store(rest - 1, Ordering::Relaxed);
+        return false;
+    }
+    let posted = POSTED.load(Ordering::Relaxed);
+    if tid() == 0 || posted.wrapping_sub(TAKEN.load(Ordering::Acquire)) as usize >= RING {
+        return false;
+    }
+    let item = &ITEMS[posted as usize % RING];
+    item.page.store(page, Ordering::Relaxed);
+    item.posted_at.store(time::ticks(), Ordering::Relaxed);
+    POSTED.store(posted.wrapping_add(1), Ordering::SeqCst);
+    if ASLEEP.load(Ordering::SeqCst) {
+        let op = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
+        // SAFETY: the word is a static.
+        let _ = unsafe { call(libc::SYS_futex, [POSTED.as_ptr() as usize, op as usize, 1]) };
+    }
+    true
+}
+
+fn serve(uffd: &Uffd) {
+    let mut patience = Patience::new();
+    let mut taken = 0u32;
+    loop {
+        if POSTED.load(Ordering::Acquire) == taken {
+            sleep(taken);
+            continue;
+        }
+        let item = &ITEMS[taken as usize % RING];
+        let page = item.page.load(Ordering::Relaxed);
+        let waited = time::ticks().wrapping_sub(item.posted_at.load(Ordering::Relaxed));
+        // A thread that goes to sleep having run more than its share (the handler, beside this one) is kept in the queue for a
+        // moment, and its processor does not count as idle. Before the next choice the kernel takes it out.
+        sched_yield();
+        uffd.wake(page, PAGE_SIZE);
+        taken = taken.wrapping_add(1);
+        TAKEN.store(taken, Ordering::Release);
+        note_where(POSTED.load(Ordering::Relaxed) != taken);
+        if let Some(rest) = patience.after(time::ns_from_ticks(waited) > LATE_NS) {
+            STRAYS.store(0, Ordering::Relaxed);
+            REST.store(rest, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A thread woken on this processor runs before this one does, up to its next fault. One that went to another processor has not
+/// come so far.
+fn note_where(faulted_again: bool) {
+    let strays = if faulted_again { 0 } else { STRAYS.load(Ordering::Relaxed) + 1 };
+    STRAYS.store(strays, Ordering::Relaxed);
+}
+
+/// Whether the handler wakes by itself for the moment: then threads change processors, and following them would only drive
+/// them on.
+pub fn is_resting() -> bool {
+    REST.load(Ordering::Relaxed) > 0
+}
+
+/// Wakes in a row whose thread seems to have gone to another processor.
+pub fn strays() -> u32 {
+    STRAYS.load(Ordering::Relaxed)
+}
+
+/// Until something is posted, or for no reason.
+fn sleep(taken: u32) {
+    ASLEEP.store(true, Ordering::SeqCst);
+    if POSTED.load(Ordering::SeqCst) == taken {
+        let op = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
+        // SAFETY: the word is a static; no timeout.
+        let _ = unsafe { call(libc::SYS_futex, [POSTED.as_ptr() as usize, op as usize, taken as usize, 0]) };
+    }
+    ASLEEP.store(false, Ordering::SeqCst);
+}
+
+/// Decides when late is too late too often.
+struct Patience {
+    late: u32,
+    good: u32,
+    rest: u32,
+}
+
+impl Patience {
+    fn new() -> Patience {
+        Patience { late: 0, good: 0, rest: FIRST_REST }
+    }
+
+    /// Notes one wake; for how many faults the handler should do it, if it should.
+    fn after(&mut self, late: bool) -> Option<u32> {
+        if !late {
+            self.late = self.late.saturating_sub(1);
+            self.good += 1;
+            if self.good == GOOD {
+                self.rest = FIRST_REST;
+                self.good = 0;
+            }
+            return None;
+        }
+        self.good = 0;
+        self.late += LATE_WEIGHT;
+        if self.late < LATE_LIMIT {
+            return None;
+        }
+        self.late = 0;
+        let rest = self.rest;
+        self.rest = (rest * 2).min(LONGEST_REST);
+        Some(rest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_handler_takes_over_for_longer_each_time_and_forgets_after_a_good_while() {
+        let mut p = Patience::new();
+        let mut next = |late| p.after(late);
+        assert_eq!([next(true), next(true), next(true)], [None, None, Some(256)]);
+        assert_eq!([next(true), next(true), next(true)], [None, None, Some(512)]);
+        (0..GOOD).for_each(|_| assert_eq!(next(false), None));
+        assert_eq!([next(true), next(true), next(true)], [None, None, Some(256)]);
+        for _ in 0..40 {
+            next(true);
+        }
+        assert_eq!([next(true), next(true), next(true)].iter().flatten().next(), Some(&LONGEST_REST));
+    }
+
+    #[test]
+    fn one_late_wake_among_many_changes_nothing() {
+        let mut p = Patience::new();
+        for i in 0..10_000 {
+            assert_eq!(p.after(i % 8 == 0), None);
+        }
+    }
+}
