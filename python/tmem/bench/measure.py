@@ -106,7 +106,7 @@ def _round(cell: Cell, source: Source, seed: int, changes: Changes) -> Iterator[
     """Yield who runs, and how: for each budget its peers, and behind them ours with the memory of the first of them."""
     spec = {
         "kind": cell.kind, "data": cell.data, "bytes": cell.nbytes, "seed": seed, "threads": cell.threads,
-        "steps": _steps(cell), "fd": source.fd, "columns": source.columns, "advice": "",
+        "steps": _steps(cell), "fd": source.fd, "columns": source.columns, "advice": "", "seconds": 0.0,
     }  # fmt: skip
     budgets = list(dict.fromkeys(PEERS[peer].budget for peer in cell.peers if PEERS[peer].budget)) or ["limit"]
     for peer in cell.peers:
@@ -148,7 +148,7 @@ def _peer(name: str, spec: dict[str, Any], cell: Cell, changes: Changes) -> Run:
     """Run a peer; the kernel's under the limit, to which comes what is in no budget of ours."""
     peer = PEERS[name]
     memory = "plain" if cell.kind == "jobs" and peer.memory == "anonymous" else peer.memory
-    spec = spec | {"memory": memory, "advice": peer.advice}
+    spec = spec | {"memory": memory, "advice": peer.advice, "seconds": peer.seconds, "small_pages": peer.advice != "huge"}
     if peer.need is None:
         return _run(spec, None)
     limit = _limit(cell)
@@ -168,7 +168,7 @@ def _run(spec: dict[str, Any], room: kernel.Room | None) -> Run:
         tempfile.TemporaryFile("w+") as errors,
         subprocess.Popen(  # noqa: S603 - our own module, our own arguments
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
-            pass_fds=[spec["fd"]], env=os.environ | _ONE_THREAD,
+            pass_fds=[spec["fd"]], env=_environment(spec),
         ) as child,
     ):  # fmt: skip
         try:
@@ -185,6 +185,11 @@ def _run(spec: dict[str, Any], room: kernel.Room | None) -> Run:
                 f"{errors.read()[-2000:]}"
             )
     return run
+
+
+def _environment(spec: dict[str, Any]) -> dict[str, str]:
+    """NumPy asks for huge pages by itself; a peer that is measured without them is measured without these too."""
+    return os.environ | _ONE_THREAD | ({"NUMPY_MADVISE_HUGEPAGE": "0"} if spec.get("small_pages") else {})
 
 
 def _talk(child: subprocess.Popen[str], room: kernel.Room | None) -> str:

@@ -2,6 +2,7 @@
 """Who is measured: the peers, what each needs, and why one cannot be measured here.
 
 Owns: the list of peers. Called by plan and measure. Calls kernel, for what the machine has.
+A peer on a disk may take milliseconds an access: each of its patterns ends behind `seconds`, where they are given.
 `budget` says whose memory ours is given in the same round: peers of one word are compared with the same run of ours.
 """
 
@@ -16,6 +17,8 @@ from tmem.bench.kernel import Need
 
 __all__ = ["PEERS", "Peer", "missing"]
 
+_PATIENCE = 3.0
+
 
 @dataclass(frozen=True, slots=True)
 class Peer:
@@ -27,6 +30,7 @@ class Peer:
     need: Need | None = None
     budget: str = "zram"
     walks: bool = True
+    seconds: float = 0.0
 
 
 PEERS = {
@@ -39,9 +43,9 @@ PEERS = {
         "zram lz4 with huge pages of 64 KiB", advice="huge", need=Need("zram", "lz4", huge="hugepages-64kB")
     ),
     "zram-random": Peer("zram lz4 with MADV_RANDOM", advice="random", need=Need("zram", "lz4")),
-    "zswap": Peer("zswap lz4 over a swap file", need=Need("zswap"), budget="zswap"),
-    "swapfile": Peer("a bare swap file", need=Need("file"), budget="limit"),
-    "memmap": Peer("numpy.memmap of a file, in a memory cgroup", memory="memmap", need=Need(""), budget="limit"),
+    "zswap": Peer("zswap lz4 over a swap file", need=Need("zswap"), budget="zswap", seconds=_PATIENCE),
+    "swapfile": Peer("a bare swap file", need=Need("file"), budget="limit", seconds=_PATIENCE),
+    "memmap": Peer("numpy.memmap of a file, in a memory cgroup", memory="memmap", need=Need(""), budget="limit", seconds=_PATIENCE),
     "blosc2": Peer("blosc2's compressed arrays", memory="blosc2", budget="blosc2", walks=False),
 }
 

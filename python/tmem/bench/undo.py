@@ -61,14 +61,19 @@ class Changes:
 
     def undo(self, mark: int = 0) -> None:
         """Undo what came after the mark, newest first. TmemError that names what could not be undone."""
-        failed = []
+        failed, stay = [], []
         with uninterrupted():
             while len(self._steps) > mark:
-                step = self._steps.pop()
+                step = self._steps[-1]
                 try:
                     _undo(step)
                 except (OSError, subprocess.SubprocessError) as error:
                     failed.append(f"{' '.join(step)} ({error})")
+                    stay.append(step)
+                self._steps.pop()
+                self._save()
+            if stay:  # the next start tries again
+                self._steps += reversed(stay)
                 self._save()
         if failed:
             raise TmemError(f"could not be undone, do it by hand: {'; '.join(failed)}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import resource
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ WAITED_NS = 700.0
 """An access that took longer than this is counted as one that waited for its page; copying a page takes less."""
 
 _GOLDEN = 0x9E3779B97F4A7C15
+_PIECE = 2048
 _PERCENTILES = {"p50": 0.5, "p99": 0.99, "p99_9": 0.999}
 
 Words = npt.NDArray[np.uint64]
@@ -39,8 +40,28 @@ class Pass:
     seconds: float
     cpu_seconds: float
     accesses: int
-    waited: int
-    latency_ns: dict[str, float] = field(default_factory=dict)
+    waits: list[tuple[float, int]] = field(default_factory=list)
+    longest_ns: float = 0.0
+
+    @property
+    def latency_ns(self) -> dict[str, float]:
+        """Percentiles of how long those accesses took that waited."""
+        if not self.waits:
+            return {}
+        values = np.array([ns for ns, _ in self.waits])
+        reached = np.cumsum([count for _, count in self.waits])
+        found = {name: values[int(np.searchsorted(reached, p * reached[-1]))] for name, p in _PERCENTILES.items()}
+        return {name: float(ns) for name, ns in found.items()} | {"max": self.longest_ns}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all of it but the histogram."""
+        return {
+            "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
+            "accesses": self.accesses,
+            "waited": sum(count for _, count in self.waits),
+            "latency_ns": self.latency_ns,
+        }
 
 
 class Walker:
@@ -54,22 +75,35 @@ class Walker:
         self._source, self._seed = source, seed
         pages = source.size // PAGE
         self._expected: Words = source.view(np.uint64)[np.arange(pages) * WORDS + places(pages, seed)]
+        self._fresh = np.zeros(pages, np.bool_)  # written in this pass
         self._written = 0
 
-    def walk(self, mode: str, orders: Sequence[Order]) -> Pass:
+    def walk(self, mode: str, orders: Sequence[Order], seconds: float = 0.0) -> Pass:
         """Visit the pages in the threads' orders.
 
         `fill` copies whole pages (no page may be in two orders), `read` reads one word of each and compares it, `write`
-        writes that word: what was there and a little more, as a counter does.
+        writes that word: what was there and a little more, as a counter does. Where `seconds` are given, reading and
+        writing end behind them, and what was done until then counts; `fill` always goes to its end.
         """
         if mode == "fill":
             return self._together(orders, mode="fill", source=self._source)
-        if mode == "read":
-            return self._together(orders, mode="read")
-        self._written += 1
-        done = self._together(orders, mode="write", add=self._written)
-        self._expected[np.unique(np.concatenate(list(orders)))] += np.uint64(self._written)
-        return done
+        if mode == "write":
+            self._written += 1
+        done: list[Pass] = []
+        pieces = self._pieces(orders) if seconds else [list(orders)]
+        for piece in pieces:
+            done.append(self._together(piece, mode=mode, add=self._written))
+            if mode == "write":
+                self._fresh[np.concatenate(piece)] = True
+            if seconds and sum(each.seconds for each in done) > seconds:
+                break
+        self._expected[self._fresh] += np.uint64(self._written)
+        self._fresh[:] = False
+        return _sum(done)
+
+    def _pieces(self, orders: Sequence[Order]) -> Iterator[list[Order]]:
+        for start in range(0, max(len(order) for order in orders), _PIECE):
+            yield [order[start : start + _PIECE] for order in orders]
 
     def verify(self) -> None:
         """Compare every byte."""
@@ -103,8 +137,8 @@ class Walker:
                     f"{each['wrong']} wrong word(s): the first in page {page}, {was:#x} instead of {should:#x}"
                 )
         accesses = sum(len(order) for order in orders)
-        waited, latency = _latency(found)
-        return Pass(wall, cpu, accesses, waited, latency)
+        waits = sorted(pair for each in found for pair in each["latencies"] if pair[0] > WAITED_NS)
+        return Pass(wall, cpu, accesses, waits, max(each["longest_ns"] for each in found))
 
 
 def places(pages: int, seed: int) -> npt.NDArray[np.intp]:
@@ -119,15 +153,12 @@ def used_cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _latency(told: Sequence[dict[str, Any]]) -> tuple[int, dict[str, float]]:
-    """Return how many accesses waited, and the percentiles of how long those did."""
-    waits = sorted(pair for each in told for pair in each["latencies"] if pair[0] > WAITED_NS)
-    if not waits:
-        return 0, {}
-    values = np.array([ns for ns, _ in waits])
-    reached = np.cumsum([count for _, count in waits])
-    whole = int(reached[-1])
-    latency = {
-        name: float(values[int(np.searchsorted(reached, share * whole))]) for name, share in _PERCENTILES.items()
-    }
-    return whole, latency | {"max": max(each["longest_ns"] for each in told)}
+def _sum(passes: Sequence[Pass]) -> Pass:
+    """Return the pieces of a pass as one."""
+    return Pass(
+        sum(each.seconds for each in passes),
+        sum(each.cpu_seconds for each in passes),
+        sum(each.accesses for each in passes),
+        sorted(pair for each in passes for pair in each.waits),
+        max(each.longest_ns for each in passes),
+    )

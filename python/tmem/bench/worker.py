@@ -55,7 +55,7 @@ def _walk(spec: dict[str, Any], source: Bytes) -> None:
     place = make_place(spec)
     walker.memory = make_whole(spec, place)
     for name, order in chosen.items():
-        _say(step=name, **asdict(walker.walk(mode(name), order)))
+        _say(step=name, **walker.walk(mode(name), order, spec["seconds"]).as_dict())
     walker.verify()
     _ended(place, before)
 
