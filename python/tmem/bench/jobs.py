@@ -162,8 +162,10 @@ def _matmul(data: JobData, place: Place) -> Callable[[], Any]:
     side = max(_BLOCK // 2, int((data.count / 3) ** 0.5) // _BLOCK * _BLOCK)
     left, right, result = (place.empty((side, side), "f8") for _ in range(3))
     for target in (left, right):
-        for row, values in _rows(data, side):
-            target[row : row + 1] = values
+        for row, values in _rows(
+            data, side, _BLOCK if place.chunked else 1
+        ):  # by row, a chunk would be packed 512 times
+            target[row : row + len(values)] = values
 
     def work() -> Any:
         blocks = [slice(start, min(start + _BLOCK, side)) for start in range(0, side, _BLOCK)]
@@ -217,17 +219,18 @@ def _filled(data: JobData, place: Place, count: int) -> Any:
     return array
 
 
-def _rows(data: JobData, side: int) -> Iterator[tuple[int, Values]]:
-    """Yield rows of a matrix of the first numbers, from the beginning again where they do not suffice."""
-    row, rest = 0, np.empty(0)
-    while row < side:
+def _rows(data: JobData, side: int, step: int) -> Iterator[tuple[int, Values]]:
+    """Yield `step` rows at a time of a matrix of the first numbers, from the beginning again where they end."""
+    row, rest, wanted = 0, np.empty(0), side * step
+    while True:
         for _, piece in data.numbers(data.count):
             rest = np.concatenate([rest, piece.astype("f8")])
-            while rest.size >= side and row < side:
-                yield row, rest[None, :side]
-                rest, row = rest[side:], row + 1
-            if row >= side:
-                return
+            while rest.size >= wanted:
+                yield row, rest[:wanted].reshape(-1, side)
+                rest, row = rest[wanted:], row + step
+                if row >= side:
+                    return
+                wanted = side * min(step, side - row)
 
 
 def _pieces(count: int) -> Iterator[slice]:

@@ -20,7 +20,17 @@ from pathlib import Path
 from tmem.bench.undo import ZRAM_CONTROL, Changes, uninterrupted
 from tmem.mounts import mount_of, mounts
 
-__all__ = ["Need", "Room", "algorithm", "cgroup_missing", "disk_missing", "huge_missing", "room", "zram_missing", "zswap_missing"]
+__all__ = [
+    "Need",
+    "Room",
+    "algorithm",
+    "cgroup_missing",
+    "disk_missing",
+    "huge_missing",
+    "room",
+    "zram_missing",
+    "zswap_missing",
+]
 
 _ZSWAP = Path("/sys/module/zswap/parameters")
 _THP = Path("/sys/kernel/mm/transparent_hugepage")

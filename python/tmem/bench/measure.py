@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,18 +33,18 @@ from tmem.memory import MINIMUM_RAM
 __all__ = ["Measured", "Run", "measure"]
 
 _TEMPORARIES = {"walk": 2 << 20, "jobs": 12 << 20}  # of the peer's limit: pieces, and what Python makes meanwhile
-_LONGEST = 600.0
-_ONE_THREAD = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+_LONGEST = 150.0
+_ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 Tell = Callable[[str], None]
 
 
 @dataclass(slots=True)
 class Run:
-    """What one process measured: steps by name; how it ended; its peak and the budget or limit and pool, in bytes."""
+    """What one process measured: steps by name; why it ended before its time; its peak and the budget or limit and pool, in bytes."""
 
     steps: dict[str, dict[str, Any]] = field(default_factory=dict)
-    killed: bool = False
+    ended: str = ""
     peak: int = 0
     budget: int = 0
     pool: int = 0
@@ -84,7 +83,7 @@ def measure(
                 yield _rounds(cell, source, seed, changes, clock, tell)
 
 
-def _rounds(cell: Cell, source: Source, seed: int, changes: Changes, clock: Clock, tell: Tell) -> Measured:  # noqa: PLR0913
+def _rounds(cell: Cell, source: Source, seed: int, changes: Changes, clock: Clock, tell: Tell) -> Measured:
     measured = Measured(cell)
     for number in range(cell.rounds):
         told = f"{cell.name}: round {number + 1} of {cell.rounds}"
@@ -148,7 +147,12 @@ def _peer(name: str, spec: dict[str, Any], cell: Cell, changes: Changes) -> Run:
     """Run a peer; the kernel's under the limit, to which comes what is in no budget of ours."""
     peer = PEERS[name]
     memory = "plain" if cell.kind == "jobs" and peer.memory == "anonymous" else peer.memory
-    spec = spec | {"memory": memory, "advice": peer.advice, "seconds": peer.seconds, "small_pages": peer.advice != "huge"}
+    spec = spec | {
+        "memory": memory,
+        "advice": peer.advice,
+        "seconds": peer.seconds,
+        "small_pages": peer.advice != "huge",
+    }
     if peer.need is None:
         return _run(spec, None)
     limit = _limit(cell)
@@ -172,13 +176,16 @@ def _run(spec: dict[str, Any], room: kernel.Room | None) -> Run:
         ) as child,
     ):  # fmt: skip
         try:
-            out = _talk(child, room)
+            out, late = _talk(child, room)
         except BaseException:
             child.kill()
             raise
         broken = _note(run, out)
-        run.killed = room is not None and child.returncode == -9  # noqa: PLR2004 - by the kernel: it is out of memory
-        if (child.returncode and not run.killed) or broken:
+        if late:
+            run.ended = f"not done after {_LONGEST:.0f} s"
+        elif room is not None and child.returncode == -9:  # noqa: PLR2004 - SIGKILL: by the kernel
+            run.ended = "killed by the kernel, out of memory under its limit"
+        if (child.returncode and not run.ended) or broken:
             errors.seek(0)
             raise TmemError(
                 f"the run of {spec['data']} in {spec['memory']} ended with {child.returncode}: {broken or ''}\n"
@@ -192,16 +199,18 @@ def _environment(spec: dict[str, Any]) -> dict[str, str]:
     return os.environ | _ONE_THREAD | ({"NUMPY_MADVISE_HUGEPAGE": "0"} if spec.get("small_pages") else {})
 
 
-def _talk(child: subprocess.Popen[str], room: kernel.Room | None) -> str:
+def _talk(child: subprocess.Popen[str], room: kernel.Room | None) -> tuple[str, bool]:
+    """Let a worker work; return what it said, and whether it was ended because it took too long."""
     if child.stdout is None or child.stdout.readline().strip() != "ready":
         child.wait(10)
-        return ""
+        return "", False
     if room:
         room.admit(child.pid)
     try:
-        return child.communicate("go\n", timeout=_LONGEST)[0]
+        return child.communicate("go\n", timeout=_LONGEST)[0], False
     except subprocess.TimeoutExpired:
-        raise TmemError(f"a run had not ended after {_LONGEST:.0f} s: choose a smaller --size") from None
+        child.kill()
+        return child.communicate()[0], True
 
 
 def _note(run: Run, out: str) -> str:

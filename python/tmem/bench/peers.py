@@ -45,7 +45,9 @@ PEERS = {
     "zram-random": Peer("zram lz4 with MADV_RANDOM", advice="random", need=Need("zram", "lz4")),
     "zswap": Peer("zswap lz4 over a swap file", need=Need("zswap"), budget="zswap", seconds=_PATIENCE),
     "swapfile": Peer("a bare swap file", need=Need("file"), budget="limit", seconds=_PATIENCE),
-    "memmap": Peer("numpy.memmap of a file, in a memory cgroup", memory="memmap", need=Need(""), budget="limit", seconds=_PATIENCE),
+    "memmap": Peer(
+        "numpy.memmap of a file, in a memory cgroup", memory="memmap", need=Need(""), budget="limit", seconds=_PATIENCE
+    ),
     "blosc2": Peer("blosc2's compressed arrays", memory="blosc2", budget="blosc2", walks=False),
 }
 

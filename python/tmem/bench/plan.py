@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tmem.bench.data import DATA
 from tmem.bench.jobs import JOBS
 from tmem.bench.patterns import PATTERNS, accesses
 from tmem.bench.peers import PEERS
@@ -160,9 +159,3 @@ def _full(wishes: Wishes) -> Iterable[Cell]:
     for data in _MAIN:
         yield cell(data, 0.5, ("plain", "memmap", "blosc2"), **jobs)
         yield cell(data, 0.5, _FILES)
-
-
-def check_names(what: str, given: Iterable[str]) -> list[str]:
-    """Return those of the given names that are none of what: `data`, `peers` or `patterns`."""
-    known = {"data": DATA, "peers": tuple(PEERS), "patterns": (*PATTERNS, *JOB_STEPS)}[what]
-    return [name for name in given if name not in known]
