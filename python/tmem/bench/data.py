@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is written into every peer's memory: named data sets of the size asked for, from a seed.
 
-Owns: the recipes. Called by measure. Each is made once, whole, into a file without a name (memfd) that every worker maps:
-so filling a memory is copying from the page cache, and every byte of it can be checked.
+Owns: the recipes. Called by measure. Each is made once, whole, into a file without a name (memfd) that every worker
+maps: so filling a memory is copying from the page cache, and every byte of it can be checked.
 
-`flights`: the table of the demonstration, grown as there, its columns one after another. `text`: the sources of Python's
-own library; where that is not enough they come again in another order, so that the same text lies at other offsets of
-a page. `heap`: the memory of a Python process full of dicts, lists, strings and pandas frames, as large as asked for.
-`floats`: normally distributed float64; `cumsum`: their cumulative sums. `ints`: int64 0, 1, 2, .... `random`: random
+`flights`: the table of the demonstration, grown as there, its columns one after another. `text`: the sources of
+Python's own library; where that is not enough they come again in another order, so that the same text lies at other
+offsets of a page. `heap`: the memory of a Python process full of dicts, lists, strings and pandas frames, as large as
+asked for. `floats`: normally distributed float64; `cumsum`: their cumulative sums. `ints`: int64 0, 1, 2, .... `random`: random
 bytes. `zeros`.
 """
 
@@ -21,6 +21,7 @@ import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -118,10 +119,14 @@ def _text(fd: int, nbytes: int, seed: int) -> None:
     write_text(_mapped(fd, nbytes), seed)
 
 
+@cache
 def _sources() -> list[Path]:
     """Return the library's files; what is installed beside it differs from machine to machine."""
-    library = Path(sysconfig.get_path("stdlib"))
-    return [path for path in sorted(library.rglob("*.py")) if "site-packages" not in path.parts and path.is_file()]
+    found = []
+    for directory, below, names in os.walk(sysconfig.get_path("stdlib")):
+        below[:] = sorted(set(below) - {"site-packages", "__pycache__"})
+        found += [Path(directory) / name for name in sorted(names) if name.endswith(".py")]
+    return found
 
 
 def _heap(fd: int, nbytes: int, seed: int) -> None:

@@ -14,6 +14,7 @@ import resource
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def _grow(seed: int) -> Iterator[object]:
             {"id": number + n, "name": f"{picked[n]}-{n}", "tags": picked[n : n + 3], "score": float(values[n])}
             for n in range(_ROUND)
         ]
-        yield Counter(f"{a}.{b}" for a, b in zip(picked, picked[1:], strict=False))
+        yield Counter(f"{a}.{b}" for a, b in pairwise(picked))
         yield [(number + n, int(numbers[n]), picked[n], float(values[n]) / 3) for n in range(_ROUND)]
         yield pd.DataFrame(
             {

@@ -125,7 +125,7 @@ def room(changes: Changes, need: Need, limit: int, nbytes: int) -> Iterator[Room
         made = Room(_group(changes, limit), directory, zram, zswap=need.swap == "zswap")
         yield made
     finally:
-        if made:
+        if made is not None:
             made.close()
         changes.undo(mark)
 
@@ -236,7 +236,7 @@ def _zram(changes: Changes, wanted: str, nbytes: int) -> Path:
 
 
 def _without_zswap(changes: Changes) -> None:
-    """A bare swap file is one without a pool before it."""
+    """Turn zswap off: a bare swap file is one without a pool before it."""
     if (_ZSWAP / "enabled").exists():
         changes.set(_ZSWAP / "enabled", "N")
 

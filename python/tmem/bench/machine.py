@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Describes the machine beside every result: figures without it mean nothing. Owns: nothing. Called by report, benches."""
+"""Describes the machine beside every result: figures without it mean nothing.
+
+Owns: nothing. Called by session and benches.
+"""
 
 from __future__ import annotations
 

@@ -78,4 +78,5 @@ def _zipf(pages: int, count: int, seed: int, stream: np.random.Generator) -> Ord
     weights = np.cumsum(1.0 / np.arange(1, pages + 1) ** _SKEW)
     ranks = np.searchsorted(weights, stream.random(count) * weights[-1])
     scrambled = np.random.default_rng([seed, len(PATTERNS)]).permutation(pages).astype(np.uint32)
-    return scrambled[np.minimum(ranks, pages - 1)]
+    drawn: Order = scrambled[np.minimum(ranks, pages - 1)]
+    return drawn

@@ -22,7 +22,7 @@ _PATIENCE = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A peer: what it is, its kind of memory, what it is told of it, what the kernel must have, and its budget's word."""
+    """A peer: what it is, its kind of memory, what the kernel is told of that, what it must have, its budget's word."""
 
     text: str
     memory: str = "anonymous"
@@ -78,7 +78,7 @@ def missing(name: str, nbytes: int) -> tuple[str, str]:
 
 
 def _same_as_zram() -> tuple[str, str]:
-    """A device that nobody set up shows the default."""
+    """Say so where the default is lz4, as a device shows that nobody set up."""
     for device in sorted(Path("/sys/block").glob("zram*")):
         idle = (device / "disksize").read_text(encoding="ascii").strip() == "0"
         if idle and kernel.algorithm(device) == "lz4":

@@ -29,8 +29,8 @@ _VARIANTS = ("zram-default", "zram-cluster0", "zram-thp", "zram-mthp64k", "zram-
 _FILES = ("zswap", "swapfile", "memmap")
 
 # Microseconds an access of a walk, and a page of a job, for the first estimate; then what was measured counts.
-_WALK = {"plain": 0.6, "ours": 3.0, "zram": 12.0, "file": 40.0}
-_JOB = {"plain": 30.0, "ours": 60.0, "zram": 130.0, "file": 400.0}
+_WALK = {"plain": 0.6, "ours": 8.0, "zram": 13.0, "file": 50.0}
+_JOB = {"plain": 40.0, "ours": 120.0, "zram": 260.0, "file": 500.0}
 _START = 2.0  # seconds of a process: imports, orders, the machine's memory asked for
 
 
@@ -128,7 +128,7 @@ def _chosen(wishes: Wishes) -> Iterable[Cell]:
     cells = [
         Cell(data, kind, residency, threads, peers if kind == "jobs" else walkers, steps=part, **rest)  # type: ignore[arg-type]
         for kind, part in (("walk", walks), ("jobs", jobs))
-        for data in wishes.data or ("flights", "ints")
+        for data in wishes.data or (("flights", "ints") if kind == "walk" or wishes.steps else ("flights",))
         for residency in wishes.residency or (0.5,)
         for threads in wishes.threads or (1,)
         if part and not (kind == "jobs" and threads > 1)

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows as a picture: for each pattern a bar for each peer, on a logarithmic axis. Owns: its looks. Called by cli."""
+"""The rows as a picture: for each pattern a bar for each peer, on a logarithmic axis.
+
+Owns: its looks. Called by cli.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +23,14 @@ _HATCHES = ("", "//", "..", "\\\\", "xx", "--", "++", "oo")
 
 def plot_missing() -> str:
     """Return why nothing can be drawn; nothing where it can."""
-    try:
-        import matplotlib  # noqa: F401, PLC0415 - a second that no other run should wait for
-    except ImportError:
+    if importlib.util.find_spec("matplotlib") is None:
         return "a plot needs matplotlib: pip install 'tmem[bench]'"
     return ""
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """Write a PNG: a panel for each residency, entry and number of threads. TmemError where there is nothing to draw."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 - as above
+    """Write a PNG: a panel for each residency, entry and number of threads. TmemError without a ratio."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - a second that no other run should wait for
 
     rows = [row for row in rows if row["ratio"] and row["peer"] != "plain"]
     if not rows:

@@ -28,12 +28,7 @@ Row = dict[str, Any]
 def rows_of(measured: Measured) -> list[Row]:
     """Return a row for each step, entry and peer of a cell."""
     cell = measured.cell
-    rows = []
-    for step in cell.steps:
-        for entry in cell.entries:
-            for peer in cell.peers:
-                rows.append(_row(measured, step, entry, peer))
-    return rows
+    return [_row(measured, step, entry, peer) for step in cell.steps for entry in cell.entries for peer in cell.peers]
 
 
 def geometric(values: Iterable[float | None]) -> float | None:
@@ -68,6 +63,7 @@ def _row(measured: Measured, step: str, entry: str, peer: str) -> Row:
         "budget_ours": max(run.budget for run, _ in pairs),
         "verified": all(not run.ended for pair in pairs for run in pair),
         "ended": [run.ended for _, run in pairs if run.ended] + [f"ours: {run.ended}" for run, _ in pairs if run.ended],
+        "killed": sum(run.killed for _, run in pairs),
         "not_there": next((run.steps[step]["not_there"] for _, run in pairs if "not_there" in _step(run, step)), ""),
         "latency_ours_ns": _latency([run for run, _ in pairs], step),
         "latency_peer_ns": _latency([run for _, run in pairs], step),

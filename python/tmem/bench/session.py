@@ -44,7 +44,7 @@ class Session:
 
     def narrow(self) -> None:
         """Take out what this machine lacks, and note why."""
-        lacking = {}
+        lacking: dict[str, str] = {}
         for entry in dict.fromkeys(entry for cell in self.cells for entry in cell.entries):
             self._note(lacking, f"entry {entry}", *_entry_missing(entry))
         for data in dict.fromkeys(cell.data for cell in self.cells):

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rows as tables: first the geometric mean over the data sets, then each data set; for a screen or as Markdown.
 
-Owns: which figures stand where. Called by cli. A table is a title, headings, and lines of cells; how it looks is the cli's.
+Owns: which figures stand where. Called by cli. A table is a title, headings, and lines of cells; its looks are
+the cli's.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ def sheets(rows: list[Row]) -> list[Sheet]:
     for case in dict.fromkeys(_case(row) for row in rows):
         mine = [row for row in rows if _case(row) == case]
         made.append(_together(case_words(case), mine))
-    for case in dict.fromkeys((row["data"], *_case(row)) for row in rows):
-        mine = [row for row in rows if (row["data"], *_case(row)) == case]
-        made += _single(f"{case[0]}: {case_words(case[1:])}", mine)
+    for data, case in dict.fromkeys((row["data"], _case(row)) for row in rows):
+        mine = [row for row in rows if row["data"] == data and _case(row) == case]
+        made += _single(f"{data}: {case_words(case)}", mine)
     return made
 
 
@@ -45,8 +46,12 @@ def notes(rows: list[Row]) -> list[str]:
         where = f"{row['peer']} on {row['data']} at {_share(row['residency'])}, {row['threads']} thread(s)"
         if row["not_there"]:
             found.append(f"{row['peer']}: no {row['pattern']}: {row['not_there']}")
-        for reason in dict.fromkeys(row["ended"]):
-            found.append(f"{where}: {reason} in {row['ended'].count(reason)} of {len(row['rounds'])} rounds")
+        if row["killed"]:
+            found.append(f"{where}: killed by the kernel, for want of memory under its limit, {row['killed']} times")
+        found += [
+            f"{where}: {reason}, in {row['ended'].count(reason)} of {len(row['rounds'])} rounds for good"
+            for reason in dict.fromkeys(row["ended"])
+        ]
     return list(dict.fromkeys(found))
 
 
@@ -86,7 +91,8 @@ def _single(title: str, rows: list[Row]) -> Iterator[Sheet]:
             continue
         sheet = Sheet(f"{title}, {'seconds' if jobs else 'µs an access'}", [
             "pattern", "peer", ">ours", ">theirs", ">theirs / ours", ">least-most", ">CPU",
-            *([">less plain"] if jobs else [">waits p50 / p99 / p99.9 / max, ours", ">theirs"]), ">MiB, ours", ">theirs",
+            *([">less plain"] if jobs else [">our waits p50 / p99 / p99.9 / max", ">their waits"]),
+            ">our MiB", ">their MiB",
         ])  # fmt: skip
         for row in sorted(mine, key=lambda row: STEPS.index(row["pattern"])):
             sheet.lines.append(_line(row, jobs=jobs))
@@ -119,6 +125,7 @@ def _case(row: Row) -> tuple[float, str, int]:
 
 
 def case_words(case: tuple[float, str, int]) -> str:
+    """Return a case (residency, entry, threads) in words."""
     residency, entry, threads = case
     return f"{_share(residency)}, {entry} entry, {threads} thread{'s' if threads > 1 else ''}"
 
