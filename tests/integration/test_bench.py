@@ -175,7 +175,7 @@ def test_a_small_run_tells_its_rows(tmp_path: Path, entries: list[str]) -> None:
             "random_write",
             "--json",
             str(out),
-        ]  # fmt: skip
+        ]
     )
     document = json.loads(out.read_text())
     assert code == 0

@@ -7,8 +7,8 @@ maps: so filling a memory is copying from the page cache, and every byte of it c
 `flights`: the table of the demonstration, grown as there, its columns one after another. `text`: the sources of
 Python's own library; where that is not enough they come again in another order, so that the same text lies at other
 offsets of a page. `heap`: the memory of a Python process full of dicts, lists, strings and pandas frames, as large as
-asked for. `floats`: normally distributed float64; `cumsum`: their cumulative sums. `ints`: int64 0, 1, 2, .... `random`: random
-bytes. `zeros`.
+asked for. `floats`: normally distributed float64; `cumsum`: their cumulative sums. `ints`: int64 0, 1, 2, ....
+`random`: random bytes. `zeros`.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 _ZSWAP = Path("/sys/module/zswap/parameters")
-_THP = Path("/sys/kernel/mm/transparent_hugepage")
+THP = Path("/sys/kernel/mm/transparent_hugepage")
 _CLUSTER = Path("/proc/sys/vm/page-cluster")
 _TMP = Path("/var/tmp")  # noqa: S108 - a disk, other than /tmp often is; the file's name is ours alone
 _FIRST = 32767
@@ -112,11 +112,10 @@ def room(changes: Changes, need: Need, limit: int, nbytes: int) -> Iterator[Room
         if need.cluster is not None:
             changes.set(_CLUSTER, str(need.cluster))
         if need.huge:
-            changes.set(_THP / need.huge / "enabled", "madvise")
+            changes.set(THP / need.huge / "enabled", "madvise")
         directory = _directory(changes)
         zram = _zram(changes, need.algorithm, 2 * nbytes) if need.swap == "zram" else None
         if need.swap == "zswap":
-            changes.set(_ZSWAP / "compressor", "lz4")
             changes.set(_ZSWAP / "enabled", "Y")
         elif need.swap == "file":
             _without_zswap(changes)
@@ -161,8 +160,8 @@ def zswap_missing() -> tuple[str, str]:
 
 def huge_missing(huge: str) -> tuple[str, str]:
     """Return why pages of this size cannot be had, and what to do."""
-    if not (_THP / huge / "enabled").exists():
-        return f"this kernel has no transparent huge pages as in {_THP / huge}", "use Linux 6.8 or newer"
+    if not (THP / huge / "enabled").exists():
+        return f"this kernel has no transparent huge pages as in {THP / huge}", "use Linux 6.8 or newer"
     return "", ""
 
 

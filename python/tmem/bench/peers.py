@@ -43,7 +43,9 @@ PEERS = {
         "zram lz4 with huge pages of 64 KiB", advice="huge", need=Need("zram", "lz4", huge="hugepages-64kB")
     ),
     "zram-random": Peer("zram lz4 with MADV_RANDOM", advice="random", need=Need("zram", "lz4")),
-    "zswap": Peer("zswap lz4 over a swap file", need=Need("zswap"), budget="zswap", seconds=_PATIENCE),
+    "zswap": Peer(
+        "zswap over a swap file, with the compressor set here", need=Need("zswap"), budget="zswap", seconds=_PATIENCE
+    ),
     "swapfile": Peer("a bare swap file", need=Need("file"), budget="limit", seconds=_PATIENCE),
     "memmap": Peer(
         "numpy.memmap of a file, in a memory cgroup", memory="memmap", need=Need(""), budget="limit", seconds=_PATIENCE

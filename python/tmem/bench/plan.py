@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from tmem.bench.jobs import JOBS
 from tmem.bench.patterns import PATTERNS, accesses
@@ -23,7 +24,8 @@ FITS = 1.25
 
 JOB_STEPS = tuple(f"job:{name}" for name in JOBS)
 _MAIN = ("flights", "heap")
-_ORDER = ("flights", "heap", "ints", "cumsum", "text", "random", "floats", "zeros")
+_OTHERS = ("ints", "cumsum", "text", "random", "floats", "zeros")
+_SHARES = (0.5, 0.25)
 _TWO = ("fill", "random_read", "random_write", "zipf_read", "zipf_write")
 _VARIANTS = ("zram-default", "zram-cluster0", "zram-thp", "zram-mthp64k", "zram-random")
 _FILES = ("zswap", "swapfile", "memmap")
@@ -123,10 +125,9 @@ def _chosen(wishes: Wishes) -> Iterable[Cell]:
     jobs = tuple(step for step in JOB_STEPS if step in steps)
     peers = wishes.peers or ("plain", "zram")
     walkers = tuple(peer for peer in peers if PEERS[peer].walks)
-    entries = wishes.entries or ("signal",)
-    rest = {"rounds": wishes.rounds, "nbytes": wishes.nbytes, "entries": entries}
+    rest: dict[str, Any] = {"rounds": wishes.rounds, "nbytes": wishes.nbytes, "entries": wishes.entries or ("signal",)}
     cells = [
-        Cell(data, kind, residency, threads, peers if kind == "jobs" else walkers, steps=part, **rest)  # type: ignore[arg-type]
+        Cell(data, kind, residency, threads, peers if kind == "jobs" else walkers, steps=part, **rest)
         for kind, part in (("walk", walks), ("jobs", jobs))
         for data in wishes.data or (("flights", "ints") if kind == "walk" or wishes.steps else ("flights",))
         for residency in wishes.residency or (0.5,)
@@ -137,25 +138,33 @@ def _chosen(wishes: Wishes) -> Iterable[Cell]:
 
 
 def _full(wishes: Wishes) -> Iterable[Cell]:
-    def cell(data: str, residency: float, peers: tuple[str, ...], **other: object) -> Cell:
-        given = {"kind": "walk", "threads": 1, "entries": wishes.entries or ("signal",), "steps": PATTERNS} | other
-        return Cell(
-            data, residency=residency, peers=peers, rounds=wishes.rounds, nbytes=wishes.nbytes, **given  # type: ignore[arg-type]
-        )  # fmt: skip
+    """Yield the full set; what is not patterns of the two main data sets has half the size, to be done in time."""
+    half = wishes.nbytes // 2 // PAGE * PAGE
 
-    both = wishes.entries or ("signal", "thread")
+    def cell(data: str, residency: float, peers: tuple[str, ...], **other: Any) -> Cell:
+        given: dict[str, Any] = {
+            "kind": "walk", "threads": 1, "entries": wishes.entries or ("signal",), "steps": PATTERNS, "nbytes": half,
+        }  # fmt: skip
+        return Cell(data, residency=residency, peers=peers, rounds=wishes.rounds, **(given | other))
+
+    whole = {"nbytes": wishes.nbytes}
+    both = {"entries": wishes.entries or ("signal", "thread")}
     jobs = {"kind": "jobs", "steps": JOB_STEPS}
-    for data in _ORDER:
-        for residency in (0.5, 0.25):
-            yield cell(data, residency, ("plain", "zram"), entries=both if data in _MAIN else both[:1])
+    for data in _MAIN:
+        for residency in _SHARES:
+            yield cell(data, residency, ("plain", "zram"), **whole, **both)
+        yield cell(data, 0.5, ("plain", "zram"), threads=2, steps=_TWO, **whole)
     for data in _MAIN:
         yield cell(data, 0.5, ("plain", "zram"), **jobs)
-        yield cell(data, 0.5, ("plain", "zram"), threads=2, steps=_TWO)
         yield cell(data, FITS, ("plain",), steps=("fill",))
         yield cell(data, FITS, ("plain",), **jobs)
+    for data in _OTHERS:
+        for residency in _SHARES:
+            yield cell(data, residency, ("plain", "zram"))
+        if data == "random":
+            yield cell(data, 0.5, ("swapfile",))
+    for data in _MAIN:
         yield cell(data, 0.5, ("zram", *_VARIANTS))
         yield cell(data, 0.25, ("plain", "zram"), **jobs)
-    yield cell("random", 0.5, ("swapfile",))
-    for data in _MAIN:
         yield cell(data, 0.5, ("plain", "memmap", "blosc2"), **jobs)
         yield cell(data, 0.5, _FILES)

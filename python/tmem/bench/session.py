@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 from tmem.bench.data import material_missing
+from tmem.bench.kernel import THP
 from tmem.bench.machine import describe
 from tmem.bench.measure import Tell, measure
 from tmem.bench.peers import PEERS, missing
@@ -105,9 +106,9 @@ def touched(cells: list[Cell]) -> list[str]:
     said = ["a memory cgroup tmem-bench-PID, for the measured process alone"] if needs else []
     said += ["a zram device of its own with swap on it"] if "zram" in swaps else []
     said += ["files in /var/tmp/tmem-bench-PID, among them a swap file"] if swaps & {"file", "zswap"} else []
-    said += ["/sys/module/zswap/parameters: compressor, enabled"] if swaps & {"file", "zswap"} else []
+    said += ["/sys/module/zswap/parameters/enabled"] if swaps & {"file", "zswap"} else []
     said += ["/proc/sys/vm/page-cluster"] if any(need.cluster is not None for need in needs) else []
-    said += [f"/sys/kernel/mm/transparent_hugepage/{huge}/enabled" for huge in sorted({n.huge for n in needs} - {""})]
+    said += [str(THP / huge / "enabled") for huge in sorted({need.huge for need in needs} - {""})]
     return said
 
 

@@ -35,7 +35,11 @@ _QUICK_MINUTES, _FULL_MINUTES = 3.0, 30.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what to measure and where to put it."""
     parser.add_argument("--quick", action="store_true", help="the short set, within three minutes (the full: thirty)")
-    parser.add_argument("--size", help="of each data set (default: 256M with --quick, else 512M)")
+    parser.add_argument(
+        "--size",
+        help="of a data set (default: 256M with --quick, else 512M, and half for jobs and "
+        "for all but flights and heap)",
+    )
     parser.add_argument("--data", nargs="+", choices=DATA, metavar="NAME", help=f"data sets: {', '.join(DATA)}")
     steps = (*PATTERNS, *JOB_STEPS)
     parser.add_argument(
@@ -70,8 +74,18 @@ def run(options: argparse.Namespace) -> int:
     _announce(session, minutes)
     try:
         session.run(_tell, minutes * 60)
+    except (KeyboardInterrupt, SystemExit):
+        _tell("ended early: this is what was measured until then")
+        _deliver(session, options)
+        raise
     finally:
         _tell(f"all that was changed is changed back, after {session.seconds:.0f} s")
+    _deliver(session, options)
+    return 0 if session.rows else _NOTHING
+
+
+def _deliver(session: Session, options: argparse.Namespace) -> None:
+    """Print and write what was asked for."""
     if options.json == "-":
         print_json(session.document())
     else:
@@ -80,7 +94,6 @@ def run(options: argparse.Namespace) -> int:
             Path(options.json).write_text(json.dumps(session.document(), indent=1) + "\n", encoding="utf-8")
     if options.plot and session.rows:
         draw(session.rows, Path(options.plot))
-    return 0 if session.rows else _NOTHING
 
 
 def _wishes(options: argparse.Namespace) -> Wishes:
