@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -224,3 +226,16 @@ def test_steps_nobody_can_undo_are_refused(tmp_path: Path) -> None:
 
 def test_names_of_the_plan_are_those_of_the_peers() -> None:
     assert set(plan._VARIANTS) | set(plan._FILES) <= set(peers.PEERS)
+
+
+def test_a_signal_waits_until_all_is_undone() -> None:
+    done = []
+
+    def interrupted() -> None:
+        with undo.uninterrupted():
+            os.kill(os.getpid(), signal.SIGINT)
+            done.append(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert done == [1]

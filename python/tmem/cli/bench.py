@@ -45,7 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--patterns", nargs="+", choices=steps, metavar="NAME", help=f"what is done: {', '.join(steps)}"
     )
-    parser.add_argument("--residency", nargs="+", type=_residency, metavar="SHARE", help="50%%, 25%%, ..., or fits")
+    parser.add_argument(
+        "--residency", nargs="+", type=_residency, metavar="SHARE", help="resident, in percent: 50, 25, ..., or fits"
+    )
     parser.add_argument("--threads", nargs="+", type=_count, metavar="N", help="threads that walk one memory together")
     parser.add_argument("--entry", nargs="+", choices=("signal", "thread"), help="the fault entries of ours")
     peers = "; ".join(f"{name} ({peer.text})" for name, peer in PEERS.items()).replace("%", "%%")
