@@ -177,10 +177,8 @@ fn middle(bucket: usize) -> f64 {
 
 fn told<'py>(py: Python<'py>, walk: &Walk, expected: &[u64]) -> PyResult<Bound<'py, PyDict>> {
     let scale = walk.time.as_nanos() as f64 / walk.ticks.max(1) as f64;
-    let latencies: Vec<(f64, u64)> = (0..BUCKETS)
-        .filter(|&n| walk.counts[n] > 0)
-        .map(|n| (middle(n) * scale, walk.counts[n]))
-        .collect();
+    let latencies: Vec<(f64, u64)> =
+        (0..BUCKETS).filter(|&n| walk.counts[n] > 0).map(|n| (middle(n) * scale, walk.counts[n])).collect();
     let first = walk.first.map(|(page, found)| (page, found, expected[page as usize]));
     let said = PyDict::new(py);
     said.set_item("seconds", walk.time.as_secs_f64())?;
