@@ -3,18 +3,13 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import subprocess
 from pathlib import Path
 from typing import Any
 
+from tmem.bench import machine
+
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def _line(path: str, start: str) -> str:
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(start)), "")
 
 
 def describe() -> dict[str, Any]:
@@ -22,11 +17,4 @@ def describe() -> dict[str, Any]:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    return {
-        "kernel": f"{platform.system()} {platform.release()}",
-        "processor": _line("/proc/cpuinfo", "model name"),
-        "processors": os.cpu_count(),
-        "memory_mib": int(_line("/proc/meminfo", "MemTotal").split()[0]) >> 10,
-        "python": platform.python_version(),
-        "commit": commit.stdout.strip(),
-    }
+    return machine.describe() | {"commit": commit.stdout.strip()}

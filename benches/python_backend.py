@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,13 @@ import numpy as np
 
 import tmem
 from benches import machine
-from benches.work import CHUNK, PAGE, Ints, Source, chunks, read, scattered
 from tmem.testing import check_ops
+
+PAGE = 4096
+CHUNK = 1 << 17  # elements: 1 MiB
+ACCESSES = 20_000
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 RESULTS = Path(__file__).parent / "results"
 PEERS = ("store", "plain", "python")
@@ -30,6 +36,43 @@ STEPS = {"p50_us": "fault p50 (µs)", "p99_us": "fault p99 (µs)"} | {
     name: f"{text} (MiB/s)"
     for name, text in {"out": "evict all", "in": "read in order", "work": "add 1 in order"}.items()
 }
+
+
+class Source:
+    """Values by position, made from a seed: every step knows what it must find without keeping a copy."""
+
+    def __init__(self, kind: str, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        length = 64 if kind == "runs" else 1
+        self._base = random.integers(0, 1000, 8 * CHUNK // length).repeat(length)
+        self._starts = random.integers(0, 7 * CHUNK // 512, 1 << 16) * 512
+
+    def chunk(self, number: int) -> Ints:
+        start = self._starts[number]
+        return self._base[start : start + CHUNK]
+
+    def at(self, indexes: Ints) -> Ints:
+        number, within = np.divmod(indexes, CHUNK)
+        return self._base[self._starts[number] + within]
+
+
+def chunks(array: Ints) -> Iterator[tuple[int, Ints]]:
+    """Yield the array in pieces of a MiB, numbered."""
+    for start in range(0, len(array), CHUNK):
+        yield start // CHUNK, array[start : start + CHUNK]
+
+
+def read(array: Ints, source: Source) -> None:
+    for number, piece in chunks(array):
+        if not np.array_equal(piece, source.chunk(number)):
+            raise SystemExit(f"wrong bytes in chunk {number}")
+
+
+def scattered(array: Ints, seed: int) -> Ints:
+    """Return positions on different pages, in random order."""
+    random = np.random.default_rng(seed)
+    pages = random.permutation(array.nbytes // PAGE)[:ACCESSES]
+    return pages * (PAGE // 8) + random.integers(0, PAGE // 8, len(pages))
 
 
 class DictBackend(tmem.FrontswapOps):

@@ -31,6 +31,7 @@ NATIVE_USERS = {
     "pool",
     "process",
     "steering",
+    "walk",
 }
 UNSAFE_CRATES = {"tmem-sys", "tmem-py"}
 SAFE_CRATES = {"tmem-store", "tmem-pager"}

@@ -36,7 +36,7 @@ def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"tmem {__version__}\n"
 
 
-@pytest.mark.parametrize("verb", ["doctor", "stats", "demo"])
+@pytest.mark.parametrize("verb", ["doctor", "stats", "demo", "bench"])
 def test_help_of_each_verb_tells_json(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main([verb, "--help"])

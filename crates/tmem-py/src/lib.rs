@@ -14,6 +14,7 @@ mod pool;
 mod probe;
 mod pyops;
 mod region;
+mod walk;
 
 use pyo3::prelude::*;
 use tmem_store::Reason;
@@ -48,6 +49,8 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(allocator::get_handler, m)?)?;
     m.add_function(wrap_pyfunction!(allocator::set_handler, m)?)?;
     m.add_function(wrap_pyfunction!(objects::tracked, m)?)?;
+    m.add_function(wrap_pyfunction!(walk::walk, m)?)?;
+    m.add_function(wrap_pyfunction!(walk::walk_verify, m)?)?;
     m.add_function(wrap_pyfunction!(finalize, m)?)?;
     Ok(())
 }

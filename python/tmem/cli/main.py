@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from tmem import __version__
-from tmem.cli import demo, doctor, stats
+from tmem.cli import bench, demo, doctor, stats
 from tmem.errors import SizeError, TmemError
 
 __all__ = ["FAILED", "main", "make_parser"]
 
 FAILED = 125
 _INTERRUPTED = 130
-_VERBS: tuple[ModuleType, ...] = (doctor, stats, demo)
+_VERBS: tuple[ModuleType, ...] = (doctor, stats, demo, bench)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +53,8 @@ def make_parser() -> argparse.ArgumentParser:
         summary = (verb.__doc__ or "").partition("\n")[0]
         name = verb.__name__.rpartition(".")[2]
         child = verbs.add_parser(name, help=summary, description=summary)
-        child.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
+        if not getattr(verb, "OWN_JSON", False):
+            child.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
         verb.add_arguments(child)
         child.set_defaults(run=verb.run)
     return parser

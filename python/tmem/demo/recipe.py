@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from tmem.errors import TmemError
 
-__all__ = ["JITTER", "SEED", "Column", "Table", "grow", "read_seed", "read_table"]
+__all__ = ["JITTER", "SEED", "Column", "Table", "grow", "read_seed", "read_table", "table_copy"]
 
 SEED = 2013
 JITTER = {
@@ -91,7 +91,7 @@ def grow(seed: dict[str, Values], copies: int, directory: Path) -> Iterator[int]
     files = {name: (directory / f"{name}.raw").open("wb", buffering=0) for name in seed}
     try:
         for copy in range(copies):
-            for name, values in _copy(seed, copy):
+            for name, values in table_copy(seed, copy):
                 _write(files[name], values)
             yield copy
         for file in files.values():
@@ -111,7 +111,7 @@ def read_table(directory: Path) -> Table:
     return Table(index["rows"], tuple(columns))
 
 
-def _copy(seed: dict[str, Values], copy: int) -> Iterator[tuple[str, Values]]:
+def table_copy(seed: dict[str, Values], copy: int) -> Iterator[tuple[str, Values]]:
     """Yield the columns of one copy; the first is the seed itself."""
     random = np.random.Generator(np.random.PCG64([SEED, copy]))
     order = random.permutation(len(next(iter(seed.values()))))
