@@ -49,12 +49,15 @@ impl Follow {
     }
 
     /// A thread faulted. Looks at it now and then, and goes where it is.
-    pub fn note(&mut self, tid: i32) {
+    pub fn note(&mut self, tid: i32, resting: bool) {
+        if resting && !self.tied {
+            // Somebody else keeps this processor busy: anywhere is better, until the waker is tried again.
+            return self.let_go(1);
+        }
         self.left -= 1;
         self.since += 1;
         let strayed = self.here.is_some() && waker::strays() >= STRAYS && self.since >= self.wait;
-        if (self.left > 0 && !strayed) || (self.wants_waker() && waker::is_resting()) {
-            self.left = self.left.max(1);
+        if self.left > 0 && !strayed {
             return;
         }
         self.since = 0;
@@ -108,7 +111,11 @@ impl Follow {
     /// Runs anywhere that the process may.
     fn give_up(&mut self) {
         REFUSED.fetch_add(1, Ordering::Relaxed);
-        self.left = LATER;
+        self.let_go(LATER);
+    }
+
+    fn let_go(&mut self, look_after: u32) {
+        self.left = look_after;
         if self.here.take().is_some() {
             let _ = set_affinity(0, &[u64::MAX; _]);
         }
@@ -201,7 +208,7 @@ mod tests {
         std::thread::spawn(move || {
             let mut f = Follow::new();
             let (before, _) = counts();
-            f.note(tid);
+            f.note(tid, false);
             assert!(f.here.is_some() && counts().0 > before);
             assert!(is_tied(gettid()), "one processor only");
             f.give_up();

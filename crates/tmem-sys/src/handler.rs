@@ -14,11 +14,14 @@ use crate::signals;
 use crate::syscall::{die, getpid, gettid, sched_yield};
 use crate::thread::ThreadKey;
 use crate::uffd::{Uffd, abi};
-use crate::waker;
+use crate::waker::{self, Waking};
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 /// Messages taken at once: threads that wait meanwhile need no read of their own.
 const MESSAGES: usize = 16;
+
+/// How long a waker on trial may take: longer than waking across processors does.
+const WATCH_NS: u64 = 150_000;
 
 static TID: AtomicI32 = AtomicI32::new(0);
 static WAKES: AtomicU64 = AtomicU64::new(0);
@@ -71,11 +74,15 @@ pub fn start(uffd: &'static Uffd) -> Result<(), Errno> {
 fn run(uffd: &Uffd) {
     let pid = getpid();
     let mut follow = Follow::new();
+    let mut waking = Waking::new();
     let mut messages = [abi::Msg::default(); MESSAGES];
     TID.store(gettid(), Ordering::Release);
     loop {
+        if waking.is_watched() && !uffd.wait(WATCH_NS) && waking.is_watched() {
+            waking.take_over(uffd);
+        }
         match uffd.read(&mut messages) {
-            Ok(n) => messages[..n].iter().for_each(|m| serve(uffd, m, &mut follow)),
+            Ok(n) => messages[..n].iter().for_each(|m| serve(uffd, m, &mut follow, &mut waking)),
             Err(Errno::EINTR | Errno::EAGAIN) => {}
             Err(_) if entry::owner() != pid => return,
             Err(_) => die("the pager's fault descriptor failed; paged memory cannot be served any more"),
@@ -83,7 +90,7 @@ fn run(uffd: &Uffd) {
     }
 }
 
-fn serve(uffd: &Uffd, message: &abi::Msg, follow: &mut Follow) {
+fn serve(uffd: &Uffd, message: &abi::Msg, follow: &mut Follow, waking: &mut Waking) {
     if message.event != abi::EVENT_PAGEFAULT {
         return;
     }
@@ -92,10 +99,16 @@ fn serve(uffd: &Uffd, message: &abi::Msg, follow: &mut Follow) {
         die("a thread touched an address inside an arena that belongs to no live array (use after free)");
     }
     // Before the wake: a waker left behind would call the thread away from where the handler has just gone.
-    follow.note(tid);
+    follow.note(tid, waking.is_resting());
     // Transfers wake nobody, so that this is the only time: whoever waits for the page has a message of its own.
     let page = addr & !(PAGE_SIZE - 1);
-    if !(follow.wants_waker() && waker::post(page)) {
+    let posted = if follow.wants_waker() {
+        waking.post(page)
+    } else {
+        waking.pass();
+        false
+    };
+    if !posted {
         WAKES.fetch_add(1, Ordering::Relaxed);
         uffd.wake(page, PAGE_SIZE);
     }

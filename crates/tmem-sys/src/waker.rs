@@ -20,12 +20,16 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize
 const RING: usize = 64;
 /// A wake that waited longer for its processor was late, in nanoseconds: what waking across processors costs.
 const LATE_NS: u64 = 60_000;
-/// Late wakes weigh so much, timely ones take one off; past the limit the handler does it.
+/// So late that there is no doubt: somebody keeps the processor busy.
+const VERY_LATE_NS: u64 = 1_000_000;
+/// Late wakes weigh so much, timely ones take one off; at the limit the handler does it.
 const LATE_WEIGHT: u32 = 4;
 const LATE_LIMIT: u32 = 12;
 /// For so many faults the handler wakes; each time it comes to that, twice as many.
 const FIRST_REST: u32 = 256;
 const LONGEST_REST: u32 = 1 << 16;
+/// After a rest so many wakes are watched: the handler does not wait longer than a moment for them.
+const TRIAL: u32 = 64;
 /// Timely wakes in a row after which it counts from the beginning.
 const GOOD: u32 = 4096;
 
@@ -38,10 +42,12 @@ static ITEMS: [Item; RING] =
     [const { Item { page: AtomicUsize::new(0), posted_at: AtomicU64::new(0) } }; RING];
 /// Written by the handler; the waker sleeps on it.
 static POSTED: AtomicU32 = AtomicU32::new(0);
-/// Written by the waker.
+/// Written by the waker: wakes begun, and wakes after which it came to run again.
+static BEGUN: AtomicU32 = AtomicU32::new(0);
 static TAKEN: AtomicU32 = AtomicU32::new(0);
 static ASLEEP: AtomicBool = AtomicBool::new(false);
-static REST: AtomicU32 = AtomicU32::new(0);
+/// What late wakes weigh, summed up by the waker.
+static LATENESS: AtomicU32 = AtomicU32::new(0);
 static STRAYS: AtomicU32 = AtomicU32::new(0);
 static TID: AtomicI32 = AtomicI32::new(0);
 
@@ -57,7 +63,7 @@ pub fn tid() -> i32 {
 pub fn start(uffd: &'static Uffd) -> Result<(), Errno> {
     static READY: AtomicBool = AtomicBool::new(false);
     READY.store(false, Ordering::Release);
-    for word in [&POSTED, &TAKEN, &REST, &STRAYS] {
+    for word in [&POSTED, &BEGUN, &TAKEN, &LATENESS, &STRAYS] {
         word.store(0, Ordering::Release);
     }
     ASLEEP.store(false, Ordering::Release);
@@ -92,32 +98,65 @@ fn become_idle() -> bool {
     unsafe { call(libc::SYS_sched_setscheduler, args) }.is_ok()
 }
 
-/// Has whoever waits for `page` woken; false when the caller must do it. Called by the handler only.
-pub fn post(page: usize) -> bool {
-    let rest = REST.load(Ordering::Relaxed);
-    if rest > 0 {
-        // The waker may set it at the same moment: one count more or less.
-        REST.store(rest - 1, Ordering::Relaxed);
-        return false;
+/// The handler's side: what it posted, and whether it trusts the waker.
+pub struct Waking {
+    patience: Patience,
+    lateness: u32,
+}
+
+impl Waking {
+    pub fn new() -> Waking {
+        Waking { patience: Patience::new(), lateness: LATENESS.load(Ordering::Relaxed) }
     }
-    let posted = POSTED.load(Ordering::Relaxed);
-    if tid() == 0 || posted.wrapping_sub(TAKEN.load(Ordering::Acquire)) as usize >= RING {
-        return false;
+
+    /// Has whoever waits for `page` woken; false when the caller must do it.
+    pub fn post(&mut self, page: usize) -> bool {
+        let lateness = LATENESS.load(Ordering::Relaxed);
+        let more = lateness.wrapping_sub(std::mem::replace(&mut self.lateness, lateness));
+        let posted = POSTED.load(Ordering::Relaxed);
+        let full = posted.wrapping_sub(TAKEN.load(Ordering::Acquire)) as usize >= RING;
+        if !self.patience.allows(more) || tid() == 0 || full {
+            return false;
+        }
+        let item = &ITEMS[posted as usize % RING];
+        item.page.store(page, Ordering::Relaxed);
+        item.posted_at.store(time::ticks(), Ordering::Relaxed);
+        POSTED.store(posted.wrapping_add(1), Ordering::SeqCst);
+        if ASLEEP.load(Ordering::SeqCst) {
+            let op = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
+            // SAFETY: the word is a static.
+            let _ = unsafe { call(libc::SYS_futex, [POSTED.as_ptr() as usize, op as usize, 1]) };
+        }
+        true
     }
-    let item = &ITEMS[posted as usize % RING];
-    item.page.store(page, Ordering::Relaxed);
-    item.posted_at.store(time::ticks(), Ordering::Relaxed);
-    POSTED.store(posted.wrapping_add(1), Ordering::SeqCst);
-    if ASLEEP.load(Ordering::SeqCst) {
-        let op = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
-        // SAFETY: the word is a static.
-        let _ = unsafe { call(libc::SYS_futex, [POSTED.as_ptr() as usize, op as usize, 1]) };
+
+    /// A fault for which the handler wakes whatever the waker could do.
+    pub fn pass(&mut self) {
+        self.patience.rest = self.patience.rest.saturating_sub(1);
     }
-    true
+
+    /// Whether the handler wakes by itself for the moment.
+    pub fn is_resting(&self) -> bool {
+        self.patience.rest > 0
+    }
+
+    /// Whether something is posted that the handler must not wait for without end.
+    pub fn is_watched(&self) -> bool {
+        self.patience.trial > 0 && BEGUN.load(Ordering::Acquire) != POSTED.load(Ordering::Relaxed)
+    }
+
+    /// The moment is over: whoever still waits is woken here. The waker's own wake, later, does no harm.
+    pub fn take_over(&mut self, uffd: &Uffd) {
+        let (from, to) = (BEGUN.load(Ordering::Acquire), POSTED.load(Ordering::Relaxed));
+        (0..to.wrapping_sub(from)).for_each(|i| {
+            let item = &ITEMS[from.wrapping_add(i) as usize % RING];
+            uffd.wake(item.page.load(Ordering::Relaxed), PAGE_SIZE);
+        });
+        self.patience.late(LATE_LIMIT);
+    }
 }
 
 fn serve(uffd: &Uffd) {
-    let mut patience = Patience::new();
     let mut taken = 0u32;
     loop {
         if POSTED.load(Ordering::Acquire) == taken {
@@ -127,17 +166,19 @@ fn serve(uffd: &Uffd) {
         let item = &ITEMS[taken as usize % RING];
         let page = item.page.load(Ordering::Relaxed);
         let waited = time::ticks().wrapping_sub(item.posted_at.load(Ordering::Relaxed));
+        match time::ns_from_ticks(waited) {
+            VERY_LATE_NS.. => LATENESS.fetch_add(LATE_LIMIT, Ordering::Relaxed),
+            LATE_NS.. => LATENESS.fetch_add(LATE_WEIGHT, Ordering::Relaxed),
+            _ => 0,
+        };
         // A thread that goes to sleep having run more than its share (the handler, beside this one) is kept in the queue for a
         // moment, and its processor does not count as idle. Before the next choice the kernel takes it out.
         sched_yield();
-        uffd.wake(page, PAGE_SIZE);
         taken = taken.wrapping_add(1);
+        BEGUN.store(taken, Ordering::Release);
+        uffd.wake(page, PAGE_SIZE);
         TAKEN.store(taken, Ordering::Release);
         note_where(POSTED.load(Ordering::Relaxed) != taken);
-        if let Some(rest) = patience.after(time::ns_from_ticks(waited) > LATE_NS) {
-            STRAYS.store(0, Ordering::Relaxed);
-            REST.store(rest, Ordering::Relaxed);
-        }
     }
 }
 
@@ -146,12 +187,6 @@ fn serve(uffd: &Uffd) {
 fn note_where(faulted_again: bool) {
     let strays = if faulted_again { 0 } else { STRAYS.load(Ordering::Relaxed) + 1 };
     STRAYS.store(strays, Ordering::Relaxed);
-}
-
-/// Whether the handler wakes by itself for the moment: then threads change processors, and following them would only drive
-/// them on.
-pub fn is_resting() -> bool {
-    REST.load(Ordering::Relaxed) > 0
 }
 
 /// Wakes in a row whose thread seems to have gone to another processor.
@@ -174,34 +209,46 @@ fn sleep(taken: u32) {
 struct Patience {
     late: u32,
     good: u32,
+    /// Faults for which the handler still wakes, and for how many the next time.
     rest: u32,
+    next_rest: u32,
+    /// Wakes still watched.
+    trial: u32,
 }
 
 impl Patience {
     fn new() -> Patience {
-        Patience { late: 0, good: 0, rest: FIRST_REST }
+        Patience { late: 0, good: 0, rest: 0, next_rest: FIRST_REST, trial: TRIAL }
     }
 
-    /// Notes one wake; for how many faults the handler should do it, if it should.
-    fn after(&mut self, late: bool) -> Option<u32> {
-        if !late {
-            self.late = self.late.saturating_sub(1);
-            self.good += 1;
-            if self.good == GOOD {
-                self.rest = FIRST_REST;
-                self.good = 0;
-            }
-            return None;
+    /// Whether the waker may wake once more, after so much new lateness.
+    fn allows(&mut self, lateness: u32) -> bool {
+        if self.rest > 0 {
+            // What is told now was posted before the rest.
+            self.rest -= 1;
+            return false;
         }
+        if lateness > 0 {
+            self.late(lateness);
+            return self.rest == 0;
+        }
+        self.late = self.late.saturating_sub(1);
+        self.trial = self.trial.saturating_sub(1);
+        self.good += 1;
+        if self.good == GOOD {
+            (self.next_rest, self.good) = (FIRST_REST, 0);
+        }
+        true
+    }
+
+    fn late(&mut self, weight: u32) {
         self.good = 0;
-        self.late += LATE_WEIGHT;
-        if self.late < LATE_LIMIT {
-            return None;
+        self.late += weight;
+        if self.late >= LATE_LIMIT {
+            (self.late, self.trial) = (0, TRIAL);
+            self.rest = self.next_rest;
+            self.next_rest = (self.next_rest * 2).min(LONGEST_REST);
         }
-        self.late = 0;
-        let rest = self.rest;
-        self.rest = (rest * 2).min(LONGEST_REST);
-        Some(rest)
     }
 }
 
@@ -209,25 +256,34 @@ impl Patience {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_handler_takes_over_for_longer_each_time_and_forgets_after_a_good_while() {
-        let mut p = Patience::new();
-        let mut next = |late| p.after(late);
-        assert_eq!([next(true), next(true), next(true)], [None, None, Some(256)]);
-        assert_eq!([next(true), next(true), next(true)], [None, None, Some(512)]);
-        (0..GOOD).for_each(|_| assert_eq!(next(false), None));
-        assert_eq!([next(true), next(true), next(true)], [None, None, Some(256)]);
-        for _ in 0..40 {
-            next(true);
-        }
-        assert_eq!([next(true), next(true), next(true)].iter().flatten().next(), Some(&LONGEST_REST));
+    fn rest_of(p: &mut Patience) -> u32 {
+        (0..).find(|_| p.allows(0)).unwrap_or(0)
     }
 
     #[test]
-    fn one_late_wake_among_many_changes_nothing() {
+    fn the_handler_takes_over_for_longer_each_time_and_forgets_after_a_good_while() {
+        let mut p = Patience::new();
+        assert!(p.allows(LATE_WEIGHT) && p.allows(LATE_WEIGHT) && !p.allows(LATE_WEIGHT));
+        assert_eq!(rest_of(&mut p), 256);
+        assert!(!p.allows(LATE_LIMIT), "no doubt");
+        assert_eq!(rest_of(&mut p), 512);
+        assert!((0..GOOD).all(|_| p.allows(0)));
+        p.late(LATE_LIMIT);
+        assert_eq!(rest_of(&mut p), 256);
+        for _ in 0..20 {
+            p.late(LATE_LIMIT);
+        }
+        assert_eq!(p.rest, LONGEST_REST);
+    }
+
+    #[test]
+    fn one_late_wake_among_many_changes_nothing_and_after_a_rest_wakes_are_watched() {
         let mut p = Patience::new();
         for i in 0..10_000 {
-            assert_eq!(p.after(i % 8 == 0), None);
+            assert!(p.allows(if i % 8 == 0 { LATE_WEIGHT } else { 0 }));
         }
+        assert_eq!(p.trial, 0);
+        p.late(LATE_LIMIT);
+        assert_eq!(p.trial, TRIAL);
     }
 }

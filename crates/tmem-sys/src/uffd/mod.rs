@@ -114,6 +114,23 @@ impl Uffd {
         done
     }
 
+    /// Waits for a message for some time; whether there is one. The descriptor answers `poll` only while its reads do not wait.
+    pub fn wait(&self, ns: u64) -> bool {
+        let mut ask = libc::pollfd { fd: self.fd(), events: libc::POLLIN, revents: 0 };
+        let time = [0u64, ns];
+        let flags = |f: i32| {
+            // SAFETY: no pointers.
+            let _ =
+                unsafe { call(libc::SYS_fcntl, [self.fd() as usize, libc::F_SETFL as usize, f as usize]) };
+        };
+        flags(libc::O_RDWR | libc::O_NONBLOCK);
+        let args = [&raw mut ask as usize, 1, time.as_ptr() as usize, 0, 8];
+        // SAFETY: one live `pollfd`, a live `timespec`, no mask.
+        let answer = unsafe { call(libc::SYS_ppoll, args) };
+        flags(libc::O_RDWR);
+        answer != Ok(0)
+    }
+
     /// Waits for messages, as many as there are room and threads that wait; how many.
     ///
     /// # Errors
