@@ -137,6 +137,13 @@ def test_what_is_chosen_is_all_that_is_measured() -> None:
     assert [(one.kind, one.steps, one.peers) for one in make_plan(wishes)] == [("jobs", ("job:sort",), ("blosc2",))]
 
 
+def test_of_two_rows_of_one_thing_the_first_stays() -> None:
+    made = session.Session([], 1)
+    made._add(rows_of(measured("fill", 1.0, [1.0], [2.0])))
+    made._add(rows_of(measured("fill", 1.0, [1.0], [8.0])))
+    assert [row["ratio"] for row in made.rows] == [1.0, 2.0]
+
+
 def test_the_estimate_follows_what_was_measured() -> None:
     clock, one = Clock(), cell(PATTERNS)
     before = clock.seconds(one)

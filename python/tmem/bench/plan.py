@@ -125,9 +125,19 @@ def _chosen(wishes: Wishes) -> Iterable[Cell]:
     jobs = tuple(step for step in JOB_STEPS if step in steps)
     peers = wishes.peers or ("plain", "zram")
     walkers = tuple(peer for peer in peers if PEERS[peer].walks)
-    rest: dict[str, Any] = {"rounds": wishes.rounds, "nbytes": wishes.nbytes, "entries": wishes.entries or ("signal",)}
+    half = wishes.nbytes // 2 // PAGE * PAGE  # of the quick set's jobs, to be done in time
+    rest: dict[str, Any] = {"rounds": wishes.rounds, "entries": wishes.entries or ("signal",)}
     cells = [
-        Cell(data, kind, residency, threads, peers if kind == "jobs" else walkers, steps=part, **rest)
+        Cell(
+            data,
+            kind,
+            residency,
+            threads,
+            peers if kind == "jobs" else walkers,
+            steps=part,
+            nbytes=half if kind == "jobs" and wishes.quick else wishes.nbytes,
+            **rest,
+        )  # fmt: skip
         for kind, part in (("walk", walks), ("jobs", jobs))
         for data in wishes.data or (("flights", "ints") if kind == "walk" or wishes.steps else ("flights",))
         for residency in wishes.residency or (0.5,)

@@ -50,24 +50,30 @@ def draw(rows: list[Row], path: Path) -> None:
 def _panel(axis: Any, title: str, rows: list[Row]) -> None:
     peers = list(dict.fromkeys(row["peer"] for row in rows))
     steps = [step for step in STEPS if any(row["pattern"] == step for row in rows)]
-    width = 0.8 / len(peers)
+    there = [[peer for peer in peers if _of(rows, step, peer)] for step in steps]
+    width = 0.8 / max(map(len, there))
     for number, peer in enumerate(peers):
         at, lengths, below, above = [], [], [], []
         for line, step in enumerate(steps):
-            mine = [row for row in rows if row["peer"] == peer and row["pattern"] == step]
+            mine = _of(rows, step, peer)
             mean = geometric(row["ratio"] for row in mine)
             if mean is None:
                 continue
-            at.append(line + (number - (len(peers) - 1) / 2) * width)
+            at.append(line + (there[line].index(peer) - (len(there[line]) - 1) / 2) * width)
             lengths.append(mean)
             below.append(max(0.0, mean - min(row["spread"][0] for row in mine)))
             above.append(max(0.0, max(row["spread"][1] for row in mine) - mean))
         axis.barh(
             at, [length - 1 for length in lengths], left=1, height=width * 0.92, label=peer, xerr=[below, above],
-            color=_COLOURS[number % len(_COLOURS)], hatch=_HATCHES[number % len(_HATCHES)], edgecolor="white",
+            color=_COLOURS[number % len(_COLOURS)], edgecolor="white",
+            hatch=_HATCHES[(number + number // len(_COLOURS)) % len(_HATCHES)],
             error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "#444444"},
         )  # fmt: skip
     _dress(axis, title, steps)
+
+
+def _of(rows: list[Row], step: str, peer: str) -> list[Row]:
+    return [row for row in rows if row["peer"] == peer and row["pattern"] == step]
 
 
 def _dress(axis: Any, title: str, steps: list[str]) -> None:
@@ -82,7 +88,7 @@ def _dress(axis: Any, title: str, steps: list[str]) -> None:
     axis.set_axisbelow(True)
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter(_minor)
-    axis.legend(loc="best", fontsize="small")
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small", frameon=False)
 
 
 def _minor(value: float, _position: int) -> str:

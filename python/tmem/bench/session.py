@@ -78,10 +78,16 @@ class Session:
                         cell, reason = measured
                         self.skipped.append({"what": cell.name, "reason": reason, "remedy": "give it more --minutes"})
                     else:
-                        self.rows += rows_of(measured)
+                        self._add(rows_of(measured))
             finally:
                 changes.undo()
                 self.seconds = time.monotonic() - begin
+
+    def _add(self, rows: list[Row]) -> None:
+        """Keep the first of two rows of one thing: a peer is measured again where others are compared in its rounds."""
+        keys = ("data", "pattern", "residency", "entry", "threads", "peer")
+        there = {tuple(row[key] for key in keys) for row in self.rows}
+        self.rows += [row for row in rows if tuple(row[key] for key in keys) not in there]
 
     def document(self) -> dict[str, Any]:
         """Return everything, for JSON."""

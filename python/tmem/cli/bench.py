@@ -29,6 +29,11 @@ OWN_JSON = True
 _PAGE = 4096
 _SMALLEST = 16 << 20
 _NOTHING = 1
+_CLOSING = (
+    "Medians of the rounds. Waits are of the accesses that took more than 0.7 µs, interrupts among them. "
+    "Memory: ours is the peak as the kernel counted it, theirs the limit and the pool's peak. "
+    "Every byte of every memory that came to its end, and every job's result, was compared with what must be there."
+)
 _QUICK_MINUTES, _FULL_MINUTES = 3.0, 30.0
 
 
@@ -144,9 +149,7 @@ def _show(session: Session, *, markdown: bool) -> None:
     for text in said:
         out.print(escape(text), soft_wrap=True)
     if session.rows:
-        out.print(
-            "Every byte of every memory and every job's result was compared with what must be there.", soft_wrap=True
-        )
+        out.print(_CLOSING, soft_wrap=True)
 
 
 def _skipped(skip: dict[str, str]) -> str:
