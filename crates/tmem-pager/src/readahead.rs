@@ -104,7 +104,7 @@ impl Stream {
             return None;
         }
         self.turn = self.turn.wrapping_add(1);
-        (self.turn % KEPT[usize::from(long)] != 0).then_some(left)
+        (!self.turn.is_multiple_of(KEPT[usize::from(long)])).then_some(left)
     }
 }
 
