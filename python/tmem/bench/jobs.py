@@ -146,7 +146,7 @@ def _cumsum(data: JobData, place: Place) -> Callable[[], Any]:
 def _filter(data: JobData, place: Place) -> Callable[[], Any]:
     count = data.count * 2 // 3  # half of them are kept
     array, result = _filled(data, place, count), place.empty((count,), data.dtype)
-    middle = np.median(np.concatenate([piece[::_SAMPLE] for _, piece in data.numbers(count)]))
+    middle = np.median(np.concatenate([piece[::_SAMPLE].copy() for _, piece in data.numbers(count)]))
 
     def work() -> Any:
         done = 0
@@ -161,7 +161,7 @@ def _filter(data: JobData, place: Place) -> Callable[[], Any]:
 
 
 def _matmul(data: JobData, place: Place) -> Callable[[], Any]:
-    side = max(_BLOCK // 2, int((data.count / 3) ** 0.5) // _BLOCK * _BLOCK)
+    side = max(_BLOCK, int((data.count / 3) ** 0.5) // _BLOCK * _BLOCK)
     left, right, result = (place.empty((side, side), "f8") for _ in range(3))
     for target in (left, right):
         for row, values in _rows(

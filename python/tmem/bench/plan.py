@@ -137,7 +137,7 @@ def _chosen(wishes: Wishes) -> Iterable[Cell]:
             steps=part,
             nbytes=half if kind == "jobs" and wishes.quick else wishes.nbytes,
             **rest,
-        )  # fmt: skip
+        )
         for kind, part in (("walk", walks), ("jobs", jobs))
         for data in wishes.data or (("flights", "ints") if kind == "walk" or wishes.steps else ("flights",))
         for residency in wishes.residency or (0.5,)
