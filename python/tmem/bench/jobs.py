@@ -10,6 +10,7 @@ A Place whose arrays are not NumPy's own (blosc2) is read and written in pieces,
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -242,8 +243,8 @@ def _pieces(count: int) -> Iterator[slice]:
 
 def _digest(result: Any) -> str:
     """Return a checksum of all bytes of a result: an array, or one and how much of it counts."""
-    array, count = result if isinstance(result, tuple) else (result, len(result))
-    step = max(1, _PIECE * 8 * len(array) // max(1, array.size))
+    array, count = result if isinstance(result, tuple) else (result, result.shape[0])
+    step = max(1, _PIECE * 8 // max(1, math.prod(array.shape[1:])))
     total = 0
     for start in range(0, count, step):
         total = zlib.crc32(np.ascontiguousarray(array[start : min(start + step, count)]).data, total)

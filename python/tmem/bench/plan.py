@@ -24,7 +24,8 @@ FITS = 1.25
 
 JOB_STEPS = tuple(f"job:{name}" for name in JOBS)
 _MAIN = ("flights", "heap")
-_OTHERS = ("ints", "cumsum", "text", "random", "floats", "zeros")
+_NUMERIC = ("ints", "cumsum")
+_REST = ("text", "floats", "zeros")
 _SHARES = (0.5, 0.25)
 _TWO = ("fill", "random_read", "random_write", "zipf_read", "zipf_write")
 _VARIANTS = ("zram-default", "zram-cluster0", "zram-thp", "zram-mthp64k", "zram-random")
@@ -168,13 +169,18 @@ def _full(wishes: Wishes) -> Iterable[Cell]:
         yield cell(data, 0.5, ("plain", "zram"), **jobs)
         yield cell(data, FITS, ("plain",), steps=("fill",))
         yield cell(data, FITS, ("plain",), **jobs)
-    for data in _OTHERS:
+    for data in _NUMERIC:
         for residency in _SHARES:
             yield cell(data, residency, ("plain", "zram"))
-        if data == "random":
-            yield cell(data, 0.5, ("swapfile",))
     for data in _MAIN:
         yield cell(data, 0.5, ("zram", *_VARIANTS))
         yield cell(data, 0.25, ("plain", "zram"), **jobs)
+    for residency in _SHARES:
+        yield cell("random", residency, ("plain", "zram"))
+    yield cell("random", 0.5, ("swapfile",))
+    for data in _MAIN:
         yield cell(data, 0.5, ("plain", "memmap", "blosc2"), **jobs)
         yield cell(data, 0.5, _FILES)
+    for residency in _SHARES:
+        for data in _REST:
+            yield cell(data, residency, ("plain", "zram"))
