@@ -149,7 +149,7 @@ def _chosen(wishes: Wishes) -> Iterable[Cell]:
 
 
 def _full(wishes: Wishes) -> Iterable[Cell]:
-    """Yield the full set. To be done in time, only the main data sets' patterns have the size in full, the last a quarter."""
+    """Yield the full set. To be done in time, only the main data sets' patterns have the whole size."""
 
     def cells(
         names: Iterable[str], shares: Iterable[float], peers: tuple[str, ...], *, divide: int = 2, **other: Any
