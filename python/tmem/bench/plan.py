@@ -14,7 +14,7 @@ from typing import Any
 
 from tmem.bench.jobs import JOBS
 from tmem.bench.patterns import PATTERNS, accesses
-from tmem.bench.peers import PEERS
+from tmem.bench.peers import PEERS, UNLIMITED
 from tmem.bench.walk import PAGE
 
 __all__ = ["FITS", "JOB_STEPS", "Cell", "Clock", "Wishes", "make_plan"]
@@ -58,10 +58,17 @@ class Cell:
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         return f"{self.data}, {'patterns' if self.kind == 'walk' else 'jobs'}, {share}, {threads}"
 
+    def budgets(self) -> list[str]:
+        """Return the words of the budgets that ours is given; plain memory is compared with the first of them."""
+        words = dict.fromkeys(PEERS[peer].budget for peer in self.peers if PEERS[peer].budget)
+        own = [word for word in words if word != UNLIMITED]
+        if not own and any(not PEERS[peer].budget for peer in self.peers):
+            own = ["limit"]
+        return [*own, *(word for word in words if word == UNLIMITED)]
+
     def runs(self) -> list[str]:
         """Return who runs in one round: peers, and ours once for each budget and entry."""
-        budgets = {PEERS[peer].budget for peer in self.peers} - {""} or {"limit"}
-        return [*self.peers, *("ours" for _ in budgets for _ in self.entries)]
+        return [*self.peers, *("ours" for _ in self.budgets() for _ in self.entries)]
 
 
 @dataclass(frozen=True, slots=True)
