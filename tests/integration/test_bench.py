@@ -291,3 +291,14 @@ def _wait_for_group() -> None:
     while not list(Path("/sys/fs/cgroup").glob("**/tmem-bench-*/cgroup.procs")):
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", JOBS)
+def test_jobs_make_no_temporaries_that_grow(name: str) -> None:
+    nbytes = 64 << 20
+    with make("floats", nbytes, 1) as one:
+        spec = {"kind": "jobs", "data": "floats", "bytes": nbytes, "seed": 1, "threads": 1, "steps": [f"job:{name}"]}
+        spec |= {"fd": one.fd, "columns": one.columns, "advice": "", "seconds": 0.0, "memory": "plain"}
+        peak = measure._run(spec, None).peak
+    assert peak < nbytes + (8 << 20)

@@ -144,6 +144,13 @@ def test_of_two_rows_of_one_thing_the_first_stays() -> None:
     assert [row["ratio"] for row in made.rows] == [1.0, 2.0]
 
 
+def test_plain_memory_is_compared_at_the_residency_that_was_asked_for() -> None:
+    jobs = make_plan(Wishes(quick=False, nbytes=16 << 20, steps=("job:sort",), peers=("plain", "blosc2")))[0]
+    assert jobs.budgets() == ["limit", "blosc2"]
+    assert cell(("fill",)).budgets() == ["zram"]
+    assert make_plan(Wishes(quick=False, nbytes=16 << 20, peers=("plain",)))[0].budgets() == ["limit"]
+
+
 def test_the_estimate_follows_what_was_measured() -> None:
     clock, one = Clock(), cell(PATTERNS)
     before = clock.seconds(one)

@@ -10,6 +10,7 @@ A Place whose arrays are not NumPy's own (blosc2) is read and written in pieces,
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -146,7 +147,7 @@ def _cumsum(data: JobData, place: Place) -> Callable[[], Any]:
 def _filter(data: JobData, place: Place) -> Callable[[], Any]:
     count = data.count * 2 // 3  # half of them are kept
     array, result = _filled(data, place, count), place.empty((count,), data.dtype)
-    middle = np.median(np.concatenate([piece[::_SAMPLE] for _, piece in data.numbers(count)]))
+    middle = np.median(np.concatenate([piece[::_SAMPLE].copy() for _, piece in data.numbers(count)]))
 
     def work() -> Any:
         done = 0
@@ -161,7 +162,7 @@ def _filter(data: JobData, place: Place) -> Callable[[], Any]:
 
 
 def _matmul(data: JobData, place: Place) -> Callable[[], Any]:
-    side = max(_BLOCK // 2, int((data.count / 3) ** 0.5) // _BLOCK * _BLOCK)
+    side = max(_BLOCK, int((data.count / 3) ** 0.5) // _BLOCK * _BLOCK)
     left, right, result = (place.empty((side, side), "f8") for _ in range(3))
     for target in (left, right):
         for row, values in _rows(
@@ -242,8 +243,8 @@ def _pieces(count: int) -> Iterator[slice]:
 
 def _digest(result: Any) -> str:
     """Return a checksum of all bytes of a result: an array, or one and how much of it counts."""
-    array, count = result if isinstance(result, tuple) else (result, len(result))
-    step = max(1, _PIECE * 8 * len(array) // max(1, array.size))
+    array, count = result if isinstance(result, tuple) else (result, result.shape[0])
+    step = max(1, _PIECE * 8 // max(1, math.prod(array.shape[1:])))
     total = 0
     for start in range(0, count, step):
         total = zlib.crc32(np.ascontiguousarray(array[start : min(start + step, count)]).data, total)

@@ -113,11 +113,10 @@ def _round(cell: Cell, source: Source, seed: int, changes: Changes) -> Iterator[
         "kind": cell.kind, "data": cell.data, "bytes": cell.nbytes, "seed": seed, "threads": cell.threads,
         "steps": _steps(cell), "fd": source.fd, "columns": source.columns, "advice": "", "seconds": 0.0,
     }  # fmt: skip
-    budgets = list(dict.fromkeys(PEERS[peer].budget for peer in cell.peers if PEERS[peer].budget)) or ["limit"]
     for peer in cell.peers:
         if not PEERS[peer].budget:
             yield peer, lambda _runs: _run(spec | {"memory": "plain"}, None)
-    for budget in budgets:
+    for budget in cell.budgets():
         peers = [peer for peer in cell.peers if PEERS[peer].budget == budget]
         for peer in peers:
             yield peer, lambda _runs, peer=peer: _peer(peer, spec, cell, changes)  # type: ignore[misc]

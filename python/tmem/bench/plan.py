@@ -8,13 +8,13 @@ are left out, and said to be.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from tmem.bench.jobs import JOBS
 from tmem.bench.patterns import PATTERNS, accesses
-from tmem.bench.peers import PEERS
+from tmem.bench.peers import PEERS, UNLIMITED
 from tmem.bench.walk import PAGE
 
 __all__ = ["FITS", "JOB_STEPS", "Cell", "Clock", "Wishes", "make_plan"]
@@ -24,8 +24,9 @@ FITS = 1.25
 
 JOB_STEPS = tuple(f"job:{name}" for name in JOBS)
 _MAIN = ("flights", "heap")
-_OTHERS = ("ints", "cumsum", "text", "random", "floats", "zeros")
-_SHARES = (0.5, 0.25)
+_NUMERIC = ("ints", "cumsum")
+_REST = ("text", "floats", "zeros")
+_HALF, _SHARES = (0.5,), (0.5, 0.25)
 _TWO = ("fill", "random_read", "random_write", "zipf_read", "zipf_write")
 _VARIANTS = ("zram-default", "zram-cluster0", "zram-thp", "zram-mthp64k", "zram-random")
 _FILES = ("zswap", "swapfile", "memmap")
@@ -33,7 +34,7 @@ _FILES = ("zswap", "swapfile", "memmap")
 # Microseconds an access of a walk, and a page of a job, for the first estimate; then what was measured counts.
 _WALK = {"plain": 0.6, "ours": 8.0, "zram": 13.0, "file": 50.0}
 _JOB = {"plain": 40.0, "ours": 120.0, "zram": 260.0, "file": 500.0}
-_START = 2.0  # seconds of a process: imports, orders, the machine's memory asked for
+_START = 1.0  # seconds of a process: imports, orders, the machine's memory asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +58,17 @@ class Cell:
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         return f"{self.data}, {'patterns' if self.kind == 'walk' else 'jobs'}, {share}, {threads}"
 
+    def budgets(self) -> list[str]:
+        """Return the words of the budgets that ours is given; plain memory is compared with the first of them."""
+        words = dict.fromkeys(PEERS[peer].budget for peer in self.peers if PEERS[peer].budget)
+        own = [word for word in words if word != UNLIMITED]
+        if not own and any(not PEERS[peer].budget for peer in self.peers):
+            own = ["limit"]
+        return [*own, *(word for word in words if word == UNLIMITED)]
+
     def runs(self) -> list[str]:
         """Return who runs in one round: peers, and ours once for each budget and entry."""
-        budgets = {PEERS[peer].budget for peer in self.peers} - {""} or {"limit"}
-        return [*self.peers, *("ours" for _ in budgets for _ in self.entries)]
+        return [*self.peers, *("ours" for _ in self.budgets() for _ in self.entries)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,33 +156,30 @@ def _chosen(wishes: Wishes) -> Iterable[Cell]:
 
 
 def _full(wishes: Wishes) -> Iterable[Cell]:
-    """Yield the full set; what is not patterns of the two main data sets has half the size, to be done in time."""
-    half = wishes.nbytes // 2 // PAGE * PAGE
+    """Yield the full set. To be done in time, only the main data sets' patterns have the whole size."""
 
-    def cell(data: str, residency: float, peers: tuple[str, ...], **other: Any) -> Cell:
-        given: dict[str, Any] = {
-            "kind": "walk", "threads": 1, "entries": wishes.entries or ("signal",), "steps": PATTERNS, "nbytes": half,
-        }  # fmt: skip
-        return Cell(data, residency=residency, peers=peers, rounds=wishes.rounds, **(given | other))
+    def cells(
+        names: Iterable[str], shares: Iterable[float], peers: tuple[str, ...], *, divide: int = 2, **other: Any
+    ) -> Iterator[Cell]:
+        for data in names:
+            for residency in shares:
+                given: dict[str, Any] = {"kind": "walk", "threads": 1, "steps": PATTERNS, "entries": entries[:1]}
+                nbytes = wishes.nbytes // divide // PAGE * PAGE
+                yield Cell(data, residency=residency, peers=peers, rounds=wishes.rounds, nbytes=nbytes, **given | other)
 
-    whole = {"nbytes": wishes.nbytes}
-    both = {"entries": wishes.entries or ("signal", "thread")}
-    jobs = {"kind": "jobs", "steps": JOB_STEPS}
-    for data in _MAIN:
-        for residency in _SHARES:
-            yield cell(data, residency, ("plain", "zram"), **whole, **both)
-        yield cell(data, 0.5, ("plain", "zram"), threads=2, steps=_TWO, **whole)
-    for data in _MAIN:
-        yield cell(data, 0.5, ("plain", "zram"), **jobs)
-        yield cell(data, FITS, ("plain",), steps=("fill",))
-        yield cell(data, FITS, ("plain",), **jobs)
-    for data in _OTHERS:
-        for residency in _SHARES:
-            yield cell(data, residency, ("plain", "zram"))
-        if data == "random":
-            yield cell(data, 0.5, ("swapfile",))
-    for data in _MAIN:
-        yield cell(data, 0.5, ("zram", *_VARIANTS))
-        yield cell(data, 0.25, ("plain", "zram"), **jobs)
-        yield cell(data, 0.5, ("plain", "memmap", "blosc2"), **jobs)
-        yield cell(data, 0.5, _FILES)
+    entries = wishes.entries or ("signal", "thread")
+    both: tuple[str, ...] = ("plain", "zram")
+    jobs: dict[str, Any] = {"kind": "jobs", "steps": JOB_STEPS}
+    yield from cells(_MAIN, _SHARES, both, divide=1, entries=entries)
+    yield from cells(_MAIN, _HALF, both, divide=1, threads=2, steps=_TWO)
+    yield from cells(_MAIN, _HALF, both, **jobs)
+    yield from cells(_MAIN, (FITS,), ("plain",), steps=("fill",))
+    yield from cells(_MAIN, (FITS,), ("plain",), **jobs)
+    yield from cells(_NUMERIC, _SHARES, both)
+    yield from cells(_MAIN, _HALF, ("zram", *_VARIANTS))
+    yield from cells(_MAIN, (0.25,), both, **jobs)
+    yield from cells(("random",), _SHARES, both, divide=4)
+    yield from cells(("random",), _HALF, ("swapfile",), divide=4)
+    yield from cells(_MAIN, _HALF, ("plain", "memmap", "blosc2"), divide=4, **jobs)
+    yield from cells(_MAIN, _HALF, _FILES, divide=4)
+    yield from cells(_REST, _SHARES, both, divide=4)

@@ -39,7 +39,7 @@ def geometric(values: Iterable[float | None]) -> float | None:
 
 def _row(measured: Measured, step: str, entry: str, peer: str) -> Row:
     cell = measured.cell
-    budget = PEERS[peer].budget or next((PEERS[p].budget for p in cell.peers if PEERS[p].budget), "limit")
+    budget = PEERS[peer].budget or cell.budgets()[0]
     pairs = [(runs[f"{entry}@{budget}"], runs[peer]) for runs in measured.rounds]
     ours, theirs = [_ns(run, step) for run, _ in pairs], [_ns(run, step) for _, run in pairs]
     ratios = [b / a for a, b in zip(ours, theirs, strict=True) if a and b]

@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="the short set, within three minutes (the full: thirty)")
     parser.add_argument(
         "--size",
-        help="of a data set (default: 256M with --quick, else 512M, and half for jobs and "
-        "for all but flights and heap)",
+        help="of a data set (default: 256M with --quick, else 512M); in the sets themselves jobs have half of it, in "
+        "the full one all but the patterns of flights and heap a half or a quarter",
     )
     parser.add_argument("--data", nargs="+", choices=DATA, metavar="NAME", help=f"data sets: {', '.join(DATA)}")
     steps = (*PATTERNS, *JOB_STEPS)
