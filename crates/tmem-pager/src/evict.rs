@@ -119,14 +119,21 @@ impl State {
     /// Sees to it that pages are on standby beyond what is to stay there; false where nothing may leave now.
     pub fn fill_standby(&mut self) -> bool {
         let target = self.standby_target();
-        if self.slots.standby_count() > target {
+        // With several threads, many are taken out at once, and not here.
+        let least = if self.are_several() { target / 2 } else { target };
+        if self.slots.standby_count() > least {
             return true;
         }
+        self.take_out_more(target + BATCH - self.slots.standby_count()) > 0
+    }
+
+    /// Takes pages out of the arena; how many.
+    pub fn take_out_more(&mut self, want: usize) -> usize {
         if !self.may_evict() {
-            return false;
+            return 0;
         }
         self.share_out();
-        self.take_out_victims(target + BATCH - self.slots.standby_count()) > 0
+        self.take_out_victims(want)
     }
 
     /// One batch of each half: pages leave the arena for standby, the oldest standby pages are packed. How many

@@ -77,7 +77,7 @@ impl State {
                 if plan.window.count == 1
                     && !fresh
                     && let Some(worker) = worker
-                    && self.supply(1) == Supply::Free
+                    && (self.takes_new_frame() || self.supply(1) == Supply::Free)
                     && let Some(job) = self.begin_load(page, worker)
                 {
                     self.stats.add(Stat::Faults, 1);

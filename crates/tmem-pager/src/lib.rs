@@ -13,6 +13,7 @@ mod page;
 mod readahead;
 mod recent;
 mod serve;
+mod several;
 mod slots;
 mod state;
 mod swapout;

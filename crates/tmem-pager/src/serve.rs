@@ -28,6 +28,10 @@ pub fn serve(slot: &Slot, addr: usize, who: ThreadKey) -> Served {
         }
         let Some(state) = held.as_mut() else { return Served::NotOurs };
         let Some(page) = state.page_of(addr) else { return Served::NotOurs };
+        state.note_thread(who);
+        if state.wants_exchange() {
+            slot.while_others_sleep(state, State::exchange);
+        }
         match state.fault(page, who, worker.as_deref_mut().and_then(Option::as_mut)) {
             Step::Served(served) => break served,
             Step::Wait => {
@@ -37,7 +41,7 @@ pub fn serve(slot: &Slot, addr: usize, who: ThreadKey) -> Served {
                 held = slot.lock_in_handler();
             }
             Step::Load(job) => {
-                let Some(worker) = worker.as_deref().and_then(Option::as_ref) else {
+                let Some(worker) = worker.as_deref_mut().and_then(Option::as_mut) else {
                     die("a page is in transit without a worker (law 12)")
                 };
                 drop(held);

@@ -12,6 +12,7 @@ use crate::recent::Recent;
 use crate::slots::{GROUP, Slots};
 use crate::stats::{Stat, Stats, refusal_place};
 use crate::swapout::SwapOut;
+use crate::several::Several;
 use crate::transit::Refused;
 use std::sync::Arc;
 use tmem_store::{Frontswap, Reason};
@@ -125,7 +126,10 @@ pub struct State {
     pub overshot: bool,
     /// Pages that threads work on without the lock.
     pub in_flight: usize,
+    /// Of these, pages for which new frames are being made.
+    pub new_frames: usize,
     pub refused: Refused,
+    pub several: Several,
     pub entry: Option<Entry>,
     pub guarded: bool,
 }
@@ -163,7 +167,9 @@ impl State {
             backoff: 0,
             overshot: false,
             in_flight: 0,
+            new_frames: 0,
             refused: Refused::default(),
+            several: Several::default(),
             entry: None,
             guarded: false,
             frames,

@@ -6,14 +6,16 @@
 //! one that works. Whoever needs all pages at rest waits for `in_flight` to be 0 (`registry`).
 
 use crate::evict::KEEP_FREE;
+use crate::fault::TRIES;
 use crate::page::{Event, PageState};
+use crate::several::EXCHANGE;
 use crate::state::{BUSY, COPY, State};
 use crate::stats::Stat;
 use crate::swapout::MAX_BATCH;
 use std::sync::Arc;
 use tmem_store::codec::{self, Codec, Coded};
 use tmem_store::{Copied, Corrupt, Outcome, Reason};
-use tmem_sys::frames::{Left, Lent, Moved};
+use tmem_sys::frames::{Copier, Left, Lent, Moved};
 use tmem_sys::hash::PageHash;
 use tmem_sys::syscall::{die, sched_yield};
 use tmem_sys::{Errno, Page, Table};
@@ -23,6 +25,8 @@ pub struct Worker {
     codec: Codec,
     /// Packed bytes on their way out of the store.
     packed: Table<Page>,
+    /// A page that is put together for a new frame.
+    beside: Table<Page>,
     hash: Arc<PageHash>,
 }
 
@@ -30,7 +34,7 @@ impl Worker {
     /// # Errors
     /// `ENOMEM`.
     pub fn new(hash: Arc<PageHash>) -> Result<Worker, Errno> {
-        Ok(Worker { codec: Codec::new()?, packed: Table::new(1)?, hash })
+        Ok(Worker { codec: Codec::new()?, packed: Table::new(1)?, beside: Table::new(1)?, hash })
     }
 }
 
@@ -63,45 +67,79 @@ impl PackJob {
 /// A page that is out and is being put together.
 pub struct LoadJob {
     page: usize,
-    lent: Lent,
+    frame: Frame,
     copied: Copied,
-    tries: usize,
+}
+
+/// Where it is put together.
+enum Frame {
+    /// In a free frame, which is moved in.
+    Lent(Lent),
+    /// Beside, to be copied into a new frame.
+    New(Copier),
 }
 
 /// Where the frame of a [`LoadJob`] is now.
 pub enum Brought {
-    Arrived(Left),
-    /// The kernel does not take it: the frame is still lent.
-    TurnedAway(Lent),
+    Moved(Left),
+    Copied,
+    /// The kernel does not take it: the frame is still lent, if there was one.
+    TurnedAway(Option<Lent>),
 }
 
 impl LoadJob {
-    /// The work itself, without the lock: unpacks, and moves the frame in. How often the kernel had to be asked again.
-    pub fn run(mut self, worker: &Worker) -> (usize, Brought) {
-        let whole = match self.copied {
-            Copied::Same(word) => {
-                codec::fill(word, self.lent.page_mut());
-                true
+    /// The work itself, without the lock: unpacks, and brings the page in. How often the kernel had to be asked again.
+    pub fn run(self, worker: &mut Worker) -> (usize, Brought) {
+        let Worker { packed, beside, .. } = worker;
+        match self.frame {
+            Frame::Lent(mut lent) => {
+                unpack(self.copied, &packed[0], lent.page_mut());
+                move_in(lent, self.page)
             }
-            Copied::Packed(len) => codec::decode(&worker.packed[0][..len], self.lent.page_mut()),
+            Frame::New(copier) => {
+                unpack(self.copied, &packed[0], &mut beside[0]);
+                copy_in(copier, self.page, &beside[0])
+            }
+        }
+    }
+}
+
+fn unpack(copied: Copied, packed: &Page, into: &mut Page) {
+    match copied {
+        Copied::Same(word) => codec::fill(word, into),
+        Copied::Packed(len) if codec::decode(&packed[..len], into) => {}
+        Copied::Packed(_) => die(Corrupt::Undecodable.text()),
+    }
+}
+
+/// Whether the kernel turned a transfer away for the moment only.
+fn is_again(moved: Moved) -> bool {
+    matches!(moved.stopped, Some(Errno::EAGAIN | Errno::EBUSY | Errno::EINTR))
+}
+
+fn move_in(mut lent: Lent, page: usize) -> (usize, Brought) {
+    let mut tries = 0;
+    loop {
+        lent = match lent.put_in(page) {
+            Ok(left) => return (tries, Brought::Moved(left)),
+            Err((lent, moved)) if is_again(moved) && tries < TRIES => lent,
+            Err((lent, _)) => return (tries, Brought::TurnedAway(Some(lent))),
         };
-        if !whole {
-            die(Corrupt::Undecodable.text());
+        tries += 1;
+        sched_yield();
+    }
+}
+
+fn copy_in(copier: Copier, page: usize, data: &Page) -> (usize, Brought) {
+    let mut tries = 0;
+    loop {
+        match copier.copy_in(page, data) {
+            Moved { pages: 1, .. } => return (tries, Brought::Copied),
+            moved if is_again(moved) && tries < TRIES => {}
+            _ => return (tries, Brought::TurnedAway(None)),
         }
-        let mut lent = self.lent;
-        loop {
-            lent = match lent.put_in(self.page) {
-                Ok(left) => return (self.tries, Brought::Arrived(left)),
-                Err((lent, Moved { stopped: Some(Errno::EAGAIN | Errno::EBUSY | Errno::EINTR), .. }))
-                    if self.tries < crate::fault::TRIES =>
-                {
-                    self.tries += 1;
-                    sched_yield();
-                    lent
-                }
-                Err((lent, _)) => return (self.tries, Brought::TurnedAway(lent)),
-            };
-        }
+        tries += 1;
+        sched_yield();
     }
 }
 
@@ -125,7 +163,8 @@ impl State {
 
     /// Whether frames are to be made free before they are needed.
     pub fn is_behind(&self) -> bool {
-        self.is_armed() && self.backoff == 0 && self.is_short_of(KEEP_FREE)
+        let keep = if self.are_several() { EXCHANGE } else { KEEP_FREE };
+        self.is_armed() && self.backoff == 0 && self.is_short_of(keep)
     }
 
     /// Takes the page that waited on standby longest, to be packed; pages follow from the arena as standby runs short.
@@ -201,10 +240,21 @@ impl State {
             Ok(copied) => copied?,
             Err(lost) => die(lost.text()),
         };
-        let slot = self.slots.lend_free()?;
+        let frame = if self.takes_new_frame() {
+            self.new_frames += 1;
+            Frame::New(self.frames.copier())
+        } else {
+            let slot = self.slots.lend_free()?;
+            Frame::Lent(self.frames.lend(slot))
+        };
         self.meta[page].flags |= BUSY;
         self.in_flight += 1;
-        Some(LoadJob { page, lent: self.frames.lend(slot), copied, tries: 0 })
+        Some(LoadJob { page, frame, copied })
+    }
+
+    /// Whether a single page comes in by a copy into a new frame.
+    pub fn takes_new_frame(&self) -> bool {
+        self.are_several() && self.has_room()
     }
 
     pub fn end_load(&mut self, page: usize, tries: usize, brought: Brought) {
@@ -213,21 +263,34 @@ impl State {
         self.stats.add(Stat::Moves, 1 + tries as u64);
         self.stats.add(Stat::MoveRetries, tries as u64);
         match brought {
-            Brought::Arrived(left) => {
+            Brought::Moved(left) => {
                 let slot = self.frames.take_empty(left);
                 self.slots.end_loan(slot, false);
-                self.states.change(page, Event::FaultIn);
-                self.forget_copies(page);
+                self.came_in(page);
             }
+            Brought::Copied => {
+                self.new_frames -= 1;
+                self.came_in(page);
+            }
+            // Whatever the kernel has against it is seen to under the lock, or reported.
             Brought::TurnedAway(lent) => {
-                let slot = self.frames.take_back(lent);
-                self.slots.end_loan(slot, true);
-                // Whatever the kernel has against it is seen to there, or reported.
+                match lent {
+                    Some(lent) => {
+                        let slot = self.frames.take_back(lent);
+                        self.slots.end_loan(slot, true);
+                    }
+                    None => self.new_frames -= 1,
+                }
                 self.bring_run(page, 1, false);
             }
         }
         if !self.states.is(page, PageState::Resident) {
             die("a faulted page could not be made resident (law 12)");
         }
+    }
+
+    fn came_in(&mut self, page: usize) {
+        self.states.change(page, Event::FaultIn);
+        self.forget_copies(page);
     }
 }

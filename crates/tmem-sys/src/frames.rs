@@ -15,7 +15,7 @@ use crate::table::Table;
 use crate::uffd::{Progress, Uffd};
 use std::ops::Range;
 
-pub use lend::{Left, Lent};
+pub use lend::{Copier, Left, Lent};
 
 /// The most pages of one move.
 const MAX_MOVE: usize = 512;

@@ -24,8 +24,15 @@ impl RawLock {
 
     #[inline]
     pub fn lock(&self) {
+        static NEVER: AtomicBool = AtomicBool::new(false);
+        self.lock_asleep_if(&NEVER);
+    }
+
+    /// Takes the lock; where it is held and `asleep` is set, waits asleep from the start.
+    #[inline]
+    pub fn lock_asleep_if(&self, asleep: &AtomicBool) {
         if self.0.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            self.lock_slow();
+            self.lock_slow(asleep);
         }
     }
 
@@ -34,8 +41,11 @@ impl RawLock {
     }
 
     #[cold]
-    fn lock_slow(&self) {
+    fn lock_slow(&self, asleep: &AtomicBool) {
         for _ in 0..SPINS {
+            if asleep.load(Ordering::Relaxed) {
+                break;
+            }
             if self.0.load(Ordering::Relaxed) == FREE && self.try_lock() {
                 return;
             }
@@ -88,6 +98,12 @@ impl<T> Lock<T> {
 
     pub fn lock(&self) -> LockGuard<'_, T> {
         self.raw.lock();
+        LockGuard { lock: self }
+    }
+
+    /// As [`RawLock::lock_asleep_if`].
+    pub fn lock_asleep_if(&self, asleep: &AtomicBool) -> LockGuard<'_, T> {
+        self.raw.lock_asleep_if(asleep);
         LockGuard { lock: self }
     }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Owns: frames lent to one thread, which packs, fills or moves them while the pager's lock is not held. Callers: the pager
+//! Owns: frames lent to one thread, and new ones made by one, which packs, fills or moves them while the pager's lock is not held. Callers: the pager
 //! lends and takes back under its lock; in between, the thread has the frame to itself. Law 12: a frame that is lent is
 //! neither moved, discarded nor looked at through [`Frames`]; its slot's second bitmap says so, and each of those asks it.
 
@@ -21,7 +21,30 @@ pub struct Left {
     slot: usize,
 }
 
+/// What it takes to make new frames in the arena without the pager's lock.
+#[derive(Clone, Copy)]
+pub struct Copier {
+    arena: usize,
+    pages: usize,
+    uffd: &'static Uffd,
+}
+
+impl Copier {
+    /// Copies a page into a new frame at a missing page of the arena.
+    pub fn copy_in(&self, page: usize, data: &Page) -> Moved {
+        assert!(page < self.pages, "page outside the arena");
+        // SAFETY: the source is a live page.
+        Moved::from(unsafe {
+            self.uffd.copy_range(self.arena + (page << PAGE_SHIFT), data.as_ptr() as usize, size_of_val(data))
+        })
+    }
+}
+
 impl Frames {
+    pub fn copier(&self) -> Copier {
+        Copier { arena: self.arena.addr(), pages: self.arena_pages(), uffd: self.uffd() }
+    }
+
     /// Lends the frame of a slot. Whoever takes it must bring it back, or its slot.
     pub fn lend(&mut self, slot: usize) -> Lent {
         assert!(slot < self.slots && self.is_filled(slot) && !self.is_lent(slot), "no frame to lend");
