@@ -60,7 +60,7 @@ def missing(name: str, nbytes: int) -> tuple[str, str]:
     """Return why a peer cannot be measured here with `nbytes` of data, and what to do; two empty texts where it can."""
     peer = PEERS[name]
     if name == "blosc2" and importlib.util.find_spec("blosc2") is None:
-        return "blosc2 is not installed", "pip install 'tmem[bench]'"
+        return "blosc2 is not installed", "pip install 'tmem[bench,blosc2]'"
     if peer.need is None:
         return "", ""
     checks = [kernel.cgroup_missing]
