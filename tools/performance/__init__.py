@@ -135,7 +135,7 @@ def cells(row: Row, unit: float) -> tuple[str, ...]:
     ours, theirs = (f"{row[key] / unit:.2f}" if row[key] else "-" for key in ("ours_ns", "peer_ns"))
     spread = "-" if not row["spread"] else "{}-{}".format(*map(figure, row["spread"]))
     waits = row["latency_ours_ns"]
-    told = " / ".join(f"{us:.0f}" if (us := ns / 1e3) >= 10 else f"{us:.1f}" for ns in waits.values()) or "-"
+    told = " / ".join(f"{ns / 1e3:.1f}" for ns in waits.values()) or "-"
     return ours, theirs, figure(row["ratio"]), spread, figure(row["cpu_ratio"]), told
 
 

@@ -171,7 +171,7 @@ def _full(wishes: Wishes) -> Iterable[Cell]:
     both: tuple[str, ...] = ("plain", "zram")
     jobs: dict[str, Any] = {"kind": "jobs", "steps": JOB_STEPS}
     yield from cells(_MAIN, _SHARES, both, divide=1, entries=entries)
-    yield from cells(_MAIN, _HALF, both, divide=1, threads=2, steps=_TWO)
+    yield from cells(_MAIN, _SHARES, both, threads=2, steps=_TWO)
     yield from cells(_MAIN, _HALF, both, **jobs)
     yield from cells(_MAIN, (FITS,), ("plain",), steps=("fill",))
     yield from cells(_MAIN, (FITS,), ("plain",), **jobs)
