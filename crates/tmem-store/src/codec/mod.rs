@@ -128,7 +128,7 @@ impl Codec {
         if size <= TIGHT {
             return None;
         }
-        let most = (size / 16 * 15).min(LARGEST_PACKED);
+        let most = (size / 8 * 7).min(LARGEST_PACKED);
         records::plan(self.form, page, most).filter(|plan| plan.size() < most)
     }
 
@@ -167,7 +167,7 @@ impl Codec {
         let mut len = self.lz4(page, try_it.shuffled, most, 0);
         self.used = 0;
         let mut shuffled = try_it.shuffled;
-        if try_it.both || (len.is_none() && try_it.or_else) {
+        if try_it.both {
             let other = self.lz4(page, !shuffled, len.map_or(most, |len| len - 1), 1);
             if other.is_some() {
                 (len, shuffled, self.used) = (other, !shuffled, 1);

@@ -10,13 +10,18 @@
 
 use super::{Form, WORDS, forms, records512, word_at};
 use crate::page::{PAGE_SIZE, Page};
+use std::ops::Range;
 
 /// Words of a record, from and to. Smaller ones are taken several at a time.
 pub(super) const LEAST: usize = 8;
 pub(super) const MOST: usize = 64;
-/// Rows of eight words at which records of each size are tried, and how far they are apart.
-pub(super) const SAMPLES: usize = 6;
+/// Rows of eight words at which records of each size are tried, and how many words they are apart.
+const SAMPLES: usize = 6;
 const APART: usize = 79;
+/// So many of these rows tell most pages that have no records.
+const FEW: usize = 2;
+/// So many bytes of the sample more or less say nothing.
+const CLOSE: u32 = (SAMPLES * 64 / 16) as u32;
 /// Words of a record that are tried; beyond 32 only what allocators have.
 pub(super) const SIZES: [u8; 30] = sizes();
 /// The record's size and the bits for the words.
@@ -79,10 +84,14 @@ fn ones(words: &[u64]) -> usize {
 /// not `below` so many bytes.
 pub fn plan(form: Form, page: &Page, below: usize) -> Option<Plan> {
     let mut alike = [0; SIZES.len()];
-    match form.sound() {
-        // SAFETY: `sound` gives no form that the processor lacks.
-        Form::Avx512 => unsafe { records512::alike(page, &mut alike) },
-        form => alike_narrow(form, page, &mut alike),
+    count_alike(form, page, 0..FEW, &mut alike);
+    // A few rows may err to either side by an eighth and more.
+    if estimate(&alike, FEW) / 8 * 7 >= below {
+        return None;
+    }
+    count_alike(form, page, FEW..SAMPLES, &mut alike);
+    if estimate(&alike, SAMPLES) >= below {
+        return None;
     }
     // The two best of the sample; of equals the smaller record, whose first has less weight.
     let (mut best, mut second) = ((0, 0), (0, 0));
@@ -93,20 +102,32 @@ pub fn plan(form: Form, page: &Page, below: usize) -> Option<Plan> {
             second = (*alike, record);
         }
     }
-    const SAMPLED: usize = SAMPLES * 64;
-    let estimate = HEAD + (SAMPLED - best.0 as usize) * PAGE_SIZE / SAMPLED;
-    if best.1 == 0 || estimate >= below {
+    if best.1 == 0 {
         return None;
     }
     let plan = Plan::of(form, page, best.1.into());
     // Where the sample has no clear winner, the page decides.
-    if second.1 > 0 && best.0 - second.0 <= SAMPLED as u32 / 16 {
+    if second.1 > 0 && best.0 - second.0 <= CLOSE {
         let other = Plan::of(form, page, second.1.into());
         if other.size < plan.size {
             return Some(other);
         }
     }
     Some(plan)
+}
+
+fn count_alike(form: Form, page: &Page, rows: Range<usize>, alike: &mut [u32; SIZES.len()]) {
+    match form.sound() {
+        // SAFETY: `sound` gives no form that the processor lacks.
+        Form::Avx512 => unsafe { records512::alike(page, rows, alike) },
+        form => alike_narrow(form, page, rows, alike),
+    }
+}
+
+/// Bytes to which a page may get, by so many rows of its sample.
+fn estimate(alike: &[u32; SIZES.len()], rows: usize) -> usize {
+    let most = alike.iter().fold(0, |most, n| most.max(*n)) as usize;
+    HEAD + (rows * 64 - most) * PAGE_SIZE / (rows * 64)
 }
 
 /// Packs a page into `out` and gives the length, or `None` when it does not fit. The plan must be of this page: with
@@ -151,11 +172,11 @@ pub fn unpack(form: Form, packed: &[u8], page: &mut Page) -> bool {
 }
 
 #[inline(always)]
-fn alike_body(page: &Page, alike: &mut [u32; SIZES.len()]) {
-    for (sum, record) in alike.iter_mut().zip(SIZES) {
-        for n in 0..SAMPLES {
-            let at = sampled(n) * 8;
-            let (row, before) = (&page[at..at + 64], &page[at - record as usize * 8..][..64]);
+fn alike_body(page: &Page, rows: Range<usize>, alike: &mut [u32; SIZES.len()]) {
+    for at in rows.map(|n| sampled(n) * 8) {
+        let row = &page[at..at + 64];
+        for (sum, record) in alike.iter_mut().zip(SIZES) {
+            let before = &page[at - record as usize * 8..][..64];
             let count: u8 = row.iter().zip(before).map(|(a, b)| u8::from(a == b)).sum();
             *sum += u32::from(count);
         }
@@ -251,7 +272,7 @@ fn spread(flags: &[u64], data: &[u8], into: &mut [u8]) {
     }
 }
 
-forms! { fn alike_narrow(page: &Page, alike: &mut [u32; SIZES.len()]) = alike_body }
+forms! { fn alike_narrow(page: &Page, rows: Range<usize>, alike: &mut [u32; SIZES.len()]) = alike_body }
 forms! { fn flags_narrow(page: &Page, record: usize) -> Flags = flags_body }
 forms! { fn changes(flags: &Flags, record: usize, into: &mut [u8; WORDS]) -> usize = changes_body }
 forms! { fn pack_narrow(page: &Page, plan: &Plan, out: &mut [u8]) = pack_body }

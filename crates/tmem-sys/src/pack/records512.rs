@@ -4,9 +4,10 @@
 //! Law: the bytes are those of `records`' own loops.
 
 use super::WORDS;
-use super::records::{Flags, LEAST, MOST, SAMPLES, SIZES, sampled};
+use super::records::{Flags, LEAST, MOST, SIZES, sampled};
 use crate::page::{PAGE_SIZE, Page};
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 /// A row more than there is, so that rows may be read wherever they begin.
 const PAD: usize = 64;
@@ -33,14 +34,14 @@ fn difference(page: &Page, record: usize, k: usize) -> __m512i {
     _mm512_xor_si512(words, before)
 }
 
-/// How many bytes of the sample are as a record before, for each size of record.
+/// Adds how many bytes of some rows of the sample are as a record before, for each size of record.
 #[target_feature(enable = "avx512f,avx512bw,popcnt")]
-pub(super) fn alike(page: &Page, alike: &mut [u32; SIZES.len()]) {
-    let rows: [__m512i; SAMPLES] = std::array::from_fn(|n| load(page, sampled(n) * 8));
-    for (sum, record) in alike.iter_mut().zip(SIZES) {
-        for (n, row) in rows.iter().enumerate() {
+pub(super) fn alike(page: &Page, rows: Range<usize>, alike: &mut [u32; SIZES.len()]) {
+    for n in rows {
+        let row = load(page, sampled(n) * 8);
+        for (sum, record) in alike.iter_mut().zip(SIZES) {
             let before = load(page, (sampled(n) - record as usize) * 8);
-            *sum += _mm512_cmpeq_epi8_mask(*row, before).count_ones();
+            *sum += _mm512_cmpeq_epi8_mask(row, before).count_ones();
         }
     }
 }
