@@ -14,7 +14,7 @@ use tmem_sys::lz4::{self, Lz4State};
 use tmem_sys::{PAGE_SIZE, Page};
 
 const ROUNDS: usize = 3;
-const NAMES: [&str; 8] = ["raw", "lz4", "shuffled", "planes", "range", "steps", "?", "same"];
+const NAMES: [&str; 8] = ["raw", "lz4", "shuffled", "planes", "range", "steps", "records", "same"];
 
 /// Packed pages one after the other: code, start, length.
 #[derive(Default)]

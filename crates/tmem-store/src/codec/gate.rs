@@ -23,7 +23,7 @@ const TEXT: u32 = 64;
 /// An unpromising page in so many is tried.
 const PROBE: u8 = 64;
 /// A successful attempt in so many is made in both orders.
-const COMPARE: u8 = 16;
+const COMPARE: u8 = 64;
 /// The longest rest: 2 to this many pages.
 const LONGEST: u32 = 5;
 /// Of the sample's bytes, so many equal a neighbour or lie in a word that repeats: a page like that may shrink. In
@@ -55,8 +55,6 @@ pub(super) struct Try {
     pub shuffled: bool,
     /// In both orders, the shorter counts.
     pub both: bool,
-    /// In the other order, if this fails.
-    pub or_else: bool,
 }
 
 pub(super) struct Gate {
@@ -100,7 +98,7 @@ impl Gate {
         if both {
             class.attempts = 0;
         }
-        Some(Try { class: at, shuffled: class.shuffled, both, or_else: class.fails == 0 })
+        Some(Try { class: at, shuffled: class.shuffled, both })
     }
 
     /// The outcome of an attempt: the order of bytes that was kept, if any was.
@@ -113,7 +111,8 @@ impl Gate {
                 class.fails = 0;
             }
             None => {
-                // One failure among successes is no reason to rest.
+                // The other order may do; one failure among successes is no reason to rest.
+                class.shuffled ^= class.fails == 0;
                 class.rest = ((1u32 << u32::from(class.fails).min(LONGEST)) - 1) as u8;
                 class.fails = class.fails.saturating_add(1);
             }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Owns: the forms a page can take: one repeated word; integers as a range or a sequence; bit planes; LZ4, of the page
-//! or of its shuffle; or as it is. Callers: `pool`, for every put and get. No locks, nothing allocated.
+//! Owns: the forms a page can take: one repeated word; integers as a range or a sequence; bit planes; records; LZ4, of
+//! the page or of its shuffle; or as it is. Callers: `pool`, for every put and get. No locks, nothing allocated.
 //! Law: what `encode` made, `decode` gives back byte for byte; what does not shrink to 7/8 is not packed; the choice
 //! follows from the pages alone, in their order. The first packed byte names the codec.
 //!
@@ -13,6 +13,7 @@ use crate::class::LARGEST_PACKED;
 use gate::Gate;
 use tmem_sys::lz4::{self, Lz4State};
 use tmem_sys::pack::frame::{self, Frame, WIDEST};
+use tmem_sys::pack::records::{self, Plan};
 use tmem_sys::pack::shuffle::{shuffle, unshuffle};
 use tmem_sys::pack::{self, Form, Sketch, WORDS, planes};
 use tmem_sys::{Errno, PAGE_SIZE, Page, Table};
@@ -22,9 +23,12 @@ const SHUFFLED: u8 = 2;
 const PLANES: u8 = 3;
 const RANGE: u8 = 4;
 const STEPS: u8 = 5;
+const RECORDS: u8 = 6;
 
 /// What is packed as tightly as this needs no LZ4.
 const TIGHT: usize = PAGE_SIZE / 6;
+/// What records get to this is left at that: LZ4 may save a third, but takes ten times as long.
+const ENOUGH: usize = 3072;
 /// LZ4 must save this much beyond a typed packer, and an eighth, to be worth its time both ways.
 const WORTH: usize = 200;
 
@@ -72,6 +76,14 @@ impl Codec {
         }
         let sketch = pack::sketch(self.form, page);
         let (typed, size) = self.best_typed(page, &sketch);
+        if let Some(plan) = self.plan(page, size) {
+            let size = 1 + plan.size();
+            let len = if size <= ENOUGH { None } else { self.lz4_below(page, size) };
+            let Some(len) = len.or_else(|| self.pack_records(page, &plan)) else {
+                return Coded::Incompressible;
+            };
+            return Coded::Packed(&self.buffers[self.used][..len]);
+        }
         let len = match self.lz4_below(page, size) {
             Some(len) => Some(len),
             None if size <= LARGEST_PACKED => self.pack_typed(page, &sketch, typed),
@@ -111,6 +123,22 @@ impl Codec {
         best
     }
 
+    /// How to pack the page as records, where that makes clearly less of it than `size`.
+    fn plan(&self, page: &Page, size: usize) -> Option<Plan> {
+        if size <= TIGHT {
+            return None;
+        }
+        let most = (size / 8 * 7).min(LARGEST_PACKED);
+        records::plan(self.form, page, most).filter(|plan| plan.size() < most)
+    }
+
+    fn pack_records(&mut self, page: &Page, plan: &Plan) -> Option<usize> {
+        self.used = 0;
+        let (code, out) = self.buffers[0][..LARGEST_PACKED].split_first_mut()?;
+        *code = RECORDS;
+        Some(1 + records::pack(self.form, page, plan, out)?)
+    }
+
     fn pack_typed(&mut self, page: &Page, sketch: &Sketch, typed: Typed) -> Option<usize> {
         self.used = 0;
         let (code, out) = self.buffers[0][..LARGEST_PACKED].split_first_mut()?;
@@ -139,7 +167,7 @@ impl Codec {
         let mut len = self.lz4(page, try_it.shuffled, most, 0);
         self.used = 0;
         let mut shuffled = try_it.shuffled;
-        if try_it.both || (len.is_none() && try_it.or_else) {
+        if try_it.both {
             let other = self.lz4(page, !shuffled, len.map_or(most, |len| len - 1), 1);
             if other.is_some() {
                 (len, shuffled, self.used) = (other, !shuffled, 1);
@@ -207,6 +235,7 @@ pub fn decode(packed: &[u8], into: &mut Page) -> bool {
         PLANES => planes::unpack(form, data, into),
         RANGE => frame::unpack_range(form, data, into),
         STEPS => frame::unpack_steps(form, data, into),
+        RECORDS => records::unpack(form, data, into),
         _ => false,
     }
 }

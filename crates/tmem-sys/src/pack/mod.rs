@@ -5,12 +5,15 @@
 //! whatever stays inside source and page, and is false when they are not what `pack` makes.
 //!
 //! A page is 512 little-endian words in 8 groups of 64, or 64 rows of 8. `sketch` looks at it once; from that
-//! follows to the byte what [`planes`] would take. [`frame`] is for integers: ranges and sequences.
+//! follows to the byte what [`planes`] would take. [`frame`] is for integers: ranges and sequences. [`records`] are for
+//! objects and rows of one size.
 
 pub mod frame;
 mod frame512;
 pub mod planes;
 mod planes512;
+pub mod records;
+mod records512;
 pub mod shuffle;
 mod shuffle512;
 

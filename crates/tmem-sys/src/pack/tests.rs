@@ -38,6 +38,17 @@ fn pages() -> impl Strategy<Value = Box<Page>> {
     })
 }
 
+/// Words that repeat from record to record but for some bits, of records of any size.
+fn record_pages() -> impl Strategy<Value = Box<Page>> {
+    (pages(), 1usize..80, 0u32..64).prop_map(|(mut page, record, bits)| {
+        for at in record..WORDS {
+            let word = word_at(&*page, at * 8) >> bits ^ word_at(&*page, (at - record) * 8);
+            page[at * 8..at * 8 + 8].copy_from_slice(&word.to_le_bytes());
+        }
+        page
+    })
+}
+
 fn frames(page: &Page) -> [Frame; 2] {
     let extent = frame::extent(Form::Baseline, page);
     [Frame::range(&extent, sketch(Form::Baseline, page).differ()), Frame::steps(&extent, page)]
@@ -117,6 +128,26 @@ proptest! {
     }
 
     #[test]
+    fn records_are_alike_and_come_back(page in record_pages()) {
+        let Some(plan) = records::plan(Form::Baseline, &page, 2 * PAGE_SIZE) else { return Ok(()) };
+        let size = plan.size();
+        let mut base = vec![0; size];
+        prop_assert_eq!(records::pack(Form::Baseline, &page, &plan, &mut base), Some(size));
+        prop_assert_eq!(records::pack(Form::best(), &page, &plan, &mut base.clone()[..size - 1]), None);
+        for form in Form::all() {
+            let plan = records::plan(form, &page, 2 * PAGE_SIZE).unwrap();
+            let mut packed = vec![0xa5; size + 80];
+            prop_assert_eq!(records::pack(form, &page, &plan, &mut packed), Some(size));
+            prop_assert_eq!(&packed[..size], &base[..]);
+            prop_assert!(packed[size..].iter().all(|b| *b == 0xa5), "{:?} wrote past its end", form);
+            let mut back = [0x5a; PAGE_SIZE];
+            prop_assert!(records::unpack(form, &base, &mut back));
+            prop_assert_eq!(&back, &*page);
+            prop_assert!(!records::unpack(form, &base[..size - 1], &mut back));
+        }
+    }
+
+    #[test]
     fn shuffles_are_alike_and_come_back(page in pages()) {
         for form in Form::all() {
             let (mut mixed, mut back) = ([0; PAGE_SIZE], [0; PAGE_SIZE]);
@@ -133,7 +164,7 @@ proptest! {
     /// source ends where its allocation does, so that a checker of memory sees a read beyond.
     #[test]
     fn hostile_bytes_are_refused_or_harmless(
-        page in pages(), junk in prop::collection::vec(any::<u8>(), 0..700), at in any::<usize>(), flip in 1u8..
+        page in record_pages(), junk in prop::collection::vec(any::<u8>(), 0..700), at in any::<usize>(), flip in 1u8..
     ) {
         let seen = sketch(Form::best(), &page);
         let mut packed = vec![0; planes::size(&seen)];
@@ -143,7 +174,12 @@ proptest! {
             frame::pack(Form::best(), &page, frame, &mut packed);
             packed
         });
-        for mut bytes in [junk, packed, range, steps] {
+        let recorded = records::plan(Form::best(), &page, 2 * PAGE_SIZE).map_or(vec![], |plan| {
+            let mut packed = vec![0; plan.size()];
+            records::pack(Form::best(), &page, &plan, &mut packed);
+            packed
+        });
+        for mut bytes in [junk, packed, range, steps, recorded] {
             if !bytes.is_empty() {
                 let at = if flip < 128 { at % bytes.len().min(20) } else { at % bytes.len() };
                 bytes[at] ^= flip;
@@ -161,6 +197,7 @@ proptest! {
             prop_assert!(all(&|form, into| planes::unpack(form, &bytes, into)));
             prop_assert!(all(&|form, into| frame::unpack_range(form, &bytes, into)));
             prop_assert!(all(&|form, into| frame::unpack_steps(form, &bytes, into)));
+            prop_assert!(all(&|form, into| records::unpack(form, &bytes, into)));
         }
     }
 }
