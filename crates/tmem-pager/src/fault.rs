@@ -64,7 +64,10 @@ impl State {
             PageState::Standby => {
                 self.recent.note(who, page);
                 self.stats.add(Stat::StandbyHits, 1);
-                let _ = self.put_back(page, GROUP);
+                let slot = self.meta[page].slot as usize;
+                if !(self.takes_new_frame() && self.copy_back(page, slot)) {
+                    let _ = self.put_back(page, GROUP);
+                }
             }
             PageState::Fresh | PageState::Out => {
                 self.recent.note(who, page);
@@ -305,7 +308,8 @@ impl State {
         die("a page on standby cannot be moved back (law 12)")
     }
 
-    /// As `put_back` for one page, into a range that the program has locked: its frame stays and is free.
+    /// As `put_back` for one page, where a frame cannot be moved (the program has locked the range) or had better not be (other
+    /// threads run): its frame stays and is free.
     fn copy_back(&mut self, page: usize, slot: usize) -> bool {
         self.scratch[0].copy_from_slice(self.frames.frame(slot));
         if self.frames.copy_in(page, &self.scratch[..1]).pages == 0 {

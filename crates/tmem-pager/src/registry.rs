@@ -20,6 +20,9 @@ pub const MAX_PAGERS: usize = 64;
 /// Threads that can work on pages of one pager at once without its lock; others do under it.
 const WORKERS: usize = 8;
 
+/// How long another thread is given to come to the lock: some ten microseconds.
+const SLEEP_SPINS: u32 = 300;
+
 pub struct Slot {
     /// Arena of the pager, 0 when the slot is empty. Written only while no array of it lives.
     base: AtomicUsize,
@@ -123,6 +126,12 @@ impl Slot {
     /// has no processor to interrupt, which costs twenty microseconds for each run of pages on a virtual machine.
     pub fn while_others_sleep(&self, state: &mut State, work: impl FnOnce(&mut State)) {
         self.moves_many.store(true, Ordering::Relaxed);
+        // They come to their next fault soon, or not at all.
+        let mut left = SLEEP_SPINS;
+        while left > 0 && !self.state.has_sleeper() {
+            std::hint::spin_loop();
+            left -= 1;
+        }
         work(state);
         self.moves_many.store(false, Ordering::Relaxed);
     }

@@ -36,6 +36,11 @@ impl RawLock {
         }
     }
 
+    /// Whether somebody waits asleep, or is about to.
+    pub fn has_sleeper(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == CONTENDED
+    }
+
     pub fn try_lock(&self) -> bool {
         self.0.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
@@ -105,6 +110,11 @@ impl<T> Lock<T> {
     pub fn lock_asleep_if(&self, asleep: &AtomicBool) -> LockGuard<'_, T> {
         self.raw.lock_asleep_if(asleep);
         LockGuard { lock: self }
+    }
+
+    /// Whether somebody waits for the lock asleep, or is about to.
+    pub fn has_sleeper(&self) -> bool {
+        self.raw.has_sleeper()
     }
 
     pub fn try_lock(&self) -> Option<LockGuard<'_, T>> {
