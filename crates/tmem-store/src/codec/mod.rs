@@ -27,8 +27,6 @@ const RECORDS: u8 = 6;
 
 /// What is packed as tightly as this needs no LZ4.
 const TIGHT: usize = PAGE_SIZE / 6;
-/// What records get to this is left at that: LZ4 may save a third, but takes ten times as long.
-const ENOUGH: usize = 3072;
 /// LZ4 must save this much beyond a typed packer, and an eighth, to be worth its time both ways.
 const WORTH: usize = 200;
 
@@ -76,12 +74,8 @@ impl Codec {
         }
         let sketch = pack::sketch(self.form, page);
         let (typed, size) = self.best_typed(page, &sketch);
-        if let Some(plan) = self.plan(page, size) {
-            let size = 1 + plan.size();
-            let len = if size <= ENOUGH { None } else { self.lz4_below(page, size) };
-            let Some(len) = len.or_else(|| self.pack_records(page, &plan)) else {
-                return Coded::Incompressible;
-            };
+        let plan = self.plan(page, &sketch, typed, size);
+        if let Some(len) = plan.and_then(|plan| self.pack_records(page, &plan)) {
             return Coded::Packed(&self.buffers[self.used][..len]);
         }
         let len = match self.lz4_below(page, size) {
@@ -123,9 +117,11 @@ impl Codec {
         best
     }
 
-    /// How to pack the page as records, where that makes clearly less of it than `size`.
-    fn plan(&self, page: &Page, size: usize) -> Option<Plan> {
-        if size <= TIGHT {
+    /// How to pack the page as records, where that makes clearly less of it than `size`. LZ4 might save a third more of
+    /// many such pages, but at ten times the price, and is not tried.
+    fn plan(&self, page: &Page, sketch: &Sketch, typed: Typed, size: usize) -> Option<Plan> {
+        let numbers = matches!(typed, Typed::Frame(_)) && size <= PAGE_SIZE / 2;
+        if size <= TIGHT || numbers || is_text(sketch) {
             return None;
         }
         let most = (size / 8 * 7).min(LARGEST_PACKED);
@@ -193,6 +189,14 @@ impl Codec {
 
     /// The compressor's table and the buffers.
     pub const FOOTPRINT: usize = (16 << 10) + 4 * PAGE_SIZE;
+}
+
+/// Whether all bytes are ASCII, with letters and others in every place. Records find little in text, LZ4 much.
+fn is_text(sketch: &Sketch) -> bool {
+    const TOP: u64 = 0x8080_8080_8080_8080;
+    const LETTER: u64 = TOP >> 1;
+    let (first, differ) = (sketch.first[0], sketch.differ());
+    (first | differ) & TOP == 0 && differ & LETTER == LETTER
 }
 
 /// Whether a range or a sequence may make less of the page than `size`: by a few words and steps, which can only be

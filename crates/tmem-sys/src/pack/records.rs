@@ -16,8 +16,8 @@ use std::ops::Range;
 pub(super) const LEAST: usize = 8;
 pub(super) const MOST: usize = 64;
 /// Rows of eight words at which records of each size are tried, and how many words they are apart.
-const SAMPLES: usize = 6;
-const APART: usize = 79;
+const SAMPLES: usize = 4;
+const APART: usize = 125;
 /// So many of these rows tell most pages that have no records.
 const FEW: usize = 2;
 /// So many bytes of the sample more or less say nothing.
@@ -63,20 +63,30 @@ impl Plan {
     }
 
     fn of(form: Form, page: &Page, record: usize) -> Plan {
-        let flags = match form.sound() {
-            // SAFETY: `sound` gives no form that the processor lacks.
-            Form::Avx512 => unsafe { records512::flags(page, record) },
-            form => flags_narrow(form, page, record),
-        };
-        let mut plan = Plan { record, flags, changes: [0; WORDS], size: 0 };
-        let changed = changes(form, &flags, record, &mut plan.changes);
-        plan.size = HEAD + changed + ones(&flags);
+        let mut plan = Plan { record, flags: [0; WORDS / 8], changes: [0; WORDS], size: 0 };
+        let (flags, changes) = (&mut plan.flags, &mut plan.changes);
+        plan.size = HEAD
+            + match form.sound() {
+                // SAFETY: `sound` gives no form that the processor lacks.
+                Form::Avx512 => unsafe { records512::look(page, record, flags, changes) },
+                form => look_narrow(form, page, record, flags, changes),
+            };
         plan
     }
 }
 
+/// How many bits are set.
+#[inline]
+fn ones(form: Form, words: &[u64]) -> usize {
+    match form.sound() {
+        // SAFETY: `sound` gives no form that the processor lacks.
+        Form::Avx512 => unsafe { records512::ones(words) },
+        form => ones_narrow(form, words),
+    }
+}
+
 #[inline(always)]
-fn ones(words: &[u64]) -> usize {
+fn ones_body(words: &[u64]) -> usize {
     words.iter().map(|word| word.count_ones() as usize).sum()
 }
 
@@ -153,14 +163,14 @@ pub fn unpack(form: Form, packed: &[u8], page: &mut Page) -> bool {
         return false;
     }
     let changed: [u64; WORDS / 64] = std::array::from_fn(|k| word_at(head, 1 + 8 * k));
-    let Some((changes, data)) = data.split_at_checked(ones(&changed)) else { return false };
+    let Some((changes, data)) = data.split_at_checked(ones(form, &changed)) else { return false };
     let form = form.sound();
     let flags = match form {
         // SAFETY: `sound` gives no form that the processor lacks.
         Form::Avx512 => unsafe { records512::read_flags(record, &changed, changes) },
         form => read_flags_narrow(form, record, &changed, changes),
     };
-    if ones(&flags) != data.len() {
+    if ones(form, &flags) != data.len() {
         return false;
     }
     match form {
@@ -184,16 +194,19 @@ fn alike_body(page: &Page, rows: Range<usize>, alike: &mut [u32; SIZES.len()]) {
 }
 
 #[inline(always)]
-fn flags_body(page: &Page, record: usize) -> Flags {
-    let mut flags = [0; WORDS / 8];
-    for (k, flags) in flags.iter_mut().enumerate() {
-        for i in 0..8 {
-            let at = (8 * k + i) * 8;
-            let before = at.checked_sub(record * 8).map_or(0, |at| word_at(page, at));
-            *flags |= (differing(word_at(page, at) ^ before) as u64) << (8 * i);
-        }
+fn look_body(page: &Page, record: usize, flags: &mut Flags, changes: &mut [u8; WORDS]) -> usize {
+    let mut bytes = [0; WORDS];
+    for (n, byte) in bytes.iter_mut().enumerate() {
+        let before = n.checked_sub(record).map_or(0, |n| word_at(page, n * 8));
+        *byte = differing(word_at(page, n * 8) ^ before);
     }
-    flags
+    *flags = std::array::from_fn(|k| word_at(&bytes, k * 8));
+    *changes = bytes;
+    for (byte, before) in changes[record..].iter_mut().zip(&bytes) {
+        *byte ^= before;
+    }
+    let changed = |row: &[u8; 64]| row.iter().map(|byte| u8::from(*byte != 0)).sum::<u8>() as usize;
+    changes.as_chunks().0.iter().map(changed).sum::<usize>() + ones_body(flags)
 }
 
 /// One bit for each byte of a word that is not zero.
@@ -203,22 +216,6 @@ fn differing(word: u64) -> u8 {
     let tops = (((word & LOW) + LOW) | word) & !LOW;
     // Gathers the bits 7, 15, ... 63 in the highest byte.
     ((tops >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8
-}
-
-#[inline(always)]
-fn changes_body(flags: &Flags, record: usize, into: &mut [u8; WORDS]) -> usize {
-    for (bytes, word) in into.as_chunks_mut::<8>().0.iter_mut().zip(flags) {
-        *bytes = word.to_le_bytes();
-    }
-    let flags = *into;
-    for (byte, before) in into[record..].iter_mut().zip(&flags) {
-        *byte ^= before;
-    }
-    into.as_chunks::<64>()
-        .0
-        .iter()
-        .map(|row| row.iter().map(|b| u8::from(*b != 0)).sum::<u8>() as usize)
-        .sum()
 }
 
 #[inline(always)]
@@ -273,8 +270,10 @@ fn spread(flags: &[u64], data: &[u8], into: &mut [u8]) {
 }
 
 forms! { fn alike_narrow(page: &Page, rows: Range<usize>, alike: &mut [u32; SIZES.len()]) = alike_body }
-forms! { fn flags_narrow(page: &Page, record: usize) -> Flags = flags_body }
-forms! { fn changes(flags: &Flags, record: usize, into: &mut [u8; WORDS]) -> usize = changes_body }
+forms! {
+    fn look_narrow(page: &Page, record: usize, flags: &mut Flags, changes: &mut [u8; WORDS]) -> usize = look_body
+}
+forms! { fn ones_narrow(words: &[u64]) -> usize = ones_body }
 forms! { fn pack_narrow(page: &Page, plan: &Plan, out: &mut [u8]) = pack_body }
 forms! {
     fn read_flags_narrow(record: usize, changed: &[u64; WORDS / 64], changes: &[u8]) -> Flags = read_flags_body

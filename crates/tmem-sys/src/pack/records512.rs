@@ -46,13 +46,38 @@ pub(super) fn alike(page: &Page, rows: Range<usize>, alike: &mut [u32; SIZES.len
     }
 }
 
-/// The bytes that are not as a record before.
-#[target_feature(enable = "avx512f,avx512bw")]
-pub(super) fn flags(page: &Page, record: usize) -> Flags {
-    std::array::from_fn(|k| {
+/// The bytes that are not as a record before; into `changes`, of each word those that are not as a record before.
+/// Gives how many there are of both.
+#[target_feature(enable = "avx512f,avx512bw,popcnt")]
+pub(super) fn look(page: &Page, record: usize, flags: &mut Flags, changes: &mut [u8; WORDS]) -> usize {
+    assert!((LEAST..=MOST).contains(&record));
+    let mut count = 0;
+    // Zeros before the first record.
+    let mut padded = [0u64; WORDS / 8 + MOST / 8];
+    for (k, (flags, copy)) in flags.iter_mut().zip(&mut padded[MOST / 8..]).enumerate() {
         let difference = difference(page, record, k);
-        _mm512_test_epi8_mask(difference, difference)
-    })
+        *flags = _mm512_test_epi8_mask(difference, difference);
+        *copy = *flags;
+        count += flags.count_ones();
+    }
+    for (k, into) in changes.as_chunks_mut::<64>().0.iter_mut().enumerate() {
+        // SAFETY: row k of the flags, and a row up to `MOST` bytes before, which is what the zeros make room for.
+        let (row, before) = unsafe {
+            let row = padded.as_ptr().cast::<u8>().add(MOST + k * 64);
+            (_mm512_loadu_si512(row.cast()), _mm512_loadu_si512(row.sub(record).cast()))
+        };
+        let change = _mm512_xor_si512(row, before);
+        // SAFETY: 64 bytes.
+        unsafe { _mm512_storeu_si512(into.as_mut_ptr().cast(), change) };
+        count += _mm512_test_epi8_mask(change, change).count_ones();
+    }
+    count as usize
+}
+
+/// How many bits are set.
+#[target_feature(enable = "popcnt")]
+pub(super) fn ones(words: &[u64]) -> usize {
+    words.iter().map(|word| word.count_ones() as usize).sum()
 }
 
 /// Writes those bytes of a row that are flagged, and gives where the next ones go.
