@@ -8,7 +8,7 @@
 //!
 //! Flags of a page are 64 words: bit b of word k is for byte 64k + b.
 
-use super::{Form, WORDS, forms, records512, word_at};
+use super::{Form, WORDS, records_narrow as narrow, records512, word_at};
 use crate::page::{PAGE_SIZE, Page};
 use std::ops::Range;
 
@@ -69,7 +69,7 @@ impl Plan {
             + match form.sound() {
                 // SAFETY: `sound` gives no form that the processor lacks.
                 Form::Avx512 => unsafe { records512::look(page, record, flags, changes) },
-                form => look_narrow(form, page, record, flags, changes),
+                form => narrow::look(form, page, record, flags, changes),
             };
         plan
     }
@@ -81,13 +81,8 @@ fn ones(form: Form, words: &[u64]) -> usize {
     match form.sound() {
         // SAFETY: `sound` gives no form that the processor lacks.
         Form::Avx512 => unsafe { records512::ones(words) },
-        form => ones_narrow(form, words),
+        form => narrow::ones(form, words),
     }
-}
-
-#[inline(always)]
-fn ones_body(words: &[u64]) -> usize {
-    words.iter().map(|word| word.count_ones() as usize).sum()
 }
 
 /// The size of record by which least is left of the page, and the plan for it; `None` when a sample shows that it is
@@ -130,7 +125,7 @@ fn count_alike(form: Form, page: &Page, rows: Range<usize>, alike: &mut [u32; SI
     match form.sound() {
         // SAFETY: `sound` gives no form that the processor lacks.
         Form::Avx512 => unsafe { records512::alike(page, rows, alike) },
-        form => alike_narrow(form, page, rows, alike),
+        form => narrow::alike(form, page, rows, alike),
     }
 }
 
@@ -149,7 +144,7 @@ pub fn pack(form: Form, page: &Page, plan: &Plan, out: &mut [u8]) -> Option<usiz
     match form.sound() {
         // SAFETY: `sound` gives no form that the processor lacks.
         Form::Avx512 => unsafe { records512::pack(page, plan.record, &plan.flags, &plan.changes, out) },
-        form => pack_narrow(form, page, plan, out),
+        form => narrow::pack(form, page, plan.record, &plan.changes, out),
     }
     Some(plan.size)
 }
@@ -168,7 +163,7 @@ pub fn unpack(form: Form, packed: &[u8], page: &mut Page) -> bool {
     let flags = match form {
         // SAFETY: `sound` gives no form that the processor lacks.
         Form::Avx512 => unsafe { records512::read_flags(record, &changed, changes) },
-        form => read_flags_narrow(form, record, &changed, changes),
+        form => narrow::read_flags(form, record, &changed, changes),
     };
     if ones(form, &flags) != data.len() {
         return false;
@@ -176,106 +171,7 @@ pub fn unpack(form: Form, packed: &[u8], page: &mut Page) -> bool {
     match form {
         // SAFETY: `sound` gives no form that the processor lacks.
         Form::Avx512 => unsafe { records512::unpack(record, &flags, data, page) },
-        form => unpack_narrow(form, record, &flags, data, page),
+        form => narrow::unpack(form, record, &flags, data, page),
     }
     true
 }
-
-#[inline(always)]
-fn alike_body(page: &Page, rows: Range<usize>, alike: &mut [u32; SIZES.len()]) {
-    for at in rows.map(|n| sampled(n) * 8) {
-        let row = &page[at..at + 64];
-        for (sum, record) in alike.iter_mut().zip(SIZES) {
-            let before = &page[at - record as usize * 8..][..64];
-            let count: u8 = row.iter().zip(before).map(|(a, b)| u8::from(a == b)).sum();
-            *sum += u32::from(count);
-        }
-    }
-}
-
-#[inline(always)]
-fn look_body(page: &Page, record: usize, flags: &mut Flags, changes: &mut [u8; WORDS]) -> usize {
-    let mut bytes = [0; WORDS];
-    for (n, byte) in bytes.iter_mut().enumerate() {
-        let before = n.checked_sub(record).map_or(0, |n| word_at(page, n * 8));
-        *byte = differing(word_at(page, n * 8) ^ before);
-    }
-    *flags = std::array::from_fn(|k| word_at(&bytes, k * 8));
-    *changes = bytes;
-    for (byte, before) in changes[record..].iter_mut().zip(&bytes) {
-        *byte ^= before;
-    }
-    let changed = |row: &[u8; 64]| row.iter().map(|byte| u8::from(*byte != 0)).sum::<u8>() as usize;
-    changes.as_chunks().0.iter().map(changed).sum::<usize>() + ones_body(flags)
-}
-
-/// One bit for each byte of a word that is not zero.
-#[inline(always)]
-fn differing(word: u64) -> u8 {
-    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
-    let tops = (((word & LOW) + LOW) | word) & !LOW;
-    // Gathers the bits 7, 15, ... 63 in the highest byte.
-    ((tops >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8
-}
-
-#[inline(always)]
-fn pack_body(page: &Page, plan: &Plan, out: &mut [u8]) {
-    let (bits, out) = out.split_at_mut(WORDS / 8);
-    for (bits, row) in bits.iter_mut().zip(plan.changes.as_chunks().0) {
-        *bits = differing(u64::from_le_bytes(*row));
-    }
-    let mut at = 0;
-    let mut keep = |byte: u8| {
-        // Written always, counted when it stays: no branch on the data. Past the end there is nothing to keep.
-        if let Some(into) = out.get_mut(at) {
-            *into = byte;
-            at += usize::from(byte != 0);
-        }
-    };
-    plan.changes.iter().for_each(|byte| keep(*byte));
-    let first = plan.record * 8;
-    page[..first].iter().for_each(|byte| keep(*byte));
-    page[first..].iter().zip(&page[..]).for_each(|(byte, before)| keep(byte ^ before));
-}
-
-#[inline(always)]
-fn read_flags_body(record: usize, changed: &[u64; WORDS / 64], changes: &[u8]) -> Flags {
-    let mut bytes = [0; WORDS];
-    spread(changed, changes, &mut bytes);
-    for i in record..WORDS {
-        bytes[i] ^= bytes[i - record];
-    }
-    std::array::from_fn(|k| word_at(&bytes, 8 * k))
-}
-
-#[inline(always)]
-fn unpack_body(record: usize, flags: &Flags, data: &[u8], page: &mut Page) {
-    spread(flags, data, page);
-    for at in record * 8..PAGE_SIZE {
-        page[at] ^= page[at - record * 8];
-    }
-}
-
-/// Puts the bytes of `data` where `flags` has a bit, zeros elsewhere.
-#[inline(always)]
-fn spread(flags: &[u64], data: &[u8], into: &mut [u8]) {
-    let mut at = 0;
-    for (row, flags) in into.chunks_exact_mut(64).zip(flags) {
-        for (b, byte) in row.iter_mut().enumerate() {
-            let kept = (flags >> b) as usize & 1;
-            *byte = data.get(at).copied().unwrap_or(0) & (kept as u8).wrapping_neg();
-            at += kept;
-        }
-    }
-}
-
-forms! { fn alike_narrow(page: &Page, rows: Range<usize>, alike: &mut [u32; SIZES.len()]) = alike_body }
-forms! {
-    fn look_narrow(page: &Page, record: usize, flags: &mut Flags, changes: &mut [u8; WORDS]) -> usize = look_body
-}
-forms! { fn ones_narrow(words: &[u64]) -> usize = ones_body }
-forms! { fn pack_narrow(page: &Page, plan: &Plan, out: &mut [u8]) = pack_body }
-forms! {
-    fn read_flags_narrow(record: usize, changed: &[u64; WORDS / 64], changes: &[u8]) -> Flags = read_flags_body
-}
-forms! { fn unpack_narrow(record: usize, flags: &Flags, data: &[u8], page: &mut Page) = unpack_body }
