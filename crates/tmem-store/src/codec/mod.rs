@@ -4,8 +4,9 @@
 //! Law: what `encode` made, `decode` gives back byte for byte; what does not shrink to 7/8 is not packed; the choice
 //! follows from the pages alone, in their order. The first packed byte names the codec.
 //!
-//! The typed packers tell their size to the byte after one look at the page, and cost a tenth of LZ4. So LZ4 is tried
-//! only where it may save enough beyond them (`gate`).
+//! The typed packers tell their size to the byte after one look at the page, and cost a tenth of LZ4. So do records once
+//! their size is found, and LZ4 seldom makes so much less of them that it is worth its time. It is tried on what is
+//! left where it may save enough (`gate`).
 
 mod gate;
 

@@ -144,7 +144,7 @@ pub fn pack(form: Form, page: &Page, plan: &Plan, out: &mut [u8]) -> Option<usiz
     match form.sound() {
         // SAFETY: `sound` gives no form that the processor lacks.
         Form::Avx512 => unsafe { records512::pack(page, plan.record, &plan.flags, &plan.changes, out) },
-        form => narrow::pack(form, page, plan.record, &plan.changes, out),
+        form => narrow::pack(form, page, plan.record, &plan.flags, &plan.changes, out),
     }
     Some(plan.size)
 }

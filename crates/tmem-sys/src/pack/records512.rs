@@ -5,7 +5,7 @@
 
 use super::WORDS;
 use super::records::{Flags, LEAST, MOST, SIZES, sampled};
-use crate::page::{PAGE_SIZE, Page};
+use crate::page::Page;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -161,23 +161,25 @@ pub(super) fn read_flags(record: usize, changed: &[u64; WORDS / 64], changes: &[
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,popcnt")]
 pub(super) fn unpack(record: usize, flags: &Flags, data: &[u8], page: &mut Page) {
     assert!((LEAST..=MOST).contains(&record));
-    let (mut bytes, mut at) = ([0; PAGE_SIZE + PAD], 0);
-    for (k, flags) in flags.iter().enumerate() {
-        let row;
-        (row, at) = spread(data, at, *flags);
-        // SAFETY: row k of 64, 64 bytes each.
-        unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().add(k * 64).cast(), row) };
+    let mut at = 0;
+    for (row, flags) in page.as_chunks_mut::<64>().0.iter_mut().zip(flags) {
+        let words;
+        (words, at) = spread(data, at, *flags);
+        // SAFETY: 64 bytes.
+        unsafe { _mm512_storeu_si512(row.as_mut_ptr().cast(), words) };
     }
     // Eight words of all records, then the next eight: the sum stays in a register.
     for column in (0..record).step_by(8) {
         let words = (record - column).min(8);
         let mut sum = _mm512_setzero_si512();
         for at in (column..WORDS).step_by(record) {
-            sum = _mm512_xor_si512(sum, load(&bytes, at * 8));
             let n = words.min(WORDS - at);
-            let into = &mut page[at * 8..(at + n) * 8];
+            let (words, mask) = (&mut page[at * 8..(at + n) * 8], (0xff >> (8 - n)) as u8);
             // SAFETY: the slice has `n` words.
-            unsafe { _mm512_mask_storeu_epi64(into.as_mut_ptr().cast(), (0xff >> (8 - n)) as u8, sum) };
+            unsafe {
+                sum = _mm512_xor_si512(sum, _mm512_maskz_loadu_epi64(mask, words.as_ptr().cast()));
+                _mm512_mask_storeu_epi64(words.as_mut_ptr().cast(), mask, sum);
+            }
         }
     }
 }

@@ -72,13 +72,14 @@ fn ones_body(words: &[u64]) -> usize {
     words.iter().map(|word| word.count_ones() as usize).sum()
 }
 
-/// The bytes of a set, side by side, and zeros. All others are zero: no branch on the data is needed.
+/// The bytes of a set, side by side, and zeros; without a branch on the data.
 #[inline(always)]
 fn gather(word: u64, set: u8) -> u64 {
     let (mut gathered, mut n) = (0, 0);
     for byte in 0..8 {
-        gathered |= (word >> (8 * byte) & 0xff) << (8 * n);
-        n += set >> byte & 1;
+        let kept = u64::from(set >> byte & 1);
+        gathered |= (word >> (8 * byte) & 0xff & kept.wrapping_neg()) << (8 * n);
+        n += kept;
     }
     gathered
 }
@@ -107,14 +108,14 @@ fn permute(word: u64, row: [u8; 8]) -> u64 {
 fn pack_body(
     page: &Page,
     record: usize,
+    flags: &Flags,
     changes: &[u8; WORDS],
     out: &mut [u8],
     gather: impl Fn(u64, u8) -> u64,
 ) {
     let (bits, out) = out.split_at_mut(WORDS / 8);
     let mut at = 0;
-    let mut keep = |word: u64| {
-        let set = differing(word);
+    let mut keep = |word: u64, set: u8| {
         let (bytes, n) = (gather(word, set).to_le_bytes(), set.count_ones() as usize);
         match out[at..].first_chunk_mut() {
             // What is beyond `n` is written again by those that follow.
@@ -122,14 +123,15 @@ fn pack_body(
             None => out[at..at + n].copy_from_slice(&bytes[..n]),
         }
         at += n;
-        set
     };
     for (bits, row) in bits.iter_mut().zip(changes.as_chunks().0) {
-        *bits = keep(u64::from_le_bytes(*row));
+        let row = u64::from_le_bytes(*row);
+        *bits = differing(row);
+        keep(row, *bits);
     }
-    for n in 0..WORDS {
+    for (n, set) in flags.iter().flat_map(|word| word.to_le_bytes()).enumerate() {
         let before = n.checked_sub(record).map_or(0, |n| word_at(page, n * 8));
-        keep(word_at(page, n * 8) ^ before);
+        keep(word_at(page, n * 8) ^ before, set);
     }
 }
 
@@ -199,7 +201,8 @@ macro_rules! permuting {
     };
 }
 permuting! {
-    pub(super) fn pack(page: &Page, record: usize, changes: &[u8; WORDS], out: &mut [u8]) = pack_body, gather, GATHER
+    pub(super) fn pack(page: &Page, record: usize, flags: &Flags, changes: &[u8; WORDS], out: &mut [u8])
+        = pack_body, gather, GATHER
 }
 permuting! {
     pub(super) fn read_flags(record: usize, changed: &[u64; WORDS / 64], changes: &[u8]) -> Flags
