@@ -28,6 +28,9 @@ const RECORDS: u8 = 6;
 
 /// What is packed as tightly as this needs no LZ4.
 const TIGHT: usize = PAGE_SIZE / 6;
+/// So many pages in a row without records, and they are looked for in one of so many.
+const PATIENCE: u32 = 8;
+const SELDOM: u32 = 4;
 /// LZ4 must save this much beyond a typed packer, and an eighth, to be worth its time both ways.
 const WORTH: usize = 200;
 
@@ -48,6 +51,8 @@ enum Typed {
 pub struct Codec {
     lz4: Lz4State,
     gate: Gate,
+    /// Pages in a row of which records made nothing.
+    recordless: u32,
     /// Two buffers for packed bytes, and one for the shuffled page.
     buffers: Table<Page>,
     /// Which of them has the packed bytes.
@@ -62,7 +67,7 @@ impl Codec {
     /// `ENOMEM`.
     pub fn new() -> Result<Codec, Errno> {
         let (lz4, buffers) = (Lz4State::new()?, Table::new(3)?);
-        Ok(Codec { lz4, gate: Gate::new(), buffers, used: 0, form: Form::best() })
+        Ok(Codec { lz4, gate: Gate::new(), recordless: 0, buffers, used: 0, form: Form::best() })
     }
 
     /// Without `pack`, only a repeated word is seen.
@@ -120,13 +125,20 @@ impl Codec {
 
     /// How to pack the page as records, where that makes clearly less of it than `size`. LZ4 might save a third more of
     /// many such pages, but at ten times the price, and is not tried.
-    fn plan(&self, page: &Page, sketch: &Sketch, typed: Typed, size: usize) -> Option<Plan> {
+    fn plan(&mut self, page: &Page, sketch: &Sketch, typed: Typed, size: usize) -> Option<Plan> {
         let numbers = matches!(typed, Typed::Frame(_)) && size <= PAGE_SIZE / 2;
         if size <= TIGHT || numbers || is_text(sketch) {
             return None;
         }
+        // Among pages of another kind a look now and then is enough.
+        self.recordless = self.recordless.wrapping_add(1);
+        if self.recordless > PATIENCE && !self.recordless.is_multiple_of(SELDOM) {
+            return None;
+        }
         let most = (size / 8 * 7).min(LARGEST_PACKED);
-        records::plan(self.form, page, most).filter(|plan| plan.size() < most)
+        let plan = records::plan(self.form, page, most).filter(|plan| plan.size() < most)?;
+        self.recordless = 0;
+        Some(plan)
     }
 
     fn pack_records(&mut self, page: &Page, plan: &Plan) -> Option<usize> {
