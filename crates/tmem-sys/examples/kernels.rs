@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::time::Instant;
 use tmem_sys::hash::PageHash;
 use tmem_sys::pack::frame::{self, Frame};
-use tmem_sys::pack::{Form, WORDS, planes, shuffle, sketch};
+use tmem_sys::pack::{Form, WORDS, planes, records, shuffle, sketch};
 use tmem_sys::page::AlignedPage;
 use tmem_sys::{PAGE_SIZE, Page};
 
@@ -76,7 +76,20 @@ fn main() {
         time("sequence unpack", form, || {
             _ = black_box(frame::unpack_steps(form, black_box(&out[..n]), &mut back))
         });
+        measure_records(form, &page_of(|n| if n % 15 < 12 { (n % 15) << 40 } else { noise(n) >> 40 }));
         time("shuffle", form, || shuffle::shuffle(form, black_box(floats), &mut out));
         time("unshuffle", form, || shuffle::unshuffle(form, black_box(&out), &mut back));
     }
+}
+
+/// Of rows of fifteen words, three of which change.
+fn measure_records(form: Form, page: &Page) {
+    let (mut out, mut back) = ([0; PAGE_SIZE], [0; PAGE_SIZE]);
+    let Some(plan) = records::plan(form, page, PAGE_SIZE) else { return };
+    time("records plan", form, || _ = black_box(records::plan(form, black_box(page), PAGE_SIZE)));
+    let n = records::pack(form, page, &plan, &mut out).unwrap_or(0);
+    time(&format!("records pack {n}"), form, || {
+        _ = black_box(records::pack(form, black_box(page), &plan, &mut out))
+    });
+    time("records unpack", form, || _ = black_box(records::unpack(form, black_box(&out[..n]), &mut back)));
 }

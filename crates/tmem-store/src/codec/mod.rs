@@ -4,8 +4,9 @@
 //! Law: what `encode` made, `decode` gives back byte for byte; what does not shrink to 7/8 is not packed; the choice
 //! follows from the pages alone, in their order. The first packed byte names the codec.
 //!
-//! The typed packers tell their size to the byte after one look at the page, and cost a tenth of LZ4. So LZ4 is tried
-//! only where it may save enough beyond them (`gate`).
+//! The typed packers tell their size to the byte after one look at the page, and cost a tenth of LZ4. So do records once
+//! their size is found, and LZ4 seldom makes so much less of them that it is worth its time. It is tried on what is
+//! left where it may save enough (`gate`).
 
 mod gate;
 
@@ -27,8 +28,9 @@ const RECORDS: u8 = 6;
 
 /// What is packed as tightly as this needs no LZ4.
 const TIGHT: usize = PAGE_SIZE / 6;
-/// What records get to this is left at that: LZ4 may save a third, but takes ten times as long.
-const ENOUGH: usize = 3072;
+/// So many pages in a row without records, and they are looked for in one of so many.
+const PATIENCE: u32 = 8;
+const SELDOM: u32 = 4;
 /// LZ4 must save this much beyond a typed packer, and an eighth, to be worth its time both ways.
 const WORTH: usize = 200;
 
@@ -49,6 +51,8 @@ enum Typed {
 pub struct Codec {
     lz4: Lz4State,
     gate: Gate,
+    /// Pages in a row of which records made nothing.
+    recordless: u32,
     /// Two buffers for packed bytes, and one for the shuffled page.
     buffers: Table<Page>,
     /// Which of them has the packed bytes.
@@ -63,7 +67,7 @@ impl Codec {
     /// `ENOMEM`.
     pub fn new() -> Result<Codec, Errno> {
         let (lz4, buffers) = (Lz4State::new()?, Table::new(3)?);
-        Ok(Codec { lz4, gate: Gate::new(), buffers, used: 0, form: Form::best() })
+        Ok(Codec { lz4, gate: Gate::new(), recordless: 0, buffers, used: 0, form: Form::best() })
     }
 
     /// Without `pack`, only a repeated word is seen.
@@ -76,12 +80,8 @@ impl Codec {
         }
         let sketch = pack::sketch(self.form, page);
         let (typed, size) = self.best_typed(page, &sketch);
-        if let Some(plan) = self.plan(page, size) {
-            let size = 1 + plan.size();
-            let len = if size <= ENOUGH { None } else { self.lz4_below(page, size) };
-            let Some(len) = len.or_else(|| self.pack_records(page, &plan)) else {
-                return Coded::Incompressible;
-            };
+        let plan = self.plan(page, &sketch, typed, size);
+        if let Some(len) = plan.and_then(|plan| self.pack_records(page, &plan)) {
             return Coded::Packed(&self.buffers[self.used][..len]);
         }
         let len = match self.lz4_below(page, size) {
@@ -123,13 +123,22 @@ impl Codec {
         best
     }
 
-    /// How to pack the page as records, where that makes clearly less of it than `size`.
-    fn plan(&self, page: &Page, size: usize) -> Option<Plan> {
-        if size <= TIGHT {
+    /// How to pack the page as records, where that makes clearly less of it than `size`. LZ4 might save a third more of
+    /// many such pages, but at ten times the price, and is not tried.
+    fn plan(&mut self, page: &Page, sketch: &Sketch, typed: Typed, size: usize) -> Option<Plan> {
+        let numbers = matches!(typed, Typed::Frame(_)) && size <= PAGE_SIZE / 2;
+        if size <= TIGHT || numbers || is_text(sketch) {
+            return None;
+        }
+        // Among pages of another kind a look now and then is enough.
+        self.recordless = self.recordless.wrapping_add(1);
+        if self.recordless > PATIENCE && !self.recordless.is_multiple_of(SELDOM) {
             return None;
         }
         let most = (size / 8 * 7).min(LARGEST_PACKED);
-        records::plan(self.form, page, most).filter(|plan| plan.size() < most)
+        let plan = records::plan(self.form, page, most).filter(|plan| plan.size() < most)?;
+        self.recordless = 0;
+        Some(plan)
     }
 
     fn pack_records(&mut self, page: &Page, plan: &Plan) -> Option<usize> {
@@ -193,6 +202,14 @@ impl Codec {
 
     /// The compressor's table and the buffers.
     pub const FOOTPRINT: usize = (16 << 10) + 4 * PAGE_SIZE;
+}
+
+/// Whether all bytes are ASCII, with letters and others in every place. Records find little in text, LZ4 much.
+fn is_text(sketch: &Sketch) -> bool {
+    const TOP: u64 = 0x8080_8080_8080_8080;
+    const LETTER: u64 = TOP >> 1;
+    let (first, differ) = (sketch.first[0], sketch.differ());
+    (first | differ) & TOP == 0 && differ & LETTER == LETTER
 }
 
 /// Whether a range or a sequence may make less of the page than `size`: by a few words and steps, which can only be

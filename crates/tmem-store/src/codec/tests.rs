@@ -91,6 +91,12 @@ fn every_kind_of_page_gets_its_codec() {
             3500,
             page_of(|_| (1.5f32.to_bits() as u64) << 32 | 0x3f80_0000 | next() >> 41),
         ),
+        (
+            "rows of 15 words",
+            RECORDS,
+            1400,
+            page_of(|n| if n % 15 < 12 { (n as u64 % 15) << 40 } else { next() >> 40 }),
+        ),
         ("text", LZ4, 2300, text(1)),
         ("a heap", RECORDS, 2200, heap(1)),
     ] {

@@ -14,6 +14,7 @@ pub mod planes;
 mod planes512;
 pub mod records;
 mod records512;
+mod records_narrow;
 pub mod shuffle;
 mod shuffle512;
 

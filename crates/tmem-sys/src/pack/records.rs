@@ -8,7 +8,7 @@
 //!
 //! Flags of a page are 64 words: bit b of word k is for byte 64k + b.
 
-use super::{Form, WORDS, forms, records512, word_at};
+use super::{Form, WORDS, records_narrow as narrow, records512, word_at};
 use crate::page::{PAGE_SIZE, Page};
 use std::ops::Range;
 
@@ -16,8 +16,8 @@ use std::ops::Range;
 pub(super) const LEAST: usize = 8;
 pub(super) const MOST: usize = 64;
 /// Rows of eight words at which records of each size are tried, and how many words they are apart.
-const SAMPLES: usize = 6;
-const APART: usize = 79;
+const SAMPLES: usize = 4;
+const APART: usize = 125;
 /// So many of these rows tell most pages that have no records.
 const FEW: usize = 2;
 /// So many bytes of the sample more or less say nothing.
@@ -63,21 +63,26 @@ impl Plan {
     }
 
     fn of(form: Form, page: &Page, record: usize) -> Plan {
-        let flags = match form.sound() {
-            // SAFETY: `sound` gives no form that the processor lacks.
-            Form::Avx512 => unsafe { records512::flags(page, record) },
-            form => flags_narrow(form, page, record),
-        };
-        let mut plan = Plan { record, flags, changes: [0; WORDS], size: 0 };
-        let changed = changes(form, &flags, record, &mut plan.changes);
-        plan.size = HEAD + changed + ones(&flags);
+        let mut plan = Plan { record, flags: [0; WORDS / 8], changes: [0; WORDS], size: 0 };
+        let (flags, changes) = (&mut plan.flags, &mut plan.changes);
+        plan.size = HEAD
+            + match form.sound() {
+                // SAFETY: `sound` gives no form that the processor lacks.
+                Form::Avx512 => unsafe { records512::look(page, record, flags, changes) },
+                form => narrow::look(form, page, record, flags, changes),
+            };
         plan
     }
 }
 
-#[inline(always)]
-fn ones(words: &[u64]) -> usize {
-    words.iter().map(|word| word.count_ones() as usize).sum()
+/// How many bits are set.
+#[inline]
+fn ones(form: Form, words: &[u64]) -> usize {
+    match form.sound() {
+        // SAFETY: `sound` gives no form that the processor lacks.
+        Form::Avx512 => unsafe { records512::ones(words) },
+        form => narrow::ones(form, words),
+    }
 }
 
 /// The size of record by which least is left of the page, and the plan for it; `None` when a sample shows that it is
@@ -120,7 +125,7 @@ fn count_alike(form: Form, page: &Page, rows: Range<usize>, alike: &mut [u32; SI
     match form.sound() {
         // SAFETY: `sound` gives no form that the processor lacks.
         Form::Avx512 => unsafe { records512::alike(page, rows, alike) },
-        form => alike_narrow(form, page, rows, alike),
+        form => narrow::alike(form, page, rows, alike),
     }
 }
 
@@ -139,7 +144,7 @@ pub fn pack(form: Form, page: &Page, plan: &Plan, out: &mut [u8]) -> Option<usiz
     match form.sound() {
         // SAFETY: `sound` gives no form that the processor lacks.
         Form::Avx512 => unsafe { records512::pack(page, plan.record, &plan.flags, &plan.changes, out) },
-        form => pack_narrow(form, page, plan, out),
+        form => narrow::pack(form, page, plan.record, &plan.flags, &plan.changes, out),
     }
     Some(plan.size)
 }
@@ -153,130 +158,20 @@ pub fn unpack(form: Form, packed: &[u8], page: &mut Page) -> bool {
         return false;
     }
     let changed: [u64; WORDS / 64] = std::array::from_fn(|k| word_at(head, 1 + 8 * k));
-    let Some((changes, data)) = data.split_at_checked(ones(&changed)) else { return false };
+    let Some((changes, data)) = data.split_at_checked(ones(form, &changed)) else { return false };
     let form = form.sound();
     let flags = match form {
         // SAFETY: `sound` gives no form that the processor lacks.
         Form::Avx512 => unsafe { records512::read_flags(record, &changed, changes) },
-        form => read_flags_narrow(form, record, &changed, changes),
+        form => narrow::read_flags(form, record, &changed, changes),
     };
-    if ones(&flags) != data.len() {
+    if ones(form, &flags) != data.len() {
         return false;
     }
     match form {
         // SAFETY: `sound` gives no form that the processor lacks.
         Form::Avx512 => unsafe { records512::unpack(record, &flags, data, page) },
-        form => unpack_narrow(form, record, &flags, data, page),
+        form => narrow::unpack(form, record, &flags, data, page),
     }
     true
 }
-
-#[inline(always)]
-fn alike_body(page: &Page, rows: Range<usize>, alike: &mut [u32; SIZES.len()]) {
-    for at in rows.map(|n| sampled(n) * 8) {
-        let row = &page[at..at + 64];
-        for (sum, record) in alike.iter_mut().zip(SIZES) {
-            let before = &page[at - record as usize * 8..][..64];
-            let count: u8 = row.iter().zip(before).map(|(a, b)| u8::from(a == b)).sum();
-            *sum += u32::from(count);
-        }
-    }
-}
-
-#[inline(always)]
-fn flags_body(page: &Page, record: usize) -> Flags {
-    let mut flags = [0; WORDS / 8];
-    for (k, flags) in flags.iter_mut().enumerate() {
-        for i in 0..8 {
-            let at = (8 * k + i) * 8;
-            let before = at.checked_sub(record * 8).map_or(0, |at| word_at(page, at));
-            *flags |= (differing(word_at(page, at) ^ before) as u64) << (8 * i);
-        }
-    }
-    flags
-}
-
-/// One bit for each byte of a word that is not zero.
-#[inline(always)]
-fn differing(word: u64) -> u8 {
-    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
-    let tops = (((word & LOW) + LOW) | word) & !LOW;
-    // Gathers the bits 7, 15, ... 63 in the highest byte.
-    ((tops >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8
-}
-
-#[inline(always)]
-fn changes_body(flags: &Flags, record: usize, into: &mut [u8; WORDS]) -> usize {
-    for (bytes, word) in into.as_chunks_mut::<8>().0.iter_mut().zip(flags) {
-        *bytes = word.to_le_bytes();
-    }
-    let flags = *into;
-    for (byte, before) in into[record..].iter_mut().zip(&flags) {
-        *byte ^= before;
-    }
-    into.as_chunks::<64>()
-        .0
-        .iter()
-        .map(|row| row.iter().map(|b| u8::from(*b != 0)).sum::<u8>() as usize)
-        .sum()
-}
-
-#[inline(always)]
-fn pack_body(page: &Page, plan: &Plan, out: &mut [u8]) {
-    let (bits, out) = out.split_at_mut(WORDS / 8);
-    for (bits, row) in bits.iter_mut().zip(plan.changes.as_chunks().0) {
-        *bits = differing(u64::from_le_bytes(*row));
-    }
-    let mut at = 0;
-    let mut keep = |byte: u8| {
-        // Written always, counted when it stays: no branch on the data. Past the end there is nothing to keep.
-        if let Some(into) = out.get_mut(at) {
-            *into = byte;
-            at += usize::from(byte != 0);
-        }
-    };
-    plan.changes.iter().for_each(|byte| keep(*byte));
-    let first = plan.record * 8;
-    page[..first].iter().for_each(|byte| keep(*byte));
-    page[first..].iter().zip(&page[..]).for_each(|(byte, before)| keep(byte ^ before));
-}
-
-#[inline(always)]
-fn read_flags_body(record: usize, changed: &[u64; WORDS / 64], changes: &[u8]) -> Flags {
-    let mut bytes = [0; WORDS];
-    spread(changed, changes, &mut bytes);
-    for i in record..WORDS {
-        bytes[i] ^= bytes[i - record];
-    }
-    std::array::from_fn(|k| word_at(&bytes, 8 * k))
-}
-
-#[inline(always)]
-fn unpack_body(record: usize, flags: &Flags, data: &[u8], page: &mut Page) {
-    spread(flags, data, page);
-    for at in record * 8..PAGE_SIZE {
-        page[at] ^= page[at - record * 8];
-    }
-}
-
-/// Puts the bytes of `data` where `flags` has a bit, zeros elsewhere.
-#[inline(always)]
-fn spread(flags: &[u64], data: &[u8], into: &mut [u8]) {
-    let mut at = 0;
-    for (row, flags) in into.chunks_exact_mut(64).zip(flags) {
-        for (b, byte) in row.iter_mut().enumerate() {
-            let kept = (flags >> b) as usize & 1;
-            *byte = data.get(at).copied().unwrap_or(0) & (kept as u8).wrapping_neg();
-            at += kept;
-        }
-    }
-}
-
-forms! { fn alike_narrow(page: &Page, rows: Range<usize>, alike: &mut [u32; SIZES.len()]) = alike_body }
-forms! { fn flags_narrow(page: &Page, record: usize) -> Flags = flags_body }
-forms! { fn changes(flags: &Flags, record: usize, into: &mut [u8; WORDS]) -> usize = changes_body }
-forms! { fn pack_narrow(page: &Page, plan: &Plan, out: &mut [u8]) = pack_body }
-forms! {
-    fn read_flags_narrow(record: usize, changed: &[u64; WORDS / 64], changes: &[u8]) -> Flags = read_flags_body
-}
-forms! { fn unpack_narrow(record: usize, flags: &Flags, data: &[u8], page: &mut Page) = unpack_body }

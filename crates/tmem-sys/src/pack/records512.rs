@@ -5,7 +5,7 @@
 
 use super::WORDS;
 use super::records::{Flags, LEAST, MOST, SIZES, sampled};
-use crate::page::{PAGE_SIZE, Page};
+use crate::page::Page;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -46,13 +46,38 @@ pub(super) fn alike(page: &Page, rows: Range<usize>, alike: &mut [u32; SIZES.len
     }
 }
 
-/// The bytes that are not as a record before.
-#[target_feature(enable = "avx512f,avx512bw")]
-pub(super) fn flags(page: &Page, record: usize) -> Flags {
-    std::array::from_fn(|k| {
+/// The bytes that are not as a record before; into `changes`, of each word those that are not as a record before.
+/// Gives how many there are of both.
+#[target_feature(enable = "avx512f,avx512bw,popcnt")]
+pub(super) fn look(page: &Page, record: usize, flags: &mut Flags, changes: &mut [u8; WORDS]) -> usize {
+    assert!((LEAST..=MOST).contains(&record));
+    let mut count = 0;
+    // Zeros before the first record.
+    let mut padded = [0u64; WORDS / 8 + MOST / 8];
+    for (k, (flags, copy)) in flags.iter_mut().zip(&mut padded[MOST / 8..]).enumerate() {
         let difference = difference(page, record, k);
-        _mm512_test_epi8_mask(difference, difference)
-    })
+        *flags = _mm512_test_epi8_mask(difference, difference);
+        *copy = *flags;
+        count += flags.count_ones();
+    }
+    for (k, into) in changes.as_chunks_mut::<64>().0.iter_mut().enumerate() {
+        // SAFETY: row k of the flags, and a row up to `MOST` bytes before, which is what the zeros make room for.
+        let (row, before) = unsafe {
+            let row = padded.as_ptr().cast::<u8>().add(MOST + k * 64);
+            (_mm512_loadu_si512(row.cast()), _mm512_loadu_si512(row.sub(record).cast()))
+        };
+        let change = _mm512_xor_si512(row, before);
+        // SAFETY: 64 bytes.
+        unsafe { _mm512_storeu_si512(into.as_mut_ptr().cast(), change) };
+        count += _mm512_test_epi8_mask(change, change).count_ones();
+    }
+    count as usize
+}
+
+/// How many bits are set.
+#[target_feature(enable = "popcnt")]
+pub(super) fn ones(words: &[u64]) -> usize {
+    words.iter().map(|word| word.count_ones() as usize).sum()
 }
 
 /// Writes those bytes of a row that are flagged, and gives where the next ones go.
@@ -136,23 +161,25 @@ pub(super) fn read_flags(record: usize, changed: &[u64; WORDS / 64], changes: &[
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,popcnt")]
 pub(super) fn unpack(record: usize, flags: &Flags, data: &[u8], page: &mut Page) {
     assert!((LEAST..=MOST).contains(&record));
-    let (mut bytes, mut at) = ([0; PAGE_SIZE + PAD], 0);
-    for (k, flags) in flags.iter().enumerate() {
-        let row;
-        (row, at) = spread(data, at, *flags);
-        // SAFETY: row k of 64, 64 bytes each.
-        unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().add(k * 64).cast(), row) };
+    let mut at = 0;
+    for (row, flags) in page.as_chunks_mut::<64>().0.iter_mut().zip(flags) {
+        let words;
+        (words, at) = spread(data, at, *flags);
+        // SAFETY: 64 bytes.
+        unsafe { _mm512_storeu_si512(row.as_mut_ptr().cast(), words) };
     }
     // Eight words of all records, then the next eight: the sum stays in a register.
     for column in (0..record).step_by(8) {
         let words = (record - column).min(8);
         let mut sum = _mm512_setzero_si512();
         for at in (column..WORDS).step_by(record) {
-            sum = _mm512_xor_si512(sum, load(&bytes, at * 8));
             let n = words.min(WORDS - at);
-            let into = &mut page[at * 8..(at + n) * 8];
+            let (words, mask) = (&mut page[at * 8..(at + n) * 8], (0xff >> (8 - n)) as u8);
             // SAFETY: the slice has `n` words.
-            unsafe { _mm512_mask_storeu_epi64(into.as_mut_ptr().cast(), (0xff >> (8 - n)) as u8, sum) };
+            unsafe {
+                sum = _mm512_xor_si512(sum, _mm512_maskz_loadu_epi64(mask, words.as_ptr().cast()));
+                _mm512_mask_storeu_epi64(words.as_mut_ptr().cast(), mask, sum);
+            }
         }
     }
 }

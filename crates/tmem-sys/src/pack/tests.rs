@@ -128,13 +128,17 @@ proptest! {
     }
 
     #[test]
-    fn records_are_alike_and_come_back(page in record_pages()) {
+    fn records_are_alike_and_come_back(page in record_pages(), other in record_pages()) {
         let Some(plan) = records::plan(Form::Baseline, &page, 2 * PAGE_SIZE) else { return Ok(()) };
         let size = plan.size();
         let mut base = vec![0; size];
         prop_assert_eq!(records::pack(Form::Baseline, &page, &plan, &mut base), Some(size));
         prop_assert_eq!(records::pack(Form::best(), &page, &plan, &mut base.clone()[..size - 1]), None);
         for form in Form::all() {
+            // Another page's plan gives other contents, no harm.
+            let mut packed = vec![0xa5; size + 80];
+            prop_assert_eq!(records::pack(form, &other, &plan, &mut packed), Some(size));
+            prop_assert!(packed[size..].iter().all(|b| *b == 0xa5), "{:?} wrote past its end", form);
             let plan = records::plan(form, &page, 2 * PAGE_SIZE).unwrap();
             let mut packed = vec![0xa5; size + 80];
             prop_assert_eq!(records::pack(form, &page, &plan, &mut packed), Some(size));
