@@ -14,7 +14,8 @@ from tmem import _core
 host = tmem.Host("4M")
 host._core = _core.Host(4 << 20, reserve=4 << 20)  # little address space, so that all of it can be searched
 pool, cache = tmem.Pool(host=host), tmem.Pool(persistent=False, host=host)
-page = np.resize(np.frombuffer(b"thirteen text", np.uint8), 4096)  # bytes that LZ4 keeps as they are, then text
+text = b"a text of sixty-seven bytes, which is no record that any packer knows!"[:67]
+page = np.resize(np.frombuffer(text, np.uint8), 4096)  # bytes that LZ4 keeps as they are, then text
 page[:1000] = np.frombuffer(np.random.default_rng(3).bytes(1000), np.uint8)
 assert pool.put(1, 0, page) and pool.put(1, 1, b"ab" * 2048) and cache.put(1, 0, b"cd" * 2048)
 literals, hit = page[8:200].tobytes(), 0
