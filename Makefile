@@ -41,6 +41,7 @@ test: test-rust test-python ## the fast tests: Rust, then Python (about three mi
 
 test-rust:
 	cargo test --workspace --exclude tmem-py --quiet
+	cargo test -p tmem-pager --lib --features fake-kernel --quiet
 
 test-python: build counting
 	$(BIN)/python -m pytest -q

@@ -8,7 +8,7 @@ use crate::fault::Supply;
 use crate::notices::Notice;
 use crate::page::{Event, PageState};
 use crate::readahead::Window;
-use crate::state::{BATCH, COPY, HASHED, PACKED, SECOND_CHANCE, State};
+use crate::state::{BATCH, COPY, HASHED, PACKED, REFUSED, SECOND_CHANCE, State};
 use crate::stats::Stat;
 use crate::swapout::MAX_BATCH;
 use std::ops::Range;
@@ -227,6 +227,7 @@ impl State {
                 self.states.change(page + i, Event::TakeOut);
                 self.slots.put_standby(slot + i, page + i);
                 self.meta[page + i].slot = (slot + i) as u32;
+                self.meta[page + i].flags &= !REFUSED;
             }
             done += moved.pages;
             match moved.stopped {

@@ -69,6 +69,7 @@ extern "C" fn child() {
         tmem_sys::kept::keep(write.into_raw_fd());
     }
     for slot in registry::slots() {
+        slot.forget_waiters();
         if let Some(state) = slot.reclaim().as_mut()
             && state.after_fork_in_child().is_err()
         {

@@ -321,7 +321,7 @@ impl Drop for Pager {
     }
 }
 
-fn build(config: &Config) -> Result<State, PagerError> {
+pub(crate) fn build(config: &Config) -> Result<State, PagerError> {
     let arena_pages = ARENA_BYTES / PAGE_SIZE;
     let frames = config.ram / PAGE_SIZE;
     // Standby pages, free frames, and holes enough to find runs among.

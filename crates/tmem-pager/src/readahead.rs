@@ -157,7 +157,7 @@ impl ReadAhead {
         let i = (0..STREAMS).filter(|&i| near(&self.streams[i])).max_by_key(|&i| self.streams[i].stamp)?;
         let s = &mut self.streams[i];
         let (low, high) = (at.min(s.last), at.max(s.last));
-        let next_door = in_ram(low as usize + 1, high as usize);
+        let next_door = in_ram((low + 1).max(0) as usize, high.max(0) as usize);
         s.stride = if next_door { (at - s.last).signum() } else { at - s.last };
         s.window = if next_door { 4 } else { 1 };
         Some(i)
@@ -261,5 +261,12 @@ mod tests {
         assert_eq!(pages(-1, 3), [98, 99, 100]);
         assert_eq!(pages(-40, 4), [100, 60, 20]);
         assert!(pages(1, 0).is_empty());
+    }
+    #[test]
+    fn a_backward_stream_may_look_past_page_0() {
+        let mut r = ReadAhead::default();
+        for page in [11, 10, 6, 3] {
+            assert_eq!(r.plan(page, Pattern::Normal, false, |a, b| a == b).window.first, page);
+        }
     }
 }

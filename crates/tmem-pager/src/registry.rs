@@ -11,7 +11,7 @@ use crate::transit::Worker;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use tmem_sys::entry::Served;
 use tmem_sys::signals::Blocked;
-use tmem_sys::syscall::{die, sched_yield};
+use tmem_sys::syscall::{die, give_way};
 use tmem_sys::{Errno, Lock, LockGuard, PAGE_SIZE, ThreadKey};
 
 /// Pagers a process can have at once.
@@ -112,10 +112,12 @@ impl Slot {
             return guard;
         }
         self.rest_wanted.fetch_add(1, Ordering::Relaxed);
+        let mut turns = 0;
         while guard.as_ref().is_some_and(|state| state.in_flight > 0) {
             self.holder.store(ThreadKey::NONE.bits(), Ordering::Relaxed);
             drop(guard);
-            sched_yield();
+            give_way(turns);
+            turns += 1;
             guard = lock();
         }
         self.rest_wanted.fetch_sub(1, Ordering::Relaxed);
@@ -134,6 +136,11 @@ impl Slot {
         }
         work(state);
         self.moves_many.store(false, Ordering::Relaxed);
+    }
+
+    /// In a forked child: the parent's threads that waited are not here.
+    pub fn forget_waiters(&self) {
+        self.rest_wanted.store(0, Ordering::Relaxed);
     }
 
     /// Whether somebody waits for all pages to be at rest.

@@ -10,7 +10,7 @@ use crate::state::State;
 use crate::stats::Stat;
 use crate::transit::Worker;
 use tmem_sys::entry::Served;
-use tmem_sys::syscall::{die, sched_yield};
+use tmem_sys::syscall::{die, give_way};
 use tmem_sys::{ThreadKey, time};
 
 /// Pages that one fault packs at most to keep ahead: it uses up one frame.
@@ -20,6 +20,7 @@ const AHEAD: usize = 2;
 pub fn serve(slot: &Slot, addr: usize, who: ThreadKey) -> Served {
     let begin = time::ticks();
     let mut held = slot.lock_in_handler();
+    let mut turns = 0;
     let served = loop {
         // One that waits for all pages to be at rest would wait for ever if new ones set out all the time.
         let mut worker = if slot.rest_wanted() { None } else { slot.worker() };
@@ -28,7 +29,9 @@ pub fn serve(slot: &Slot, addr: usize, who: ThreadKey) -> Served {
         }
         let Some(state) = held.as_mut() else { return Served::NotOurs };
         let Some(page) = state.page_of(addr) else { return Served::NotOurs };
-        state.note_thread(who);
+        if turns == 0 {
+            state.note_thread(who);
+        }
         if state.wants_exchange() {
             slot.while_others_sleep(state, State::exchange);
         }
@@ -37,7 +40,8 @@ pub fn serve(slot: &Slot, addr: usize, who: ThreadKey) -> Served {
             Step::Wait => {
                 drop(worker);
                 drop(held);
-                sched_yield();
+                give_way(turns);
+                turns += 1;
                 held = slot.lock_in_handler();
             }
             Step::Load(job) => {

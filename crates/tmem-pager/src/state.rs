@@ -29,6 +29,8 @@ pub const PACKED: u8 = 4;
 pub const HASHED: u8 = 8;
 /// A thread works on the page without the pager's lock.
 pub const BUSY: u8 = 16;
+/// On standby, refused by the store, and noted for the swap device. It ends with the page's stay there.
+pub const REFUSED: u8 = 32;
 /// Skipped once by the hand: it came back from standby, or could not be moved.
 pub const SECOND_CHANCE: u8 = 2;
 
@@ -227,9 +229,9 @@ impl State {
         self.copy_hand = self.copy_hand.min(top);
     }
 
-    /// Frames there are: in the arena, on standby, free.
+    /// Frames there are: in the arena, on standby, free, lent, being made.
     pub fn frame_count(&self) -> usize {
-        self.states.count(PageState::Resident) + self.slots.standby_count() + self.slots.free_count()
+        self.states.count(PageState::Resident) + self.slots.frame_count() + self.new_frames
     }
 
     /// Frames that pins and holds may take at most: the rest must be able to circulate.
@@ -333,6 +335,9 @@ impl State {
             let meta = &self.meta[page];
             let stored = self.frontswap.is_present(page) || self.swap.holds(page);
             copies += usize::from(meta.flags & PACKED != 0);
+            if self.frontswap.is_present(page) && self.swap.holds(page) {
+                broken.push(format!("page {page} is stored twice: behind frontswap and on the swap device"));
+            }
             match self.states.get(page) {
                 PageState::Out if !stored => broken.push(format!("page {page} is out and stored nowhere")),
                 PageState::Standby if self.slots.owner(meta.slot as usize) != Some(page) => {

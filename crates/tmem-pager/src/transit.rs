@@ -9,7 +9,7 @@ use crate::evict::KEEP_FREE;
 use crate::fault::TRIES;
 use crate::page::{Event, PageState};
 use crate::several::EXCHANGE;
-use crate::state::{BUSY, COPY, State};
+use crate::state::{BUSY, COPY, REFUSED, State};
 use crate::stats::Stat;
 use crate::swapout::MAX_BATCH;
 use std::sync::Arc;
@@ -213,6 +213,7 @@ impl State {
         let at = self.refused.count;
         (self.refused.slots[at], self.refused.pages[at]) = (slot as u32, page as u32);
         self.refused.count += 1;
+        self.meta[page].flags |= REFUSED;
         if self.refused.count == MAX_BATCH {
             self.settle_refused();
         }
@@ -224,8 +225,10 @@ impl State {
         let (mut slots, mut n) = ([0usize; MAX_BATCH], 0);
         for i in 0..std::mem::take(&mut self.refused.count) {
             let (slot, page) = (self.refused.slots[i] as usize, self.refused.pages[i] as usize);
-            // A slot that the same page came back to waits in the queue, or is lent, or is here twice.
-            if self.slots.owner(slot) == Some(page) && !self.is_busy(page) && !slots[..n].contains(&slot) {
+            // A page that went back meanwhile may be on standby again, even in this slot: with other contents, and packed in
+            // its turn. Only the mark tells that it never left.
+            if self.meta[page].flags & REFUSED != 0 && self.slots.owner(slot) == Some(page) {
+                self.meta[page].flags &= !REFUSED;
                 slots[n] = slot;
                 n += 1;
             }
@@ -294,3 +297,6 @@ impl State {
         self.forget_copies(page);
     }
 }
+
+#[cfg(all(test, feature = "fake-kernel"))]
+mod tests;

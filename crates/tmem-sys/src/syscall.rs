@@ -48,6 +48,18 @@ pub fn sched_yield() {
     let _ = unsafe { call(libc::SYS_sched_yield, []) };
 }
 
+/// Lets another thread go on that is to end what this one waits for: by a yield at first, then by sleeping for a moment, since a
+/// yield never gives way to a thread of lower priority.
+pub fn give_way(turns: u32) {
+    const YIELDS: u32 = 32;
+    if turns < YIELDS {
+        return sched_yield();
+    }
+    let time = [0u64, 50_000];
+    // SAFETY: one live `timespec`; the rest is not asked for.
+    let _ = unsafe { call(libc::SYS_nanosleep, [time.as_ptr() as usize, 0]) };
+}
+
 pub fn close(fd: i32) {
     // SAFETY: no pointers; the caller owns `fd`.
     let _ = unsafe { call(libc::SYS_close, [fd as usize]) };
