@@ -10,21 +10,24 @@ use tmem_sys::{PAGE_SIZE, ThreadKey, fake};
 
 const PAGES: usize = 2000;
 
-/// A pager whose pages are all written, each with contents of its own that pack.
-fn pager() -> (State, Worker) {
+/// A pager whose pages are all written, each with contents of its own that pack. It is never dropped: the kernel that is played
+/// knows nothing of unmapping, and would find its pages present where another test's come to lie.
+fn pager() -> (&'static mut State, Worker) {
     tmem_sys::time::calibrate();
-    let mut s = pager::build(&Config {
-        ram: MIN_RAM,
-        swap: Some((std::env::temp_dir(), 64 << 20)),
-        faults: Choice::Only(Entry::Thread),
-        name: "refused".into(),
-        backends: vec![Backend::Store],
-    })
-    .unwrap();
+    let s = Box::leak(Box::new(
+        pager::build(&Config {
+            ram: MIN_RAM,
+            swap: Some((std::env::temp_dir(), 64 << 20)),
+            faults: Choice::Only(Entry::Thread),
+            name: "refused".into(),
+            backends: vec![Backend::Store],
+        })
+        .unwrap(),
+    ));
     entry::start(Entry::Thread).unwrap();
     s.allocate(0..PAGES);
     s.arm(Entry::Thread, false).unwrap();
-    (0..PAGES).for_each(|page| write(&mut s, page, |i| (page * 512 + i / 32) as u64));
+    (0..PAGES).for_each(|page| write(s, page, |i| (page * 512 + i / 32) as u64));
     let worker = Worker::new(s.secret.clone()).unwrap();
     (s, worker)
 }
@@ -79,44 +82,44 @@ fn last_hole(s: &State) -> usize {
 }
 
 /// A pager whose page 0 was refused and has come back, and the slot it was in.
-fn refused_and_back() -> (State, Worker, usize) {
-    let (mut s, mut worker) = pager();
-    write(&mut s, 0, noise);
-    pack_page_0(&mut s, &mut worker);
+fn refused_and_back() -> (&'static mut State, Worker, usize) {
+    let (s, mut worker) = pager();
+    write(s, 0, noise);
+    pack_page_0(s, &mut worker);
     assert_eq!((s.refused.count, s.states.get(0)), (1, PageState::Standby));
     let slot = s.meta[0].slot as usize;
-    touch(&mut s, 0);
+    touch(s, 0);
     (s, worker, slot)
 }
 
 #[test]
 fn a_refused_page_that_came_back_and_left_again_is_not_taken_for_the_one_that_was_refused() {
-    let (mut s, mut worker, slot) = refused_and_back();
-    write(&mut s, 0, numbers(1000));
-    let hole = last_hole(&s);
-    take_out_to(&mut s, hole);
-    pack_page_0(&mut s, &mut worker);
+    let (s, mut worker, slot) = refused_and_back();
+    write(s, 0, numbers(1000));
+    let hole = last_hole(s);
+    take_out_to(s, hole);
+    pack_page_0(s, &mut worker);
     assert!(s.states.is(0, PageState::Out) && s.frontswap.is_present(0));
     s.bring_run(0, 1, true);
-    write(&mut s, 0, numbers(2000));
-    take_out_to(&mut s, slot);
+    write(s, 0, numbers(2000));
+    take_out_to(s, slot);
     s.settle_refused();
     assert!(s.check().is_empty(), "{:?}", s.check());
-    touch(&mut s, 0);
-    assert_eq!(fake::swap_word(addr(&s, 0), |word| word), 2000, "what was written last");
+    touch(s, 0);
+    assert_eq!(fake::swap_word(addr(s, 0), |word| word), 2000, "what was written last");
 }
 
 #[test]
 fn no_slot_of_the_device_is_lost_to_a_page_that_was_refused_twice() {
-    let (mut s, _, slot) = refused_and_back();
-    let hole = last_hole(&s);
-    take_out_to(&mut s, hole);
+    let (s, _, slot) = refused_and_back();
+    let hole = last_hole(s);
+    take_out_to(s, hole);
     s.forget_old(0);
     assert_eq!(s.swap_out(&[hole]), 1);
     s.bring_run(0, 1, false);
-    take_out_to(&mut s, slot);
+    take_out_to(s, slot);
     s.settle_refused();
-    touch(&mut s, 0);
+    touch(s, 0);
     s.release(0..PAGES).unwrap();
     assert_eq!(s.swap.used(), 0);
     assert!(s.check().is_empty(), "{:?}", s.check());
