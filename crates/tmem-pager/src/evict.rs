@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The second flow, down: `supply` → `reclaim` → `take_out` (arena → standby) → `pack` → frontswap.store → store;
-//! refused → swap device; refused there too → the page stays (law 14).
+//! refused → swap device; refused there too → the page stays (law 14). Before frames run out, `serve` takes the same steps
+//! a page at a time, and packs without the lock (`transit`).
 //! Owns: who leaves and when. Callers: `fault` (frames are wanted), `verbs`. Lock: the pager's, held.
 //! Law 3 is frontswap's; law 13 is kept here: frames are given up whenever everything together passes the budget.
 
@@ -12,6 +13,7 @@ use crate::state::{BATCH, COPY, HASHED, PACKED, REFUSED, SECOND_CHANCE, State};
 use crate::stats::Stat;
 use crate::swapout::MAX_BATCH;
 use std::ops::Range;
+use tmem_store::codec::Coded;
 use tmem_store::{Outcome, Reason};
 use tmem_sys::entry::Entry;
 use tmem_sys::syscall::die;
@@ -308,19 +310,37 @@ impl State {
         let Some(page) = self.slots.owner(slot) else { die("a standby slot without a page (law 12)") };
         let frame = self.frames.frame(slot);
         if self.meta[page].flags & COPY != 0 && self.secret.hash(frame) == self.meta[page].hash {
-            self.stats.add(Stat::CleanEvictions, 1);
-            self.packed(page, slot);
+            self.unchanged(page, slot);
             return true;
         }
+        self.changed(page, slot, None)
+    }
+
+    /// A standby page equals its stored copy.
+    pub fn unchanged(&mut self, page: usize, slot: usize) {
+        self.stats.add(Stat::CleanEvictions, 1);
+        self.packed(page, slot);
+    }
+
+    /// A standby page is to be stored anew, in the form that was made of it if one was; false when frontswap refused it.
+    pub fn changed(&mut self, page: usize, slot: usize, coded: Option<&Coded<'_>>) -> bool {
         self.forget_old(page);
-        let mut outcome = self.frontswap.store(page, self.frames.frame(slot));
+        let mut outcome = self.offer(page, slot, coded);
         if outcome == Outcome::Refused(Reason::StoreFull) && self.drop_copies() {
-            outcome = self.frontswap.store(page, self.frames.frame(slot));
+            outcome = self.offer(page, slot, coded);
         }
         if outcome.is_stored() {
             self.packed(page, slot);
         }
         outcome.is_stored()
+    }
+
+    fn offer(&mut self, page: usize, slot: usize, coded: Option<&Coded<'_>>) -> Outcome {
+        let frame = self.frames.frame(slot);
+        match coded {
+            Some(coded) => self.frontswap.store_coded(page, frame, coded),
+            None => self.frontswap.store(page, frame),
+        }
     }
 
     /// What was stored for a page is not what is about to be stored.
@@ -332,7 +352,7 @@ impl State {
         self.meta[page].flags &= !HASHED;
     }
 
-    pub fn packed(&mut self, page: usize, slot: usize) {
+    fn packed(&mut self, page: usize, slot: usize) {
         self.unmark_copy(page);
         self.states.change(page, Event::Pack);
         self.slots.free_standby(slot);
@@ -340,7 +360,7 @@ impl State {
     }
 
     /// Packed copies of resident pages go first when the store has no room. Whether any went.
-    pub fn drop_copies(&mut self) -> bool {
+    fn drop_copies(&mut self) -> bool {
         let mut dropped = 0;
         let mut walked = 0;
         while dropped < BATCH && self.packed_copies > 0 && walked < DROP_WALK.min(self.top) {

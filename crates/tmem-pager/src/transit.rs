@@ -14,7 +14,7 @@ use crate::stats::Stat;
 use crate::swapout::MAX_BATCH;
 use std::sync::Arc;
 use tmem_store::codec::{self, Codec, Coded};
-use tmem_store::{Copied, Corrupt, Outcome, Reason};
+use tmem_store::{Copied, Corrupt};
 use tmem_sys::frames::{Copier, Left, Lent, Moved};
 use tmem_sys::hash::PageHash;
 use tmem_sys::syscall::{die, sched_yield};
@@ -161,10 +161,11 @@ impl State {
         self.meta[page].flags & BUSY != 0
     }
 
-    /// Whether frames are to be made free before they are needed.
+    /// Whether frames are to be made free before they are needed. Not while the store is full: pages would be packed only to be
+    /// refused, which `reclaim` does unseen, many at a time.
     pub fn is_behind(&self) -> bool {
         let keep = if self.are_several() { EXCHANGE } else { KEEP_FREE };
-        self.is_armed() && self.backoff == 0 && self.is_short_of(keep)
+        self.is_armed() && self.backoff == 0 && self.is_short_of(keep) && !self.frontswap.is_full()
     }
 
     /// Takes the page that waited on standby longest, to be packed; pages follow from the arena as standby runs short.
@@ -186,27 +187,10 @@ impl State {
         self.meta[page].flags &= !BUSY;
         self.in_flight -= 1;
         match packed {
-            Packed::Unchanged => {
-                self.stats.add(Stat::CleanEvictions, 1);
-                self.packed(page, slot);
-            }
-            Packed::Coded(coded) => {
-                self.forget_old(page);
-                if self.store_coded(page, slot, coded).is_stored() {
-                    self.packed(page, slot);
-                } else {
-                    self.refuse(page, slot);
-                }
-            }
+            Packed::Unchanged => self.unchanged(page, slot),
+            Packed::Coded(coded) if self.changed(page, slot, Some(coded)) => {}
+            Packed::Coded(_) => self.refuse(page, slot),
         }
-    }
-
-    fn store_coded(&mut self, page: usize, slot: usize, coded: &Coded<'_>) -> Outcome {
-        let outcome = self.frontswap.store_coded(page, self.frames.frame(slot), coded);
-        if outcome == Outcome::Refused(Reason::StoreFull) && self.drop_copies() {
-            return self.frontswap.store_coded(page, self.frames.frame(slot), coded);
-        }
-        outcome
     }
 
     fn refuse(&mut self, page: usize, slot: usize) {

@@ -207,6 +207,10 @@ impl BackendOps for LocalBackend {
         self.store.footprint() + page_bytes(self.fresh_area * size_of::<u64>())
     }
 
+    fn is_full(&self) -> bool {
+        self.full_for > 0
+    }
+
     fn store_stats(&self) -> Option<StoreStats> {
         Some(self.stats())
     }

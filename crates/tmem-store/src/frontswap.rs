@@ -270,6 +270,11 @@ impl Frontswap {
         }
     }
 
+    /// Whether a backend refuses pages unseen, so that none is to be packed for it beforehand.
+    pub fn is_full(&self) -> bool {
+        self.backends.iter().any(|b| b.is_full())
+    }
+
     /// Bytes of memory behind the hook.
     pub fn footprint(&self) -> usize {
         self.backends.iter().map(|b| b.footprint()).sum()

@@ -235,6 +235,11 @@ pub trait BackendOps: Send {
     /// Implementer: where that is less than is taken, refuses until invalidations have made up for it; drops nothing.
     fn set_capacity(&mut self, _bytes: usize) {}
 
+    /// Whether pages are being refused unseen for want of room.
+    fn is_full(&self) -> bool {
+        false
+    }
+
     /// In a forked child. Whether the pages taken before can still be loaded here.
     fn after_fork_in_child(&mut self) -> bool {
         true

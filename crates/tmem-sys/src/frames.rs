@@ -168,7 +168,7 @@ impl Frames {
         moved
     }
 
-    /// Moves `n` filled slots into missing pages of the arena, waking whoever waits there.
+    /// Moves `n` filled slots into missing pages of the arena. Whoever waits there is woken by the fault's entry.
     pub fn put_in(&mut self, slot: usize, n: usize, page: usize) -> Moved {
         assert!(n <= MAX_MOVE && self.all(slot..slot + n, true), "put_in needs frames");
         assert!(self.none_lent(slot..slot + n), "a lent frame stays");

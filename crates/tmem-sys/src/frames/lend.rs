@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Owns: frames lent to one thread, and new ones made by one, which packs, fills or moves them while the pager's lock is not held. Callers: the pager
-//! lends and takes back under its lock; in between, the thread has the frame to itself. Law 12: a frame that is lent is
-//! neither moved, discarded nor looked at through [`Frames`]; its slot's second bitmap says so, and each of those asks it.
+//! Owns: frames that one thread packs, fills or moves in while the pager's lock is not held: lent ones, and new ones. Callers:
+//! the pager lends and takes back under its lock; in between, the thread has the frame to itself. Law 12: a frame that is lent
+//! is neither moved, discarded nor looked at through [`Frames`]; its slot's second bitmap says so, and each of those asks it.
 
 use super::{Frames, Moved, move_frames};
 use crate::page::{PAGE_SHIFT, Page};
@@ -89,7 +89,7 @@ impl Lent {
         unsafe { &mut *(self.addr as *mut Page) }
     }
 
-    /// Moves the frame to a missing page of the arena, waking whoever waits there.
+    /// Moves the frame to a missing page of the arena.
     ///
     /// # Errors
     /// The loan as it was, and what the kernel said.
