@@ -217,8 +217,10 @@ def test_stack_keeps_the_laws_in_many_more_orders(name: str) -> None:
 
 @pytest.mark.parametrize("broken", [KeepsTheFlushed, Torn])
 def test_the_machine_convicts_a_broken_backend(broken: type[DictBackend]) -> None:
+    # The same examples each time: by chance, a few hundred now and then miss a bug of two steps.
+    many = settings(SETTINGS, max_examples=1000, derandomize=True, database=None, phases=[Phase.generate])
     with pytest.raises(AssertionError, match=r"law [48]: "):
-        _run(_machine(make=staticmethod(broken)), settings(SETTINGS, max_examples=1000, derandomize=True, database=None, phases=[Phase.generate]))
+        _run(_machine(make=staticmethod(broken)), many)
 
 
 def test_a_hook_over_a_backend_that_keeps_what_was_invalidated_keeps_the_laws() -> None:
