@@ -13,7 +13,7 @@ import sys
 import pytest
 
 OPENING = """
-import ctypes, os, sys, threading, time
+import ctypes, itertools, os, sys, threading, time
 from pathlib import Path
 import numpy as np
 
@@ -38,8 +38,11 @@ rows = memory.empty((12 << 10, 512), "i8")
 for at in range(0, len(rows), 256):
     rows[at : at + 256] = np.arange(at, at + 256)[:, None]
 
-def touch(count, seed=1):
-    for page in np.random.default_rng(seed).integers(0, len(rows), count):
+seeds = itertools.count()
+
+def touch(count):
+    # Each time other pages: those of the last time are here.
+    for page in np.random.default_rng(next(seeds)).integers(0, len(rows), count):
         assert rows[page, 7] == page
 
 def threads(name):
@@ -47,27 +50,39 @@ def threads(name):
 
 def places(name):
     return [os.sched_getaffinity(tid) for tid in threads(name)]
+
+def touch_until(condition):
+    # When the handler looks depends on what else the machine runs: it has as many faults as it needs.
+    for _ in range(100):
+        touch(500)
+        if condition():
+            return
+    raise AssertionError((places("tmem-pager"), places("tmem-waker"), memory.stats()))
 """
 TIED = """
 for processor in (allowed[-1], allowed[0]):
     os.sched_setaffinity(0, {processor})
-    touch(2000)
-    assert places("tmem-pager") == places("tmem-waker") == [{processor}], (processor, places("tmem-pager"))
+    touch_until(lambda: places("tmem-pager") == places("tmem-waker") == [{processor}])
 assert memory.stats().handler_moves >= 1 and memory.stats().handler_unpinned == 0
 """
 MOVED = """
 handler, = threads("tmem-pager")
 os.sched_setaffinity(0, {allowed[0]})
-touch(1000)
+touch_until(lambda: places("tmem-pager") == [{allowed[0]}])
 os.sched_setaffinity(handler, {allowed[-1]})
-touch(1000)
-assert places("tmem-pager") == [{allowed[0]}]
+touch_until(lambda: places("tmem-pager") == [{allowed[0]}])
 assert os.sched_getaffinity(0) == {allowed[0]}, "only threads of ours are moved"
 """
 FREE = """
+def is_placed():
+    return [len(place) for place in places("tmem-pager")] == [1]
+faults, wakes = memory.stats().faults, memory.stats().handler_wakes
 touch(4000)
-place, = places("tmem-pager")
-assert len(place) == 1 and os.sched_getaffinity(0) == set(allowed)
+if not is_placed() and memory.stats().handler_wakes - wakes == memory.stats().faults - faults:
+    print("busy")
+    sys.exit()
+touch_until(is_placed)
+assert os.sched_getaffinity(0) == set(allowed)
 """
 FORK = """
 touch(1000)
@@ -75,19 +90,18 @@ child = os.fork()
 if child == 0:
     os.sched_setaffinity(0, {allowed[-1]})
     before = memory.stats().handler_moves
-    touch(2000, 2)
-    good = places("tmem-pager") == places("tmem-waker") == [{allowed[-1]}]
-    os._exit(0 if good and memory.stats().handler_moves > before and memory.check() == [] else 1)
-touch(2000, 3)
+    touch_until(lambda: places("tmem-pager") == places("tmem-waker") == [{allowed[-1]}])
+    os._exit(0 if memory.stats().handler_moves > before and memory.check() == [] else 1)
+touch(2000)
 assert os.waitpid(child, 0)[1] == 0
-touch(1000, 4)
+touch(1000)
 """
 TWO = """
 wrong = []
 def work(processor, seed):
     os.sched_setaffinity(0, {processor})
     try:
-        touch(6000, seed)
+        touch(6000)
         for page in np.random.default_rng(seed).integers(0, len(rows) // 2, 2000) * 2 + seed:
             rows[page, 8] = -page
     except BaseException as error:
@@ -115,6 +129,8 @@ def _run(code: str, *arguments: str) -> None:
     ending = "assert memory.check() == []\nprint('done')\n"
     command = [sys.executable, "-X", "faulthandler", "-c", OPENING + code + ending, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    if (done.returncode, done.stdout) == (0, "busy\n"):
+        pytest.skip("other programs keep the processors busy: the handler stays free to run anywhere")
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 

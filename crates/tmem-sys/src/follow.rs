@@ -50,12 +50,11 @@ impl Follow {
 
     /// A thread faulted. Looks at it now and then, and goes where it is.
     pub fn note(&mut self, tid: i32, resting: bool) {
-        if resting && !self.tied {
-            // Somebody else keeps this processor busy: anywhere is better, until the waker is tried again.
-            return self.let_go(1);
-        }
-        self.left -= 1;
+        self.left = self.left.saturating_sub(1);
         self.since += 1;
+        if resting && !self.tied {
+            return self.stay_free(tid);
+        }
         let strayed = self.here.is_some() && waker::strays() >= STRAYS && self.since >= self.wait;
         if self.left > 0 && !strayed {
             return;
@@ -70,6 +69,16 @@ impl Follow {
         }
         if self.decide(there) && self.go(there).is_err() {
             self.give_up();
+        }
+    }
+
+    /// Somebody else keeps this processor busy: anywhere is better, until the waker is tried again or the thread is tied.
+    fn stay_free(&mut self, tid: i32) {
+        if self.here.is_some() {
+            self.let_go(1);
+        } else if self.left == 0 {
+            self.tied = is_tied(tid);
+            self.left = if self.tied { 1 } else { CALM };
         }
     }
 
