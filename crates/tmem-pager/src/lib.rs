@@ -8,6 +8,7 @@
 pub mod registry;
 
 mod evict;
+mod expect;
 mod fault;
 mod page;
 mod readahead;

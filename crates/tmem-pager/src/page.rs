@@ -4,6 +4,7 @@
 //! the table means that a page's whereabouts are no longer known, and the process stops with a report.
 
 use std::ops::Range;
+use tmem_sys::page::fetch_line;
 use tmem_sys::{Errno, Table};
 
 /// Where a page of the arena is.
@@ -96,6 +97,12 @@ impl States {
     #[inline]
     pub fn get(&self, page: usize) -> PageState {
         PageState::from_byte(self.table[page])
+    }
+
+    /// Asks for the memory of a page's state.
+    #[inline]
+    pub fn expect(&self, page: usize) {
+        fetch_line(&self.table[page]);
     }
 
     #[inline]

@@ -25,7 +25,7 @@ pub fn serve(slot: &Slot, addr: usize, who: ThreadKey) -> Served {
         // One that waits for all pages to be at rest would wait for ever if new ones set out all the time.
         let mut worker = if slot.rest_wanted() { None } else { slot.worker() };
         if let Some(worker) = worker.as_deref_mut().and_then(Option::as_mut) {
-            held = keep_ahead(slot, held, worker);
+            held = keep_ahead(slot, held, worker, addr);
         }
         let Some(state) = held.as_mut() else { return Served::NotOurs };
         let Some(page) = state.page_of(addr) else { return Served::NotOurs };
@@ -51,7 +51,9 @@ pub fn serve(slot: &Slot, addr: usize, who: ThreadKey) -> Served {
                 drop(held);
                 let (tries, brought) = job.run(worker);
                 held = slot.lock_in_handler();
-                here(&mut held).end_load(page, tries, brought);
+                let state = here(&mut held);
+                state.end_load(page, tries, brought);
+                state.expect_victim();
                 break Served::Yes;
             }
         }
@@ -65,18 +67,26 @@ fn here<'a>(held: &'a mut Held<'_>) -> &'a mut State {
     held.as_mut().unwrap_or_else(|| die("a pager went while it served a fault (law 12)"))
 }
 
-/// Packs as many pages as a fault uses frames, before it needs them.
-fn keep_ahead<'a>(slot: &'a Slot, mut held: Held<'a>, worker: &mut Worker) -> Held<'a> {
-    for _ in 0..AHEAD {
+/// Packs as many pages as a fault uses frames, before it needs them. Meanwhile what the fault will read comes.
+fn keep_ahead<'a>(slot: &'a Slot, mut held: Held<'a>, worker: &mut Worker, addr: usize) -> Held<'a> {
+    let Some(page) = held.as_ref().and_then(|state| state.page_of(addr)) else { return held };
+    for i in 0..AHEAD {
         let Some(state) = held.as_mut() else { break };
         if !state.is_behind() {
             break;
+        }
+        if i == 0 {
+            state.expect_fault(page);
         }
         let Some(job) = state.begin_pack() else { break };
         drop(held);
         let packed = job.run(worker);
         held = slot.lock_in_handler();
-        here(&mut held).end_pack(job, &packed);
+        let state = here(&mut held);
+        if i == 0 {
+            state.expect_bytes(page);
+        }
+        state.end_pack(job, &packed);
     }
     held
 }

@@ -152,6 +152,11 @@ impl Slots {
         None
     }
 
+    /// The slot that `pop_oldest` will take, if the next entry of the queue is not stale.
+    pub fn oldest(&self) -> Option<usize> {
+        if self.head < self.tail { self.live(self.head) } else { None }
+    }
+
     /// The page's contents are elsewhere now: its frame is free.
     pub fn free_standby(&mut self, slot: usize) {
         debug_assert!(self.owner[slot] != 0);

@@ -4,7 +4,7 @@
 
 use crate::codec::{Coded, same_filled};
 use crate::object::ObjectId;
-use crate::ops::{BackendOps, Copied, Corrupt, Loaded, Outcome, Reason};
+use crate::ops::{BackendOps, Copied, Corrupt, Loaded, Outcome, Reason, Soon};
 use crate::page_bytes;
 use crate::pool::{PageStore, PoolConfig, PoolId, StoreConfig, StoreError};
 use crate::stats::{Refusals, StoreStats};
@@ -179,6 +179,11 @@ impl BackendOps for LocalBackend {
             Err(StoreError::Corrupt(corrupt)) => Err(corrupt),
             Err(_) => Err(Corrupt::Misplaced),
         }
+    }
+
+    #[inline]
+    fn expect(&self, area: u32, page: u64, soon: Soon) {
+        self.store.expect(self.pool, object_of(area), page, soon);
     }
 
     fn invalidate_page(&mut self, area: u32, page: u64) {

@@ -6,7 +6,7 @@
 //! invalidate in every one first, then store; and only the backend that took a page is asked for it.
 
 use crate::codec::Coded;
-use crate::ops::{BackendOps, Copied, Corrupt, Loaded, Outcome, Reason};
+use crate::ops::{BackendOps, Copied, Corrupt, Loaded, Outcome, Reason, Soon};
 use crate::stats::{Refusals, StoreStats};
 use tmem_sys::{Errno, Page, Table};
 
@@ -215,6 +215,15 @@ impl Frontswap {
         let copied = self.backends[holder].copy_packed(self.area, page as u64, into)?;
         self.counters.loads += u64::from(copied.is_some());
         Ok(copied)
+    }
+
+    /// The page will be loaded soon, or stored for the first time: asks for the memory that this will read.
+    #[inline]
+    pub fn expect(&self, page: usize, soon: Soon) {
+        let holder = usize::from(self.holder.get(page).copied().unwrap_or(0)).saturating_sub(1);
+        if let Some(backend) = self.backends.get(holder) {
+            backend.expect(self.area, page as u64, soon);
+        }
     }
 
     /// Forgets a page; nothing happens when it is not stored.

@@ -21,6 +21,7 @@ pub mod host;
 pub mod pool;
 
 mod age;
+mod expect;
 mod place;
 mod room;
 
@@ -49,7 +50,7 @@ pub use frontswap::{Frontswap, FrontswapCounters, Mode};
 pub use guests::{GuestError, GuestHoldings, GuestId, GuestLimits, GuestStats};
 pub use host::{Host, HostConfig, HostError};
 pub use object::ObjectId;
-pub use ops::{BackendOps, Copied, Corrupt, Loaded, Outcome, Reason};
+pub use ops::{BackendOps, Copied, Corrupt, Loaded, Outcome, Reason, Soon};
 pub use pool::{PageStore, PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
 pub use process::ProcessBackend;
 pub use stack::{Lost, Stack};

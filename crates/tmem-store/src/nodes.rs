@@ -5,6 +5,7 @@
 
 use crate::page_bytes;
 use std::ops::{Index, IndexMut};
+use tmem_sys::page::fetch_line;
 use tmem_sys::{Errno, PAGE_SIZE, Pod, Table};
 
 /// Marks a page of nodes that takes memory, whether any of its nodes is live or not.
@@ -106,6 +107,12 @@ impl<T: Pod> NodeTable<T> {
 
     pub fn is_live(&self, node: u32) -> bool {
         (1..self.fresh).contains(&(node as usize)) && self.heads[node as usize].next == LIVE
+    }
+
+    /// Asks for the memory of a node's count.
+    #[inline]
+    pub fn expect_used(&self, node: u32) {
+        fetch_line(&self.heads[node as usize]);
     }
 
     #[inline]

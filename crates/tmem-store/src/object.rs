@@ -71,6 +71,15 @@ impl Objects {
         }
     }
 
+    /// Asks for the memory of the entry at an index.
+    #[inline]
+    pub fn expect(&self, pool: u32, id: ObjectId, index: u64) {
+        let object = self.find(pool, id);
+        if object != 0 {
+            self.trees.expect(self.objects[object].root, index);
+        }
+    }
+
     /// Puts an entry where there is none. The number of its object, which stays the same while it has entries.
     pub fn insert(&mut self, pool: u32, id: ObjectId, index: u64, entry: Entry) -> Result<u32, Reason> {
         let object = match self.find(pool, id) {

@@ -125,6 +125,15 @@ pub enum Copied {
     Packed(usize),
 }
 
+/// What a load or a store will read of memory that is in no cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Soon {
+    /// Where the index has the page, or will have it.
+    Entry,
+    /// What is stored for it. To find that, the entry is read.
+    Bytes,
+}
+
 /// A page that was stored cannot be given back. The target is not to be used; the program must stop (law 12).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Corrupt {
@@ -218,6 +227,9 @@ pub trait BackendOps: Send {
         let _ = (area, page, into);
         Ok(None)
     }
+
+    /// The page will be stored or loaded soon: asks for the memory that this will read. Changes nothing.
+    fn expect(&self, _area: u32, _page: u64, _soon: Soon) {}
 
     /// Forgets a page; nothing happens when it is not stored.
     ///

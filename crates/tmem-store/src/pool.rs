@@ -357,7 +357,7 @@ impl PageStore {
     }
 
     #[inline]
-    fn live_slot(&self, pool: PoolId) -> Result<usize, StoreError> {
+    pub(crate) fn live_slot(&self, pool: PoolId) -> Result<usize, StoreError> {
         let slot = pool.slot();
         let known = &self.pools[slot];
         let same = known.live && known.generation == pool.0 / MAX_POOLS as u32;

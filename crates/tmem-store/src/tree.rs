@@ -7,6 +7,7 @@ use crate::entry::Entry;
 use crate::nodes::NodeTable;
 use crate::ops::Reason;
 use tmem_sys::Errno;
+use tmem_sys::page::fetch_line;
 
 const BITS: u32 = 6;
 const WAYS: usize = 1 << BITS;
@@ -60,6 +61,16 @@ impl Trees {
         match self.leaf_of(root, index) {
             0 => Entry::EMPTY,
             leaf => self.leaves[leaf][way(index, 0)],
+        }
+    }
+
+    /// Asks for the memory of the entry at an index, and of what else changes with it.
+    #[inline]
+    pub fn expect(&self, root: Root, index: u64) {
+        let leaf = self.leaf_of(root, index);
+        if leaf != 0 {
+            fetch_line(&self.leaves[leaf][way(index, 0)]);
+            self.leaves.expect_used(leaf);
         }
     }
 

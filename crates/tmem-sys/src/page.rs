@@ -29,12 +29,25 @@ pub const fn pages_for(bytes: usize) -> usize {
     bytes.div_ceil(PAGE_SIZE)
 }
 
+/// A line of the processor's caches.
+const LINE: usize = 64;
+
 /// Asks for the beginning of what will be read soon. It takes as long as any read, but nothing waits for it; the
 /// processor follows by itself from there on.
 #[inline]
 pub fn fetch(bytes: &[u8]) {
-    for line in bytes.chunks(64).take(4) {
-        // SAFETY: every x86-64 has the instruction, which reads nothing as far as the program can tell.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
-    }
+    bytes.chunks(LINE).take(4).for_each(|line| fetch_line(&line[0]));
+}
+
+/// As [`fetch`], for all of it: what is short, or not read from its beginning.
+#[inline]
+pub fn fetch_all(bytes: &[u8]) {
+    bytes.chunks(LINE).for_each(|line| fetch_line(&line[0]));
+}
+
+/// As [`fetch`], for the one line in which something begins.
+#[inline]
+pub fn fetch_line<T>(at: &T) {
+    // SAFETY: every x86-64 has the instruction, which reads nothing as far as the program can tell.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast()) };
 }
