@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: what the next steps of a fault will read that is in no cache. Random faults touch a dozen places of as many tables, and
 //! each that has to be waited for takes as long as the lookup behind it. Caller: `serve`, which has other work to do meanwhile.
-//! Lock: the pager's, held. Law: asking changes nothing. Measured on uniform random reads of a Python heap and of a table, in
-//! alternating runs: 4 and 6 % of the time of an access.
+//! Lock: the pager's, held. Law: asking changes nothing. It pays on random faults only, and
+//! those are the ones that pack before they load.
 
 use crate::page::PageState;
 use crate::state::State;

@@ -156,7 +156,7 @@ def _chosen(wishes: Wishes) -> Iterable[Cell]:
 
 
 def _full(wishes: Wishes) -> Iterable[Cell]:
-    """Yield the full set. To be done in time, only the main data sets' patterns have the whole size."""
+    """Yield the full set. To be done in time, only the patterns of the data sets with aims have the whole size."""
 
     def cells(
         names: Iterable[str], shares: Iterable[float], peers: tuple[str, ...], *, divide: int = 2, **other: Any
@@ -175,7 +175,7 @@ def _full(wishes: Wishes) -> Iterable[Cell]:
     yield from cells(_MAIN, _HALF, both, **jobs)
     yield from cells(_MAIN, (FITS,), ("plain",), steps=("fill",))
     yield from cells(_MAIN, (FITS,), ("plain",), **jobs)
-    yield from cells(_NUMERIC, _SHARES, both)
+    yield from cells(_NUMERIC, _SHARES, both, divide=1)
     yield from cells(_MAIN, _HALF, ("zram", *_VARIANTS))
     yield from cells(_MAIN, (0.25,), both, **jobs)
     yield from cells(("random",), _SHARES, both, divide=4)
