@@ -63,7 +63,7 @@ class NativeBackend(FrontswapOps):
 
 
 class LocalBackend(NativeBackend):
-    """The page store: same-filled and LZ4-packed pages. With `raw`, pages that do not shrink are kept as they are.
+    """The page store: same-filled and packed pages. With `raw`, pages that do not shrink are kept as they are.
 
     `capacity` is the most memory for packed pages, a size; `pages` is how many pages the index has room for.
     """

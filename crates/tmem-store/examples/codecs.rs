@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the store's choice of codecs costs and saves, page by page, beside LZ4 alone.
 //!
-//! `cargo run --release -p tmem-store --example codecs -- [--pages N] [FILE ...]`
+//! `cargo run --release -p tmem-store --example codecs -- [--json] [--pages N] [FILE ...]`
 //!
 //! Numbers of known kinds are made here from a fixed seed; files add images of what else is of interest (a table's
 //! columns, text, the heap of a program). Three rounds each, alternating; medians. Every page that comes back is compared. The
@@ -28,6 +28,21 @@ struct Cost {
     pack: f64,
     unpack: f64,
     ratio: f64,
+    rounds: [[f64; 2]; ROUNDS],
+}
+
+impl Cost {
+    fn json(&self) -> String {
+        let way = |way: usize| self.rounds.map(|ns| format!("{:.1}", ns[way])).join(", ");
+        format!(
+            "{{\"pack_ns\": {:.1}, \"unpack_ns\": {:.1}, \"ratio\": {:.3}, \"pack_rounds\": [{}], \"unpack_rounds\": [{}]}}",
+            self.pack,
+            self.unpack,
+            self.ratio,
+            way(0),
+            way(1)
+        )
+    }
 }
 
 fn random(seed: u64) -> impl FnMut() -> u64 {
@@ -128,7 +143,7 @@ fn round(
     [packing, unpacking].map(|time| time.as_nanos() as f64 / pages.len() as f64)
 }
 
-fn measure(name: &str, pages: &[Page]) {
+fn measure(name: &str, pages: &[Page], json: bool) {
     let mut kept = Kept { bytes: vec![1; pages.len() * PAGE_SIZE], ..Kept::default() };
     let mut lz4 = Lz4State::new().expect("address space");
     let mut times = [[[0.0; 2]; ROUNDS]; 2];
@@ -151,11 +166,20 @@ fn measure(name: &str, pages: &[Page]) {
             all[ROUNDS / 2]
         };
         let ratio = (pages.len() * PAGE_SIZE) as f64 / bytes[who] as f64;
-        Cost { pack: median(0), unpack: median(1), ratio }
+        Cost { pack: median(0), unpack: median(1), ratio, rounds: times[who] }
     });
     let share =
         |(name, n): (&&str, &usize)| format!("{name} {:.0} %", *n as f64 * 100.0 / pages.len() as f64);
     let shares: Vec<String> = NAMES.iter().zip(&counts).filter(|(_, n)| **n > 0).map(share).collect();
+    if json {
+        let shares = shares.join(", ");
+        println!(
+            "{{\"data\": \"{name}\", \"lz4\": {}, \"ours\": {}, \"of_them\": \"{shares}\"}}",
+            alone.json(),
+            ours.json()
+        );
+        return;
+    }
     println!(
         "| {name} | {:.0} / {:.0} / {:.2} | {:.0} / {:.0} / {:.2} | {} |",
         alone.pack,
@@ -170,6 +194,7 @@ fn measure(name: &str, pages: &[Page]) {
 
 fn main() {
     let mut args = std::env::args().skip(1).peekable();
+    let json = args.next_if_eq("--json").is_some();
     let mut count = 4096;
     if args.next_if_eq("--pages").is_some() {
         count = args.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0).unwrap_or_else(|| {
@@ -177,9 +202,12 @@ fn main() {
             std::process::exit(125);
         });
     }
-    println!(
-        "| ns packed / unpacked / ratio | LZ4 alone | the store's choice | of them |\n| --- | --- | --- | --- |"
-    );
+    if !json {
+        println!(
+            "| ns packed / unpacked / ratio | LZ4 alone | the store's choice | of them |\n| --- | --- | --- | --- |"
+        );
+    }
+    let measure = |name: &str, pages: &[Page]| measure(name, pages, json);
     let mut normal = normals(random(1));
     measure("float64 normal", &pages_of(count, |_| normal().to_bits()));
     let (mut normal, mut sum) = (normals(random(2)), 0.0);

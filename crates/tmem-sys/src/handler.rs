@@ -3,8 +3,8 @@
 //! No lock of ours is held here. Law 17: a handler that cannot go on takes the process with it.
 //!
 //! One handler, on the processor of whoever faults (`follow`), is what won: a descriptor wakes every thread that reads it, so
-//! that each fault would disturb all processors with a handler. Two handlers and two threads on two processors took 6.7 µs a
-//! fault, one handler for both 5.9 µs (a prototype's medians on Linux 6.18, 2 processors). The fault function may still run in several threads at once.
+//! that each fault would disturb all processors with a handler. Two handlers for two threads on two processors were slower than
+//! one for both. The fault function may still run in several threads at once.
 
 use crate::entry::{self, Served};
 use crate::errno::Errno;

@@ -34,7 +34,7 @@ __all__ = ["Measured", "Run", "measure"]
 
 _TEMPORARIES = {"walk": 2 << 20, "jobs": 12 << 20}  # of the peer's limit: pieces, and what Python makes meanwhile
 _LONGEST = 150.0
-_TRIES = 3  # of a peer that the kernel kills: each is counted and told
+_TRIES = 6  # of a peer that the kernel kills: each is counted and told
 _KILLED = "killed by the kernel, for want of memory under its limit"
 _ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
