@@ -20,13 +20,12 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-import numpy as np
-
 from tmem.bench import kernel
 from tmem.bench.data import Source, make
 from tmem.bench.peers import PEERS
 from tmem.bench.plan import FITS, Cell, Clock
 from tmem.bench.undo import Changes
+from tmem.demo.warm import warm
 from tmem.errors import TmemError
 from tmem.memory import MINIMUM_RAM
 
@@ -180,7 +179,7 @@ def _try(name: str, spec: dict[str, Any], cell: Cell, changes: Changes) -> Run:
 
 def _run(spec: dict[str, Any], room: kernel.Room | None) -> Run:
     """Run one worker to its end. TmemError where it fails; killed under a limit, it tells what it had done."""
-    _prewarm(spec["bytes"])
+    warm(spec["bytes"] * 3 // 2)
     command = [sys.executable, "-m", "tmem.bench.worker", json.dumps(spec)]
     run = Run()
     with (
@@ -251,8 +250,3 @@ def _same_results(cell: Cell, runs: dict[str, Run]) -> None:
         if len(digests) > 1:
             told = {name: run.steps.get(step, {}).get("digest") for name, run in runs.items()}
             raise TmemError(f"{cell.name}: the results of {step} differ: {told}")
-
-
-def _prewarm(nbytes: int) -> None:
-    """Ask for memory and free it: a host that took free memory back gives the first pages slowly."""
-    np.ones(nbytes * 3 // 2 // 8)

@@ -19,6 +19,7 @@ from typing import Any
 
 from tmem.demo.jobs import JOBS
 from tmem.demo.recipe import Table, copies_for, grow, read_seed, read_table
+from tmem.demo.warm import warm
 from tmem.errors import SizeError, SwapError, TmemError
 from tmem.limits import allowance
 from tmem.memory import MINIMUM_RAM
@@ -74,9 +75,13 @@ def run_demo(size: int, faults: str, progress: Progress) -> Outcome:
         directory = Path(name)
         table = _grown(size, directory, progress)
         budget = max(MINIMUM_RAM, table.nbytes // QUARTER)
+        fits = table.nbytes * _HEADROOM < allowance().count
+        if fits:
+            warm(table.nbytes)
         paged = _measure(directory, budget, faults, lambda what, done: progress(what, 0.2 + 0.6 * done))
         plain = None
-        if table.nbytes * _HEADROOM < allowance().count:
+        if fits:
+            warm(table.nbytes)
             plain = _measure(directory, 0, faults, lambda what, done: progress(what, 0.8 + 0.2 * done))
         progress("done", 1.0)
         return Outcome(table.nbytes, table.rows, budget, paged, plain)
