@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of measured figures in README.md and docs/explanation/performance.md, made from the committed result.
+"""The tables of measured figures in README.md and docs/explanation/performance.md, made from the committed results.
 
-Owns: which rows of `tmem bench` are shown where. Called by `python -m tools.performance`, and by a test that holds the
-pages to the committed result. A figure that was not measured is shown as a dash.
+Owns: which rows of `tmem bench`, and of two scripts of benches/, are shown where. Called by
+`python -m tools.performance`, and by a test that holds the pages to the committed results. A figure that was not
+measured is shown as a dash.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from tmem.bench.report import geometric
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "benches/results/bench.json"
+EDGE = ROOT / "benches/results/kernel_edge.json"
+PACKERS = ROOT / "benches/results/packers.json"
 PAGES = (ROOT / "README.md", ROOT / "docs/explanation/performance.md")
 
 _BOUNDS = (20, 3)  # from either on, a ratio has a digit less
@@ -183,6 +186,47 @@ def job_table(rows: Rows) -> str:
     return table(head, lines)
 
 
+def random_bytes(rows: Rows) -> str:
+    """Return the worst case, where nothing packs: beside zram and beside the swap file it is made for."""
+    columns = (("zram", 0.5), ("zram", 0.25), ("swapfile", 0.5))
+    lines = [
+        (
+            words,
+            *(
+                figure(rows.ratio(data="random", residency=share, pattern=pattern, peer=peer))
+                for peer, share in columns
+            ),
+        )
+        for pattern, words in WORDS.items()
+    ]
+    return table(("their time / ours", "zram, 50 %", "zram, 25 %", "swapfile, 50 %"), lines)
+
+
+def edge(_rows: Rows) -> str:
+    """Return what the kernel's interface costs by itself."""
+    rows = {(row["step"], row["running"]): row for row in _loaded(EDGE)["rows"]}
+    steps = dict.fromkeys(step for step, _ in rows)
+    lines = [(step, *(_nanoseconds(rows[step, running]["ns_rounds"]) for running in (1, 2))) for step in steps]
+    return table(("ns a page (spread)", "alone", "beside a running thread"), lines)
+
+
+def packers(_rows: Rows) -> str:
+    """Return what the packers cost and save beside LZ4."""
+    form = "{pack_ns:.0f} / {unpack_ns:.0f} / {ratio:.2f}"
+    lines = [(row["data"], *(form.format(**row[who]) for who in ("lz4", "ours"))) for row in _loaded(PACKERS)["rows"]]
+    return table(("ns packed / unpacked / ratio", "LZ4 alone", "the store's choice"), lines)
+
+
+def _nanoseconds(rounds: list[float]) -> str:
+    ordered = sorted(rounds)
+    return f"{ordered[len(ordered) // 2]:.0f} ({ordered[0]:.0f}-{ordered[-1]:.0f})"
+
+
+def _loaded(path: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return loaded
+
+
 def machine(rows: Rows) -> str:
     """Return the machine and the run in a line."""
     told = ", ".join(f"{key} {value}" for key, value in rows.result["machine"].items())
@@ -196,6 +240,9 @@ BLOCKS: dict[str, Callable[[Rows], str]] = {
     "variants": variants,
     "others": others,
     "jobs": job_table,
+    "random_bytes": random_bytes,
+    "edge": edge,
+    "packers": packers,
     "machine": machine,
 }
 
@@ -211,4 +258,4 @@ def written(page: str, rows: Rows) -> str:
 
 def read() -> Rows:
     """Return the committed result."""
-    return Rows(json.loads(RESULT.read_text(encoding="utf-8")))
+    return Rows(_loaded(RESULT))

@@ -7,7 +7,7 @@
 use crate::page::PageState;
 use crate::state::State;
 use tmem_store::Soon;
-use tmem_sys::page::{fetch, fetch_line};
+use tmem_sys::page::fetch_line;
 
 impl State {
     /// The page has faulted: what is known of it will be read.
@@ -29,7 +29,7 @@ impl State {
     /// The page that waited on standby longest will be packed at the next fault.
     pub fn expect_victim(&self) {
         let Some(slot) = self.slots.oldest() else { return };
-        fetch(self.frames.frame(slot));
+        self.frames.expect(slot);
         if let Some(page) = self.slots.owner(slot) {
             fetch_line(&self.meta[page]);
             self.frontswap.expect(page, Soon::Entry);

@@ -8,7 +8,7 @@ mod lend;
 
 use crate::errno::Errno;
 use crate::mapping::{Advice, Mapping};
-use crate::page::{HUGE_SIZE, PAGE_SHIFT, PAGE_SIZE, Page, ZERO_PAGE};
+use crate::page::{HUGE_SIZE, PAGE_SHIFT, PAGE_SIZE, Page, ZERO_PAGE, fetch};
 use crate::pagemap;
 use crate::syscall::die;
 use crate::table::Table;
@@ -220,6 +220,13 @@ impl Frames {
         assert!(slot < self.slots && self.is_filled(slot) && !self.is_lent(slot), "no frame in that slot");
         // SAFETY: the slot is filled, so the page is present; it is borrowed with `self`.
         unsafe { &*(self.slot_addr(slot) as *const Page) }
+    }
+
+    /// Asks for the memory of a slot's frame, if it is there and nobody works on it.
+    pub fn expect(&self, slot: usize) {
+        if self.is_filled(slot) && !self.is_lent(slot) {
+            fetch(self.frame(slot));
+        }
     }
 
     pub fn frame_mut(&mut self, slot: usize) -> &mut Page {
