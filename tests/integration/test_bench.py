@@ -155,6 +155,18 @@ def _digest(array: npt.NDArray[Any]) -> str:
     return f"{len(array)}:{zlib.crc32(array.tobytes()):08x}"
 
 
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+@pytest.mark.parametrize("path", ["", "none/here"])
+def test_what_cannot_be_written_is_known_before_the_run(
+    tmp_path: Path, option: str, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    assert main(["bench", option, str(tmp_path / path)]) == 125
+    said = capsys.readouterr()
+    assert "cannot be written" in said.err
+    assert "comparisons" not in said.err
+
+
 def test_a_small_run_tells_its_rows(tmp_path: Path, entries: list[str]) -> None:
     out = tmp_path / "rows.json"
     code = main(

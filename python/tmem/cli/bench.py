@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -76,6 +77,9 @@ def run(options: argparse.Namespace) -> int:
     wishes = _wishes(options)
     if options.plot and (reason := plot_missing()):
         raise TmemError(reason)
+    for path in (options.json, options.plot):
+        if path and path != "-":
+            _check_writable(Path(path))
     session = Session(make_plan(wishes), options.seed)
     session.narrow()
     minutes = options.minutes or (_QUICK_MINUTES if options.quick else _FULL_MINUTES)
@@ -90,6 +94,14 @@ def run(options: argparse.Namespace) -> int:
         _tell(f"all that was changed is changed back, after {session.seconds:.0f} s")
     _deliver(session, options)
     return 0 if session.rows else _NOTHING
+
+
+def _check_writable(path: Path) -> None:
+    """Say now what could not be written after half an hour. TmemError."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise TmemError(f"{path} cannot be written: " + ("it is a directory" if path.is_dir() else "no such directory"))
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise TmemError(f"{path} cannot be written: permission denied")
 
 
 def _deliver(session: Session, options: argparse.Namespace) -> None:
