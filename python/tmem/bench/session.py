@@ -43,8 +43,13 @@ class Session:
     rows: list[Row] = field(default_factory=list)
     seconds: float = 0.0
 
+    def recover(self, tell: Tell) -> None:
+        """Undo what a killed run has left. It stands in this one's way: its swap has the highest priority."""
+        for done in recover() if os.geteuid() == 0 else ():
+            tell(f"left by a run that was killed, undone: {done}")
+
     def narrow(self) -> None:
-        """Take out what this machine lacks, and note why."""
+        """Take out what this machine lacks, and note why. Call `recover` first."""
         lacking: dict[str, str] = {}
         for entry in dict.fromkeys(entry for cell in self.cells for entry in cell.entries):
             self._note(lacking, f"entry {entry}", *_entry_missing(entry))
@@ -69,8 +74,6 @@ class Session:
         """Measure everything that fits into `seconds`. However it ends, the machine is changed back."""
         begin = time.monotonic()
         with _signals():
-            for done in recover() if os.geteuid() == 0 else ():
-                tell(f"left by a run that was killed, undone: {done}")
             changes = Changes()
             try:
                 for measured in measure(self.cells, self.seed, changes, tell, seconds):

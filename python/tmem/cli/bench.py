@@ -81,6 +81,7 @@ def run(options: argparse.Namespace) -> int:
         if path and path != "-":
             _check_writable(Path(path))
     session = Session(make_plan(wishes), options.seed)
+    session.recover(_tell)
     session.narrow()
     minutes = options.minutes or (_QUICK_MINUTES if options.quick else _FULL_MINUTES)
     _announce(session, minutes)
