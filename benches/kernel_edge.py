@@ -9,30 +9,30 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-from pathlib import Path
+from typing import Any
 
 from benches import machine
 
-RESULTS = Path(__file__).parent / "results"
+
+def table(result: dict[str, Any]) -> str:
+    """Return the result as a Markdown table."""
+    rows = {(row["step"], row["running"]): row for row in result["rows"]}
+    lines = ["| ns a page (spread) | alone | beside a running thread |", "| --- | ---: | ---: |"]
+    for step in dict.fromkeys(step for step, _ in rows):
+        shown = (rows[step, running] for running in (1, 2))
+        cells = (f"{row['ns']:.0f} ({row['ns_rounds'][0]:.0f}-{row['ns_rounds'][-1]:.0f})" for row in shown)
+        lines.append(f"| {step} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--save", action="store_true", help="keep the raw results beside this script")
     given = parser.parse_args()
-    command = ["cargo", "run", "--quiet", "--release", "-p", "tmem-sys", "--example", "edge", "--", "--json"]
-    done = subprocess.run(command, cwd=machine.ROOT, stdout=subprocess.PIPE, check=True, text=True)
-    result = {"machine": machine.describe()} | json.loads(done.stdout)
-    rows = {(row["step"], row["running"]): row for row in result["rows"]}
-    print("| ns a page (spread) | alone | beside a running thread |\n| --- | ---: | ---: |")
-    for step in dict.fromkeys(step for step, _ in rows):
-        shown = (rows[step, running] for running in (1, 2))
-        cells = (f"{row['ns']:.0f} ({row['ns_rounds'][0]:.0f}-{row['ns_rounds'][-1]:.0f})" for row in shown)
-        print(f"| {step} | {' | '.join(cells)} |")
+    result = {"machine": machine.describe()} | json.loads(machine.run_example("tmem-sys", "edge"))
+    print(table(result))
     if given.save:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "kernel_edge.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        machine.save("kernel_edge", result)
 
 
 if __name__ == "__main__":

@@ -9,16 +9,24 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import tempfile
-from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from benches import machine
 from tmem.bench import data
 
-RESULTS = Path(__file__).parent / "results"
 FILES = ("flights", "heap", "text")
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the result as a Markdown table."""
+    form = "{pack_ns:.0f} / {unpack_ns:.0f} / {ratio:.2f}"
+    head = "| ns packed / unpacked / ratio | LZ4 alone | the store's choice | of them |\n| --- | ---: | ---: | --- |"
+    rows = (
+        (row["data"], form.format(**row["lz4"]), form.format(**row["ours"]), row["of_them"]) for row in result["rows"]
+    )
+    return "\n".join([head, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def main() -> None:
@@ -26,23 +34,17 @@ def main() -> None:
     parser.add_argument("--mib", type=int, default=64, help="of each data set that is made")
     parser.add_argument("--save", action="store_true", help="keep the raw results beside this script")
     given = parser.parse_args()
-    command = ["cargo", "run", "--quiet", "--release", "-p", "tmem-store", "--example", "codecs", "--", "--json"]
-    with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
-        for name in FILES:
-            source = stack.enter_context(data.make(name, given.mib << 20, 1))
-            path = Path(directory) / name
-            path.write_bytes(os.pread(source.fd, source.nbytes, 0))
-            command.append(str(path))
-        done = subprocess.run(command, cwd=machine.ROOT, stdout=subprocess.PIPE, check=True, text=True)
-    result = {"machine": machine.describe(), "mib": given.mib}
-    result |= {"rows": [json.loads(line) for line in done.stdout.splitlines()]}
-    print("| ns packed / unpacked / ratio | LZ4 alone | the store's choice | of them |\n| --- | ---: | ---: | --- |")
-    for row in result["rows"]:
-        lz4, ours = ("{pack_ns:.0f} / {unpack_ns:.0f} / {ratio:.2f}".format(**row[who]) for who in ("lz4", "ours"))
-        print(f"| {row['data']} | {lz4} | {ours} | {row['of_them']} |")
+    with tempfile.TemporaryDirectory() as directory:
+        files = [Path(directory) / name for name in FILES]
+        for file in files:
+            with data.make(file.name, given.mib << 20, 1) as source:
+                file.write_bytes(os.pread(source.fd, source.nbytes, 0))
+        printed = machine.run_example("tmem-store", "codecs", *map(str, files))
+    rows = [json.loads(line) for line in printed.splitlines()]
+    result = {"machine": machine.describe(), "mib": given.mib, "rows": rows}
+    print(table(result))
     if given.save:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "packers.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        machine.save("packers", result)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -24,7 +22,6 @@ import numpy.typing as npt
 import tmem
 from benches import machine
 
-RESULTS = Path(__file__).parent / "results"
 PAGE = 4096
 DISTINCT = 16_384
 BATCHES = (1, 64, 1024)
@@ -170,8 +167,7 @@ def main() -> None:
     show(rows)
     if given.save:
         result: dict[str, Any] = {"machine": machine.describe(), "pages": given.pages, "ns_a_page": rows}
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "pool_vs_memcpy.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        machine.save("pool_vs_memcpy", result)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-from pathlib import Path
 
 from benches import machine
 
-RESULTS = Path(__file__).parent / "results"
 ROWS = {"raw_put": "copy_in", "raw_get": "copy_out", "put": "lz4_pack", "get": "lz4_unpack"}
 
 
@@ -22,10 +19,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=1_000_000)
     parser.add_argument("--save", action="store_true", help="keep the raw results beside this script")
     given = parser.parse_args()
-    command = ["cargo", "run", "--quiet", "--release", "-p", "tmem-store", "--example", "put_get", "--", "--json"]
-    command += ["--pairs", str(given.pairs)]
-    done = subprocess.run(command, cwd=machine.ROOT, stdout=subprocess.PIPE, check=True, text=True)
-    result = {"machine": machine.describe()} | json.loads(done.stdout)
+    printed = machine.run_example("tmem-store", "put_get", "--pairs", str(given.pairs))
+    result = {"machine": machine.describe()} | json.loads(printed)
     print("| ns a page | store (spread) | beside it | | ratio |\n| --- | ---: | --- | ---: | ---: |")
     for ours, beside in ROWS.items():
         rounds = result[f"{ours}_ns_rounds"]
@@ -36,8 +31,7 @@ def main() -> None:
         )
         print(f" {mine / other:.2f} |")
     if given.save:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "put_get_vs_memcpy.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        machine.save("put_get_vs_memcpy", result)
 
 
 if __name__ == "__main__":

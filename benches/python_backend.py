@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,6 @@ ACCESSES = 20_000
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
-RESULTS = Path(__file__).parent / "results"
 PEERS = ("store", "plain", "python")
 TOUCHES = 4000
 STEPS = {"p50_us": "fault p50 (µs)", "p99_us": "fault p99 (µs)"} | {
@@ -177,7 +175,6 @@ def main() -> None:
         shown = [f"{statistics.median(cell):.1f} ({min(cell):.1f}-{max(cell):.1f})" for cell in cells]
         print(f"| {text} | " + " | ".join(shown) + " |")
     if given.save:
-        RESULTS.mkdir(exist_ok=True)
         result = {
             "machine": machine.describe(),
             "array_mib": given.size,
@@ -186,7 +183,7 @@ def main() -> None:
             "page": PAGE,
             "rounds": rounds,
         }
-        (RESULTS / "python_backend.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        machine.save("python_backend", result)
 
 
 if __name__ == "__main__":

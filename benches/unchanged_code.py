@@ -8,11 +8,9 @@ in turns, in one process; results are compared. Times are seconds; the ratio is 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,6 @@ import tmem
 from benches import machine
 from tmem.demo.warm import warm
 
-RESULTS = Path(__file__).parent / "results"
 BELOW, PAST = "2G", "128M"
 
 
@@ -118,8 +115,7 @@ def main() -> None:
         print(f"| {statistics.median(found['limit_s']):.3f} ", end="")
         print(f"| {found['ratio']:.2f} ({min(ratios):.2f}-{max(ratios):.2f}) |", flush=True)
     if given.save:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "unchanged_code.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        machine.save("unchanged_code", result)
 
 
 if __name__ == "__main__":

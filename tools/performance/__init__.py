@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from benches import kernel_edge, packers
 from tmem.bench.report import geometric
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -204,22 +205,12 @@ def random_bytes(rows: Rows) -> str:
 
 def edge(_rows: Rows) -> str:
     """Return what the kernel's interface costs by itself."""
-    rows = {(row["step"], row["running"]): row for row in _loaded(EDGE)["rows"]}
-    steps = dict.fromkeys(step for step, _ in rows)
-    lines = [(step, *(_nanoseconds(rows[step, running]["ns_rounds"]) for running in (1, 2))) for step in steps]
-    return table(("ns a page (spread)", "alone", "beside a running thread"), lines)
+    return kernel_edge.table(_loaded(EDGE))
 
 
-def packers(_rows: Rows) -> str:
+def packed(_rows: Rows) -> str:
     """Return what the packers cost and save beside LZ4."""
-    form = "{pack_ns:.0f} / {unpack_ns:.0f} / {ratio:.2f}"
-    lines = [(row["data"], *(form.format(**row[who]) for who in ("lz4", "ours"))) for row in _loaded(PACKERS)["rows"]]
-    return table(("ns packed / unpacked / ratio", "LZ4 alone", "the store's choice"), lines)
-
-
-def _nanoseconds(rounds: list[float]) -> str:
-    ordered = sorted(rounds)
-    return f"{ordered[len(ordered) // 2]:.0f} ({ordered[0]:.0f}-{ordered[-1]:.0f})"
+    return packers.table(_loaded(PACKERS))
 
 
 def _loaded(path: Path) -> dict[str, Any]:
@@ -242,7 +233,7 @@ BLOCKS: dict[str, Callable[[Rows], str]] = {
     "jobs": job_table,
     "random_bytes": random_bytes,
     "edge": edge,
-    "packers": packers,
+    "packers": packed,
     "machine": machine,
 }
 

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: what the next steps of a fault will read that is in no cache. Random faults touch a dozen places of as many tables, and
 //! each that has to be waited for takes as long as the lookup behind it. Caller: `serve`, which has other work to do meanwhile.
-//! Lock: the pager's, held. Law: asking changes nothing. It pays on random faults only, and
-//! those are the ones that pack before they load.
+//! Lock: the pager's, held. Law: asking changes nothing. It pays on random faults only, and those are the ones that pack before they load.
 
 use crate::page::PageState;
 use crate::state::State;
