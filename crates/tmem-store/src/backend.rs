@@ -4,7 +4,8 @@
 
 use crate::codec::{Coded, same_filled};
 use crate::object::ObjectId;
-use crate::ops::{BackendOps, Copied, Corrupt, Loaded, Outcome, Reason, Soon};
+use crate::ops::{BackendOps, Copied, Corrupt, Loaded, Oldest, Outcome, Reason, Soon};
+use crate::order::Place;
 use crate::page_bytes;
 use crate::pool::{PageStore, PoolConfig, PoolId, StoreConfig, StoreError};
 use crate::stats::{Refusals, StoreStats};
@@ -33,8 +34,8 @@ fn object_of(area: u32) -> ObjectId {
 /// Pages refused unseen after the store was full: to pack each of them only to find no room costs more than all the rest.
 /// Whatever makes room ends it.
 const FULL_FOR: u32 = 32;
-/// Leaves of the index looked at when the store is full: the search for sparse chunks is spread over many puts.
-const COMPACTED_AT_ONCE: usize = 2;
+/// Pages moved at most when the store is full: one chunk comes free for each few puts.
+const COMPACTED_AT_ONCE: usize = 64;
 
 impl LocalBackend {
     /// `raw`: keep pages that do not shrink as they are, instead of refusing them.
@@ -72,8 +73,8 @@ impl LocalBackend {
     }
 
     /// As [`PageStore::compact`].
-    pub fn compact(&mut self, leaves: usize) -> usize {
-        self.store.compact(leaves)
+    pub fn compact(&mut self, pages: usize) -> usize {
+        self.store.compact(pages)
     }
 
     pub fn set_frozen(&mut self, frozen: bool) {
@@ -184,6 +185,19 @@ impl BackendOps for LocalBackend {
     #[inline]
     fn expect(&self, area: u32, page: u64, soon: Soon) {
         self.store.expect(self.pool, object_of(area), page, soon);
+    }
+
+    fn oldest(&self, after: u32) -> Option<Oldest<'_>> {
+        self.store.oldest(Place(after)).map(|(place, (_, object, index), held)| Oldest {
+            after: place.0,
+            area: object.0[0] as u32,
+            page: index,
+            held,
+        })
+    }
+
+    fn touch(&mut self, area: u32, page: u64) {
+        self.store.touch(self.pool, object_of(area), page);
     }
 
     fn invalidate_page(&mut self, area: u32, page: u64) {

@@ -2,11 +2,13 @@
 //! Owns: what the index says about one stored page, in 16 bytes. Callers: `tree` keeps them, `pool` reads them.
 
 use crate::slab::Loc;
+use crate::tree::{Root, WAYS};
 
 const EMPTY: u16 = 0;
 const SAME: u16 = 1;
 const PACKED: u16 = 2;
 const RAW: u16 = 3;
+const TREE: u16 = 4;
 
 tmem_sys::pod! {
     /// All zeros is the empty entry.
@@ -15,11 +17,51 @@ tmem_sys::pod! {
         /// The repeated word, or where in the slab.
         word: u64,
         /// From the lowest bit on: length (16 bits), kind (16), and the page's place in the order of age (32), which
-        /// is 0 for a persistent page. Two words in all, so that an entry travels in registers: put together in
+        /// is 0 for a page that has none. Two words in all, so that an entry travels in registers: put together in
         /// memory from parts, it could not be read again before the page stored just before it has left the
         /// processor's store buffer, which takes as long as half the copy.
         rest: u64,
     }
+}
+
+/// Names an entry: for its slot in the slab, and its place in the order of age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct EntryId(pub u32);
+
+/// Marks the number of an object that has one page, and its entry with it.
+const LONE: u32 = 1 << 30;
+
+impl EntryId {
+    /// No entry's.
+    pub const NONE: EntryId = EntryId(0);
+    /// Leaves of the index are numbered below this.
+    pub const LEAVES: usize = (LONE / WAYS as u32) as usize;
+    /// Objects are numbered below this.
+    pub const OBJECTS: usize = LONE as usize;
+
+    #[inline]
+    pub fn in_leaf(leaf: u32, way: usize) -> EntryId {
+        EntryId(leaf * WAYS as u32 + way as u32)
+    }
+
+    pub fn lone(object: u32) -> EntryId {
+        EntryId(LONE | object)
+    }
+
+    /// Which entry of which leaf, or which object's only one.
+    #[inline]
+    pub fn place(self) -> EntryPlace {
+        match self.0 {
+            id if id & LONE != 0 => EntryPlace::Lone(id & !LONE),
+            id => EntryPlace::InLeaf(id / WAYS as u32, id as usize % WAYS),
+        }
+    }
+}
+
+/// What an [`EntryId`] says.
+pub(crate) enum EntryPlace {
+    InLeaf(u32, usize),
+    Lone(u32),
 }
 
 const fn rest(len: usize, kind: u16) -> u64 {
@@ -51,6 +93,17 @@ impl Entry {
 
     pub fn raw(loc: Loc) -> Entry {
         Entry { word: loc.0, rest: rest(0, RAW) }
+    }
+
+    /// Stands in an object's record in place of the entry of its only page.
+    pub fn tree(root: Root) -> Entry {
+        Entry { word: u64::from(root.node) | u64::from(root.height) << 32, rest: rest(0, TREE) }
+    }
+
+    /// The tree, where there is one.
+    #[inline]
+    pub fn root(&self) -> Option<Root> {
+        (self.kind() == TREE).then_some(Root { node: self.word as u32, height: (self.word >> 32) as u32 })
     }
 
     #[must_use]

@@ -123,6 +123,25 @@ pub enum Copied {
     Same(u64),
     /// So many packed bytes, at the start of the target.
     Packed(usize),
+    /// The page itself.
+    Raw,
+}
+
+/// What is stored for a page that takes room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held<'a> {
+    Packed(&'a [u8]),
+    Page(&'a Page),
+}
+
+/// A page that could go down next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Oldest<'a> {
+    /// The page's place, for the question which comes after it.
+    pub after: u32,
+    pub area: u32,
+    pub page: u64,
+    pub held: Held<'a>,
 }
 
 /// What a load or a store will read of memory that is in no cache.
@@ -230,6 +249,20 @@ pub trait BackendOps: Send {
 
     /// The page will be stored or loaded soon: asks for the memory that this will read. Changes nothing.
     fn expect(&self, _area: u32, _page: u64, _soon: Soon) {}
+
+    /// The page that was stored longest ago, but for those up to the place `after` (0 for none), as it is stored. `None` where
+    /// there is no other, or no order.
+    ///
+    /// Caller: stores nothing between two questions of one walk.
+    fn oldest(&self, after: u32) -> Option<Oldest<'_>> {
+        let _ = after;
+        None
+    }
+
+    /// The page was found unchanged and is as young as one that is stored now.
+    fn touch(&mut self, area: u32, page: u64) {
+        let _ = (area, page);
+    }
 
     /// Forgets a page; nothing happens when it is not stored.
     ///

@@ -12,6 +12,7 @@ use crate::entry::{Entry, Form};
 use crate::guests::{GuestId, Guests, slot_bytes};
 use crate::object::{MAX_POOLS, ObjectId, Objects};
 use crate::ops::{Copied, Corrupt, Loaded, Outcome, Reason};
+use crate::order::{Order, Place};
 use crate::room::UNLIMITED;
 use crate::slab::Slab;
 use crate::stats::{Holdings, PoolStats, StoreStats, Traffic};
@@ -44,6 +45,7 @@ pub struct PageStore {
     pub(crate) codec: Codec,
     pub(crate) slab: Slab,
     pub(crate) ages: Ages,
+    pub(crate) order: Order,
     pub(crate) guests: Guests,
     /// Bytes that may be taken for everything; `room` keeps it.
     pub(crate) limit: usize,
@@ -75,6 +77,7 @@ impl PageStore {
             codec: Codec::new()?,
             slab: Slab::new(config.capacity_bytes, config.reserve_bytes)?,
             ages: Ages::new(max_ephemeral)?,
+            order: Order::new(if config.ordered { config.max_pages as usize } else { 0 })?,
             guests: Guests::new(),
             limit: UNLIMITED,
             held: Holdings::default(),
@@ -150,7 +153,7 @@ impl PageStore {
         Ok(self.count_put(slot, placed))
     }
 
-    /// Copies a persistent page's packed bytes, or its word. `None` for a page in another form, and where there is none.
+    /// Copies a persistent page as it is stored. `None` where there is none.
     ///
     /// # Errors
     /// As [`PageStore::get`].
@@ -164,14 +167,20 @@ impl PageStore {
         let slot = self.live_slot(pool)?;
         let entry = self.objects.get(slot as u32, object, index);
         let copied = match entry.form() {
-            _ if entry.record() != 0 => return Ok(None),
+            _ if self.pools[slot].kind.is_ephemeral() => return Ok(None),
             Form::Same(word) => Copied::Same(word),
             Form::Packed(loc, len) => {
                 let bytes = self.slab.read(loc, len).ok_or(StoreError::Corrupt(Corrupt::Misplaced))?;
                 into[..len].copy_from_slice(bytes);
                 Copied::Packed(len)
             }
-            Form::Empty | Form::Raw(_) => return Ok(None),
+            Form::Raw(loc) => {
+                into.copy_from_slice(
+                    self.slab.read(loc, PAGE_SIZE).ok_or(StoreError::Corrupt(Corrupt::Misplaced))?,
+                );
+                Copied::Raw
+            }
+            Form::Empty => return Ok(None),
             Form::Broken(_) => return Err(StoreError::Corrupt(Corrupt::Misplaced)),
         };
         for traffic in [&mut self.traffic, &mut self.pools[slot].stats.traffic] {
@@ -215,7 +224,7 @@ impl PageStore {
         let slot = self.live_slot(pool)?;
         let entry = self.objects.get(slot as u32, object, index);
         let loaded = self.read(entry, into).map_err(StoreError::Corrupt)?;
-        if entry.record() != 0 {
+        if !entry.is_empty() && self.pools[slot].kind.is_ephemeral() {
             self.age(slot, object, index, entry)?;
         }
         let hit = u64::from(loaded == Loaded::Loaded);
@@ -257,9 +266,9 @@ impl PageStore {
     pub fn flush_object(&mut self, pool: PoolId, object: ObjectId) -> Result<u64, StoreError> {
         let slot = self.live_slot(pool)?;
         let before = self.pools[slot].stats.pages;
-        let PageStore { objects, slab, held, ages, guests, pools, .. } = self;
+        let PageStore { objects, slab, held, ages, order, guests, pools, .. } = self;
         objects.remove_object(slot as u32, object, &mut |e| {
-            release(slab, held, ages, guests, &mut pools[slot], e)
+            release(slab, held, ages, order, guests, &mut pools[slot], e)
         });
         let flushed = before - self.pools[slot].stats.pages;
         self.count_flushed(slot, flushed);
@@ -273,8 +282,9 @@ impl PageStore {
     pub fn destroy(&mut self, pool: PoolId) -> Result<u64, StoreError> {
         let slot = self.live_slot(pool)?;
         let before = self.pools[slot].stats.pages;
-        let PageStore { objects, slab, held, ages, guests, pools, .. } = self;
-        objects.remove_pool(slot as u32, &mut |e| release(slab, held, ages, guests, &mut pools[slot], e));
+        let PageStore { objects, slab, held, ages, order, guests, pools, .. } = self;
+        objects
+            .remove_pool(slot as u32, &mut |e| release(slab, held, ages, order, guests, &mut pools[slot], e));
         self.count_flushed(slot, before);
         self.pools[slot].live = false;
         self.guests.get_mut(self.pools[slot].guest).pools -= 1;
@@ -333,7 +343,7 @@ impl PageStore {
     /// Bytes of objects, trees and the order of age.
     #[inline]
     fn index_bytes(&self) -> usize {
-        self.objects.touched_bytes() + self.ages.touched_bytes()
+        self.objects.touched_bytes() + self.ages.touched_bytes() + self.order.touched_bytes()
     }
 
     pub fn stats(&self) -> StoreStats {
@@ -399,8 +409,8 @@ impl PageStore {
     }
 
     pub(crate) fn release(&mut self, slot: usize, entry: Entry) {
-        let PageStore { slab, held, ages, guests, pools, .. } = self;
-        release(slab, held, ages, guests, &mut pools[slot], entry);
+        let PageStore { slab, held, ages, order, guests, pools, .. } = self;
+        release(slab, held, ages, order, guests, &mut pools[slot], entry);
     }
 
     fn count_flushed(&mut self, slot: usize, pages: u64) {
@@ -414,6 +424,7 @@ fn release(
     slab: &mut Slab,
     held: &mut Holdings,
     ages: &mut Ages,
+    order: &mut Order,
     guests: &mut Guests,
     pool: &mut Pool,
     entry: Entry,
@@ -421,7 +432,9 @@ fn release(
     pool.stats.pages -= 1;
     count(held, entry, u64::wrapping_sub);
     guests.discharge(pool.guest, slot_bytes(slab, entry), pool.kind.is_ephemeral());
-    if ages.is_live(entry.record()) {
+    if !pool.kind.is_ephemeral() {
+        order.remove(Place(entry.record()));
+    } else if ages.is_live(entry.record()) {
         ages.remove(entry.record());
     }
     free(slab, entry);
