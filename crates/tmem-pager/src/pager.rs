@@ -326,7 +326,7 @@ pub(crate) fn build(config: &Config) -> Result<State, PagerError> {
     let frames = config.ram / PAGE_SIZE;
     // Standby pages, free frames, and holes enough to find runs among.
     let slots = (frames / 4).clamp(1024, 1 << 16);
-    let backends = config.backends.iter().map(|kind| backend(*kind, config.ram, arena_pages));
+    let backends = config.backends.iter().map(|kind| backend(*kind, config, arena_pages));
     let backends = backends.collect::<Result<Vec<_>, _>>()?;
     let stats =
         Stats(Counters::new(&config.name).map_err(|e| PagerError::Kernel("publishing statistics", e))?);
@@ -344,9 +344,9 @@ pub(crate) fn build(config: &Config) -> Result<State, PagerError> {
     Ok(state)
 }
 
-fn backend(kind: Backend, ram: usize, pages: usize) -> Result<Box<dyn BackendOps>, PagerError> {
+fn backend(kind: Backend, config: &Config, pages: usize) -> Result<Box<dyn BackendOps>, PagerError> {
     Ok(match kind {
-        Backend::Store => Box::new(local_store(ram)?),
+        Backend::Store => Box::new(local_store(config.ram, config.swap.is_some())?),
         Backend::RefuseAll => Box::new(testback::RefuseAll::default()),
         Backend::Plain => Box::new(testback::PlainCopies::new(pages)?),
         Backend::Process { fd, limit_ms } => Box::new(ProcessBackend::new(fd, limit_ms, pages)?),
@@ -354,12 +354,13 @@ fn backend(kind: Backend, ram: usize, pages: usize) -> Result<Box<dyn BackendOps
 }
 
 /// At most three fifths of the budget; `State::share_out` sets what it may really take.
-fn local_store(ram: usize) -> Result<LocalBackend, PagerError> {
+fn local_store(ram: usize, swap: bool) -> Result<LocalBackend, PagerError> {
     let capacity = ram / 5 * 3;
     let pages = (ARENA_BYTES / PAGE_SIZE) as u64;
     let config = StoreConfig { reserve_bytes: capacity, ..StoreConfig::for_pages(pages, capacity) };
-    // An incompressible page gains nothing in the store: it goes down.
-    Ok(LocalBackend::new(config, PoolConfig::default())?)
+    // A page that does not shrink gains nothing in the store, but where there is a swap device it waits there for its turn
+    // to go down: sent past older pages, it would be fetched again sooner than they.
+    Ok(LocalBackend::new(config, PoolConfig { raw: swap, ..PoolConfig::default() })?)
 }
 
 fn swap_device(config: &Config, pages: usize) -> Result<SwapOut, PagerError> {

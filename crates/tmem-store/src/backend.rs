@@ -188,11 +188,11 @@ impl BackendOps for LocalBackend {
     }
 
     fn oldest(&self, after: u32) -> Option<Oldest<'_>> {
-        self.store.oldest(Place(after)).map(|(place, (_, object, index), held)| Oldest {
+        self.store.oldest(Place(after)).map(|(place, (_, object, index), blob)| Oldest {
             after: place.0,
             area: object.0[0] as u32,
             page: index,
-            held,
+            blob,
         })
     }
 

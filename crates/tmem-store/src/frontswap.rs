@@ -6,7 +6,7 @@
 //! invalidate in every one first, then store; and only the backend that took a page is asked for it.
 
 use crate::codec::Coded;
-use crate::ops::{BackendOps, Copied, Corrupt, Loaded, Outcome, Reason, Soon};
+use crate::ops::{BackendOps, Copied, Corrupt, Loaded, Oldest, Outcome, Reason, Soon};
 use crate::stats::{Refusals, StoreStats};
 use tmem_sys::{Errno, Page, Table};
 
@@ -223,6 +223,25 @@ impl Frontswap {
         let holder = usize::from(self.holder.get(page).copied().unwrap_or(0)).saturating_sub(1);
         if let Some(backend) = self.backends.get(holder) {
             backend.expect(self.area, page as u64, soon);
+        }
+    }
+
+    /// The page that was stored longest ago by the first backend that keeps them in order, but for those up to the place `after`
+    /// (0 for none). `None` where there is no other.
+    pub fn oldest(&self, after: u32) -> Option<Oldest<'_>> {
+        // With writethrough the swap device has every page already.
+        if self.mode.writethrough {
+            return None;
+        }
+        let backend = self.backends.iter().find(|b| b.oldest(0).is_some())?;
+        backend.oldest(after).filter(|oldest| oldest.area == self.area)
+    }
+
+    /// The page was found unchanged: it is as young as one that is stored now.
+    pub fn touch(&mut self, page: usize) {
+        if self.is_present(page) {
+            let holder = usize::from(self.holder[page]) - 1;
+            self.backends[holder].touch(self.area, page as u64);
         }
     }
 

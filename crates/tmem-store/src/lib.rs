@@ -52,7 +52,7 @@ pub use frontswap::{Frontswap, FrontswapCounters, Mode};
 pub use guests::{GuestError, GuestHoldings, GuestId, GuestLimits, GuestStats};
 pub use host::{Host, HostConfig, HostError};
 pub use object::ObjectId;
-pub use ops::{BackendOps, Copied, Corrupt, Held, Loaded, Oldest, Outcome, Reason, Soon};
+pub use ops::{BackendOps, Blob, Copied, Corrupt, Loaded, Oldest, Outcome, Reason, Soon};
 pub use pool::{PageStore, PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
 pub use process::ProcessBackend;
 pub use stack::{Lost, Stack};

@@ -5,22 +5,22 @@
 
 use crate::entry::{EntryId, Form};
 use crate::object::{ObjectId, Objects};
-use crate::ops::Held;
+use crate::ops::Blob;
 use crate::order::Place;
 use crate::pool::{PageStore, PoolId};
 use tmem_sys::PAGE_SIZE;
 
 impl PageStore {
     /// The oldest persistent page but for those up to a place: its own place, its handle, and what is stored.
-    pub(crate) fn oldest(&self, after: Place) -> Option<(Place, (u32, ObjectId, u64), Held<'_>)> {
+    pub(crate) fn oldest(&self, after: Place) -> Option<(Place, (u32, ObjectId, u64), Blob<'_>)> {
         let mut after = after;
         loop {
             let (place, id) = self.order.next(after)?;
             after = place;
             let held = match self.objects.entry(id)?.form() {
-                Form::Packed(loc, len) => self.slab.read(loc, len).map(Held::Packed),
+                Form::Packed(loc, len) => self.slab.read(loc, len).map(Blob::Packed),
                 Form::Raw(loc) => {
-                    self.slab.read(loc, PAGE_SIZE).and_then(|bytes| bytes.as_array()).map(Held::Page)
+                    self.slab.read(loc, PAGE_SIZE).and_then(|bytes| bytes.as_array()).map(Blob::Page)
                 }
                 // Stray writes broke it: a get will say so.
                 _ => None,

@@ -129,9 +129,10 @@ pub enum Copied {
 
 /// What is stored for a page that takes room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Held<'a> {
+pub enum Blob<'a> {
     Packed(&'a [u8]),
     Page(&'a Page),
+    Same(u64),
 }
 
 /// A page that could go down next.
@@ -141,7 +142,7 @@ pub struct Oldest<'a> {
     pub after: u32,
     pub area: u32,
     pub page: u64,
-    pub held: Held<'a>,
+    pub blob: Blob<'a>,
 }
 
 /// What a load or a store will read of memory that is in no cache.
