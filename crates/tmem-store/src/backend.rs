@@ -3,6 +3,7 @@
 //! An area is an object, a page its index. Locks: the pager's. Laws 1 to 4, by way of the pool.
 
 use crate::codec::{Coded, same_filled};
+use crate::cold::ColdBatch;
 use crate::object::ObjectId;
 use crate::ops::{BackendOps, Copied, Corrupt, Loaded, Oldest, Outcome, Reason, Soon};
 use crate::order::Place;
@@ -198,6 +199,26 @@ impl BackendOps for LocalBackend {
 
     fn touch(&mut self, area: u32, page: u64) {
         self.store.touch(self.pool, object_of(area), page);
+    }
+
+    fn set_clock(&mut self, now: u32) {
+        self.store.set_clock(now);
+    }
+
+    fn take_cold(&mut self, before: u32, batch: &mut ColdBatch) -> bool {
+        self.store.take_cold(before, batch)
+    }
+
+    fn settle_cold(&mut self, batch: &ColdBatch, n: usize, tighter: Option<&[u8]>) -> bool {
+        self.store.settle_cold(batch, n, tighter)
+    }
+
+    fn tidy(&mut self) -> bool {
+        let moved = self.store.is_sparse() && self.store.compact(COMPACTED_AT_ONCE) > 0;
+        if moved {
+            self.full_for = 0;
+        }
+        moved
     }
 
     fn invalidate_page(&mut self, area: u32, page: u64) {

@@ -53,7 +53,7 @@ impl PageStore {
             _ => None,
         };
         let Some(better) = better else { return false };
-        *entry = better.with_record(entry.record());
+        *entry = better.like(*entry);
         true
     }
 

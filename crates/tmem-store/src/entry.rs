@@ -9,6 +9,8 @@ const SAME: u16 = 1;
 const PACKED: u16 = 2;
 const RAW: u16 = 3;
 const TREE: u16 = 4;
+/// Marks a page that was looked at for a colder form and has it, or gains nothing by one.
+const SETTLED: u64 = 1 << 31;
 
 tmem_sys::pod! {
     /// All zeros is the empty entry.
@@ -117,9 +119,26 @@ impl Entry {
         (self.rest >> 32) as u32
     }
 
+    /// With another's place in the order of age, and its mark.
+    #[must_use]
+    pub fn like(self, other: Entry) -> Entry {
+        Entry { rest: self.with_record(other.record()).rest | other.rest & SETTLED, ..self }
+    }
+
+    /// As it is, with the mark.
+    #[must_use]
+    pub fn settled(self) -> Entry {
+        Entry { rest: self.rest | SETTLED, ..self }
+    }
+
+    #[inline]
+    pub fn is_settled(&self) -> bool {
+        self.rest & SETTLED != 0
+    }
+
     #[inline]
     fn kind(&self) -> u16 {
-        (self.rest >> 16) as u16
+        ((self.rest & !SETTLED) >> 16) as u16
     }
 
     #[inline]

@@ -6,6 +6,7 @@
 //! invalidate in every one first, then store; and only the backend that took a page is asked for it.
 
 use crate::codec::Coded;
+use crate::cold::ColdBatch;
 use crate::ops::{BackendOps, Copied, Corrupt, Loaded, Oldest, Outcome, Reason, Soon};
 use crate::stats::{Refusals, StoreStats};
 use tmem_sys::{Errno, Page, Table};
@@ -243,6 +244,30 @@ impl Frontswap {
             let holder = usize::from(self.holder[page]) - 1;
             self.backends[holder].touch(self.area, page as u64);
         }
+    }
+
+    /// Sets the clock by which stores are dated, in any unit.
+    pub fn set_clock(&mut self, now: u32) {
+        self.backends.iter_mut().for_each(|b| b.set_clock(now));
+    }
+
+    /// As [`BackendOps::take_cold`], of the page store among the backends.
+    pub fn take_cold(&mut self, before: u32, batch: &mut ColdBatch) -> bool {
+        self.page_store().is_some_and(|store| store.take_cold(before, batch))
+    }
+
+    /// As [`BackendOps::settle_cold`].
+    pub fn settle_cold(&mut self, batch: &ColdBatch, n: usize, tighter: Option<&[u8]>) -> bool {
+        self.page_store().is_some_and(|store| store.settle_cold(batch, n, tighter))
+    }
+
+    /// As [`BackendOps::tidy`], of each backend.
+    pub fn tidy(&mut self) -> bool {
+        self.backends.iter_mut().fold(false, |done, b| b.tidy() | done)
+    }
+
+    fn page_store(&mut self) -> Option<&mut Box<dyn BackendOps>> {
+        self.backends.iter_mut().find(|b| b.store_stats().is_some())
     }
 
     /// Forgets a page; nothing happens when it is not stored.

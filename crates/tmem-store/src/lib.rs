@@ -21,6 +21,7 @@ pub mod host;
 pub mod pool;
 
 mod age;
+mod cold;
 mod expect;
 mod oldest;
 mod order;
@@ -48,6 +49,7 @@ mod check;
 pub mod stats;
 
 pub use backend::LocalBackend;
+pub use cold::ColdBatch;
 pub use frontswap::{Frontswap, FrontswapCounters, Mode};
 pub use guests::{GuestError, GuestHoldings, GuestId, GuestLimits, GuestStats};
 pub use host::{Host, HostConfig, HostError};

@@ -5,6 +5,7 @@
 //! Locks: none; the caller holds its own around each call. Laws 1 to 4 bind every implementer.
 
 use crate::codec::Coded;
+use crate::cold::ColdBatch;
 use crate::stats::StoreStats;
 use std::fmt;
 use tmem_sys::Page;
@@ -263,6 +264,30 @@ pub trait BackendOps: Send {
     /// The page was found unchanged and is as young as one that is stored now.
     fn touch(&mut self, area: u32, page: u64) {
         let _ = (area, page);
+    }
+
+    /// Sets the clock by which stores are dated, in any unit.
+    fn set_clock(&mut self, now: u32) {
+        let _ = now;
+    }
+
+    /// Copies out pages stored before `before` that were not looked at yet; the batch is empty for a backend that has no tighter
+    /// forms. False when there are no more.
+    fn take_cold(&mut self, before: u32, batch: &mut ColdBatch) -> bool {
+        let _ = (before, batch);
+        false
+    }
+
+    /// Stores the `n`th page of a batch in a tighter form, if it is still the one that was copied out, or notes that it has none.
+    /// True where bytes were saved.
+    fn settle_cold(&mut self, batch: &ColdBatch, n: usize, tighter: Option<&[u8]>) -> bool {
+        let _ = (batch, n, tighter);
+        false
+    }
+
+    /// Makes whole pieces of memory of what is free in many, a bounded piece of work. Whether anything was done.
+    fn tidy(&mut self) -> bool {
+        false
     }
 
     /// Forgets a page; nothing happens when it is not stored.

@@ -72,6 +72,8 @@ pub(crate) struct Order {
     live: usize,
     /// Where the search for sparse neighbours goes on.
     hand: u32,
+    /// Where the search for cold pages goes on, 0 for the oldest of all.
+    sweeping: u32,
     /// The caller's clock.
     now: u32,
 }
@@ -94,6 +96,7 @@ impl Order {
             in_chain: 0,
             live: 0,
             hand: 0,
+            sweeping: 0,
             now: 0,
         })
     }
@@ -117,7 +120,6 @@ impl Order {
         let place = Place::new(number, block.to.into());
         block.to += 1;
         block.live += 1;
-        block.swept = 0;
         self.live += 1;
         self.ids[place.0 as usize] = id.0;
         place
@@ -174,31 +176,55 @@ impl Order {
         None
     }
 
-    /// The oldest block that was begun before `before` and not swept yet: every page in it is shown, and it counts as swept
-    /// unless `each` says that it could not take one. Whether there was such a block.
-    pub fn sweep(&mut self, before: u32, each: &mut impl FnMut(Place, EntryId) -> bool) -> bool {
-        let mut number = self.oldest;
-        while number != 0 {
-            let block = self.blocks[number as usize];
-            if block.begun >= before {
+    /// Shows up to `most` pages of blocks begun before `before`, oldest first, where the last time ended; each once, unless
+    /// its block was made one with another since. False when there are no more.
+    pub fn sweep(&mut self, before: u32, most: usize, each: &mut impl FnMut(Place, EntryId)) -> bool {
+        let mut left = most;
+        while left > 0 {
+            let (number, from) = self.swept_to(before);
+            if number == 0 {
                 return false;
             }
-            if block.swept == 0 && number != self.youngest {
-                break;
+            let to = usize::from(self.blocks[number as usize].to);
+            for at in from..to {
+                let place = Place::new(number, at);
+                let id = self.id(place);
+                if id != EntryId::NONE {
+                    each(place, id);
+                    left -= 1;
+                }
+                self.sweeping = Place::new(number, at + 1).0;
+                if left == 0 && at + 1 < to {
+                    return true;
+                }
+            }
+            self.blocks[number as usize].swept = 1;
+            self.sweeping = 0;
+        }
+        true
+    }
+
+    /// The block to go on with, and where in it; 0 where all that are old enough were swept.
+    fn swept_to(&mut self, before: u32) -> (u32, usize) {
+        let old = |block: &Block| block.live > 0 && block.swept == 0 && block.begun < before;
+        let at = Place(self.sweeping);
+        if self.sweeping != 0 && old(&self.blocks[at.block() as usize]) {
+            return (at.block(), at.at());
+        }
+        let mut number = self.oldest;
+        while number != 0 {
+            let block = &mut self.blocks[number as usize];
+            if block.begun >= before {
+                return (0, 0);
+            }
+            if block.swept == 0 {
+                // What comes from now on is young, and begins a block of its own.
+                block.to = BLOCK as u16;
+                return (number, 0);
             }
             number = block.younger;
         }
-        if number == 0 {
-            return false;
-        }
-        let places = (0..self.blocks[number as usize].to.into()).map(|at| Place::new(number, at));
-        let ids = &self.ids;
-        let mut live = places
-            .map(|place| (place, EntryId(ids[place.0 as usize])))
-            .filter(|(_, id)| *id != EntryId::NONE);
-        let all = live.all(|(place, id)| each(place, id));
-        self.blocks[number as usize].swept = u32::from(all);
-        true
+        (0, 0)
     }
 
     /// Bytes of memory taken.
@@ -290,6 +316,9 @@ impl Order {
         }
         let (one, two) = (self.blocks[older as usize], self.blocks[younger as usize]);
         let swept = u32::from(one.swept != 0 && two.swept != 0);
+        if [older, younger].contains(&Place(self.sweeping).block()) {
+            self.sweeping = 0;
+        }
         self.blocks[older as usize] =
             Block { live: to as u32, begun: two.begun, from: 0, to: to as u16, swept, ..one };
         self.unlink(younger);
@@ -412,17 +441,19 @@ mod tests {
     }
 
     #[test]
-    fn a_block_is_swept_once_and_again_when_it_changed() {
+    fn old_pages_are_swept_once_and_those_that_came_later_after_them() {
         let mut p = pages();
         p.order.set_clock(5);
         (1..=3000).for_each(|id| p.push(id));
         let mut seen = Vec::new();
-        assert!(!p.order.sweep(5, &mut |_, _| true), "nothing is that old");
-        while p.order.sweep(6, &mut |_, id| {
-            seen.push(id.0);
-            true
-        }) {}
-        assert_eq!(seen, (1..=2048).collect::<Vec<_>>(), "the youngest block may still change");
-        assert!(!p.order.sweep(6, &mut |_, _| true));
+        assert!(!p.order.sweep(5, 10, &mut |_, id| seen.push(id.0)), "nothing is that old");
+        while p.order.sweep(6, 7, &mut |_, id| seen.push(id.0)) {}
+        assert_eq!(seen, (1..=3000).collect::<Vec<_>>());
+        p.order.set_clock(7);
+        (3001..=3100).for_each(|id| p.push(id));
+        assert!(!p.order.sweep(7, 10, &mut |_, id| seen.push(id.0)));
+        while p.order.sweep(8, 200, &mut |_, id| seen.push(id.0)) {}
+        assert_eq!(seen, (1..=3100).collect::<Vec<_>>());
+        assert_eq!(p.all(), seen);
     }
 }

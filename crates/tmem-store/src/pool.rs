@@ -8,7 +8,7 @@ use crate::age::Ages;
 use crate::class::LARGEST_PACKED;
 use crate::codec::{self, Codec, Coded};
 pub use crate::config::{PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
-use crate::entry::{Entry, Form};
+use crate::entry::{Entry, EntryId, Form};
 use crate::guests::{GuestId, Guests, slot_bytes};
 use crate::object::{MAX_POOLS, ObjectId, Objects};
 use crate::ops::{Copied, Corrupt, Loaded, Outcome, Reason};
@@ -411,6 +411,18 @@ impl PageStore {
     pub(crate) fn release(&mut self, slot: usize, entry: Entry) {
         let PageStore { slab, held, ages, order, guests, pools, .. } = self;
         release(slab, held, ages, order, guests, &mut pools[slot], entry);
+    }
+
+    /// Accounts for an entry that takes another's place, and frees what the old one held.
+    pub(crate) fn exchange(&mut self, id: EntryId, old: Entry, new: Entry) {
+        let Some((pool, ..)) = self.objects.handle(id) else { return };
+        let Pool { guest, kind, .. } = self.pools[pool as usize];
+        let (was, is) = (slot_bytes(&self.slab, old), slot_bytes(&self.slab, new));
+        self.guests.discharge(guest, was, kind.is_ephemeral());
+        self.guests.charge(guest, is, kind.is_ephemeral());
+        count(&mut self.held, old, u64::wrapping_sub);
+        count(&mut self.held, new, u64::wrapping_add);
+        free(&mut self.slab, old);
     }
 
     fn count_flushed(&mut self, slot: usize, pages: u64) {
