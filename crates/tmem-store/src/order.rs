@@ -204,6 +204,31 @@ impl Order {
         true
     }
 
+    /// Shows up to `most` pages of one block at even distances, and answers with the next block, 0 after the last. `block` 0 is
+    /// the oldest.
+    pub fn sample(&self, block: u32, most: usize, each: &mut impl FnMut(EntryId)) -> u32 {
+        let number = if block == 0 { self.oldest } else { block };
+        let block = self.blocks[number as usize];
+        if number == 0 || block.live == 0 {
+            return 0;
+        }
+        let step = usize::from(block.to).div_ceil(most.max(1)).max(1);
+        for at in (0..usize::from(block.to)).step_by(step) {
+            // The next one where that place is empty, if it comes before the next step's.
+            let ids =
+                &self.ids[number as usize * BLOCK + at..number as usize * BLOCK + usize::from(block.to)];
+            if let Some(id) = ids.iter().take(step).find(|id| **id != 0) {
+                each(EntryId(*id));
+            }
+        }
+        block.younger
+    }
+
+    /// Blocks in the order: that many steps of [`Order::sample`] see it all.
+    pub fn blocks(&self) -> usize {
+        self.in_chain
+    }
+
     /// The block to go on with, and where in it; 0 where all that are old enough were swept.
     fn swept_to(&mut self, before: u32) -> (u32, usize) {
         let old = |block: &Block| block.live > 0 && block.swept == 0 && block.begun < before;
