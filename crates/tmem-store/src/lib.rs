@@ -22,6 +22,7 @@ pub mod pool;
 
 mod age;
 mod expect;
+mod lend;
 mod place;
 mod room;
 
@@ -46,6 +47,7 @@ mod check;
 pub mod stats;
 
 pub use backend::LocalBackend;
+pub use codec::Dictionaries;
 pub use frontswap::{Frontswap, FrontswapCounters, Mode};
 pub use guests::{GuestError, GuestHoldings, GuestId, GuestLimits, GuestStats};
 pub use host::{Host, HostConfig, HostError};
