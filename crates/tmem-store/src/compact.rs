@@ -4,7 +4,7 @@
 //! A slot knows its entry, so a step costs what it moves. Law: no page is lost to it; what it cannot move stays.
 
 use crate::class::CLASSES;
-use crate::entry::{Entry, Form};
+use crate::entry::Form;
 use crate::pool::PageStore;
 use crate::slab::Loc;
 use tmem_sys::PAGE_SIZE;
@@ -47,13 +47,13 @@ impl PageStore {
         let Some(entry) = self.slab.owner(loc).and_then(|owner| self.objects.entry_mut(owner)) else {
             return false;
         };
-        let better = match entry.form() {
-            Form::Packed(at, len) if at == loc => self.slab.leave(loc, len).map(|to| Entry::packed(to, len)),
-            Form::Raw(at) if at == loc => self.slab.leave(loc, PAGE_SIZE).map(Entry::raw),
+        let to = match entry.form() {
+            Form::Packed(at, len) if at == loc => self.slab.leave(loc, len),
+            Form::Raw(at) if at == loc => self.slab.leave(loc, PAGE_SIZE),
             _ => None,
         };
-        let Some(better) = better else { return false };
-        *entry = better.like(*entry);
+        let Some(to) = to else { return false };
+        *entry = entry.moved(to);
         true
     }
 

@@ -23,6 +23,7 @@ pub mod pool;
 mod age;
 mod cold;
 mod expect;
+mod lend;
 mod oldest;
 mod order;
 mod place;
@@ -49,6 +50,7 @@ mod check;
 pub mod stats;
 
 pub use backend::LocalBackend;
+pub use codec::Dictionaries;
 pub use cold::ColdBatch;
 pub use frontswap::{Frontswap, FrontswapCounters, Mode};
 pub use guests::{GuestError, GuestHoldings, GuestId, GuestLimits, GuestStats};
