@@ -94,7 +94,6 @@ impl Recoder {
             form: Form::best(),
             charged: 0,
         };
-        made.dictionaries.begin();
         made.adopt()?;
         Ok(made)
     }
