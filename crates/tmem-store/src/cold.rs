@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: which stored pages have been cold long enough for a tighter form, and the exchange of one form for another.
-//! Callers: `backend`, for the pager's keeper, which packs the pages again between the two calls. Locks: the store's, for
+//! Callers: `backend`, for the pager's background work, which packs the pages again between the two calls. Locks: the store's, for
 //! each call; not in between. Law 12: a form is exchanged only where the very bytes are stored that it was made of.
 
 use crate::class::{class_of, slot_size};
