@@ -271,13 +271,14 @@ pub fn train(samples: &[Page], size: usize) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// How a page is compressed after a dictionary of so many bytes. The tables are no larger than what they are to hold.
+/// How a page is compressed after a dictionary of so many bytes. The tables are no larger than what they are to hold; with a
+/// dictionary the library looks strings up in rows of a hash table, and its chains are not used.
 fn plan(level: i32, dictionary: usize) -> ZSTD_compressionParameters {
     let log = (dictionary + PAGE_SIZE).next_power_of_two().ilog2();
     // SAFETY: a pure function of the library.
     let mut plan = unsafe { zstd_sys::ZSTD_getCParams(level, PAGE_SIZE as u64, dictionary) };
     plan.hashLog = plan.hashLog.min(log);
-    plan.chainLog = plan.chainLog.min(log);
+    plan.chainLog = if dictionary > 0 { zstd_sys::ZSTD_CHAINLOG_MIN } else { plan.chainLog.min(log) };
     plan
 }
 
@@ -285,4 +286,65 @@ fn plan(level: i32, dictionary: usize) -> ZSTD_compressionParameters {
 fn length(answer: usize) -> Option<usize> {
     // SAFETY: a pure function of the library.
     (unsafe { zstd_sys::ZSTD_isError(answer) } == 0).then_some(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(seed: usize) -> Page {
+        let mut page = [0; PAGE_SIZE];
+        page.iter_mut().enumerate().for_each(|(i, b)| *b = ((i * (seed + 3) / 7) as u8) ^ (i >> 5) as u8);
+        page
+    }
+
+    #[test]
+    fn pages_come_back_and_bad_bytes_do_not() {
+        let (mut compressor, mut decompressor) = (Compressor::new(6).unwrap(), Decompressor::new().unwrap());
+        let (page, mut packed, mut back) = (page(1), [0u8; PAGE_SIZE], [1u8; PAGE_SIZE]);
+        let n = compressor.compress(&page, None, &mut packed).unwrap();
+        assert!(decompressor.decompress(&packed[..n], None, &mut back));
+        assert_eq!(page, back);
+        assert!(!decompressor.decompress(&packed[..n / 2], None, &mut back));
+        assert!(!decompressor.decompress(
+            &[packed[..n].to_vec(), packed[..n].to_vec()].concat(),
+            None,
+            &mut back
+        ));
+        assert!(!decompressor.decompress(&[], None, &mut back));
+        assert_eq!(compressor.compress(&page, None, &mut packed[..n - 1]), None, "it does not fit");
+        assert_eq!(compressor.compress(&page, None, &mut packed), Some(n), "and is whole again after that");
+    }
+
+    #[test]
+    fn every_level_and_size_of_dictionary_finds_its_memory() {
+        let samples: Vec<Page> = (0..300).map(page).collect();
+        let mut decompressor = Decompressor::new().unwrap();
+        for level in [1, 3, 6, 9, 13, 16, 19, 22] {
+            let mut compressor = Compressor::new(level).unwrap();
+            for size in [4 << 10, 16 << 10, 64 << 10, LARGEST_DICTIONARY] {
+                let bytes = train(&samples, size).unwrap();
+                assert!(bytes.len() <= size);
+                let dictionary = Arc::new(Dictionary::new(&bytes).unwrap());
+                let digest = Digest::new(dictionary.clone(), level).unwrap();
+                for (page, digest) in samples.iter().flat_map(|page| [(page, Some(&digest)), (page, None)]) {
+                    let (mut packed, mut back) = ([0u8; 2 * PAGE_SIZE], [1u8; PAGE_SIZE]);
+                    let n = compressor.compress(page, digest, &mut packed);
+                    let n = n
+                        .unwrap_or_else(|| panic!("level {level}, {size}, dictionary: {}", digest.is_some()));
+                    let known = digest.map(|_| &*dictionary);
+                    assert!(decompressor.decompress(&packed[..n], known, &mut back) && back == *page);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_dictionary_is_refused() {
+        assert!(Dictionary::new(&[7; 5000]).is_err());
+        assert!(Dictionary::new(&[]).is_err());
+        assert!(Dictionary::new(&vec![7; LARGEST_DICTIONARY + 1]).is_err());
+        assert!(train(&[], 4096).is_none());
+        assert!(train(&[[0; PAGE_SIZE]; 3], 4096).is_none());
+    }
 }

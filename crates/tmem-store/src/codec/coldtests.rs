@@ -24,7 +24,7 @@ fn a_cold_form_saves_what_it_must_and_comes_back() {
         let Some(cold) = recoder.recode(&page, present.as_deref()).map(<[u8]>::to_vec) else { continue };
         taken += 1;
         let [before, after] = [before, cold.len()].map(|len| slot_size(class_of(len)));
-        assert!(before - after >= 64 && before - after >= before / 16, "{before} bytes, then {after}");
+        assert!(before - after >= 64 && before - after >= before / 8, "{before} bytes, then {after}");
         let mut back = [0; PAGE_SIZE];
         assert!(is_cold(cold[0]) && codec.decode(&cold, &mut back) && back == *page);
         assert!(!codec.decode(&cold[..cold.len() - 1], &mut back), "cut short");
