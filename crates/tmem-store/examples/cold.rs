@@ -91,9 +91,8 @@ fn cold(pages: &[Page], samples: usize) -> Row {
     let mut stored = Stored::new(pages.len());
     let dictionaries = stored.store.dictionaries().clone();
     let mut recoder = Recoder::new(dictionaries.clone()).expect("address space");
-    if samples > 0 {
-        let step = (pages.len() / samples).max(1);
-        let sample: Vec<Page> = pages.iter().step_by(step).copied().collect();
+    if let Some(step) = pages.len().checked_div(samples) {
+        let sample: Vec<Page> = pages.iter().step_by(step.max(1)).copied().collect();
         let start = Instant::now();
         let kept = recoder.train(&sample, pages.len()).expect("address space");
         let (took, bytes) = (start.elapsed().as_millis(), dictionaries.footprint());

@@ -334,7 +334,9 @@ mod tests {
                 assert!(bytes.len() <= size);
                 let dictionary = Arc::new(Dictionary::new(&bytes).unwrap());
                 let digest = Digest::new(dictionary.clone(), level).unwrap();
-                for (page, digest) in samples[..20].iter().flat_map(|page| [(page, Some(&digest)), (page, None)]) {
+                for (page, digest) in
+                    samples[..20].iter().flat_map(|page| [(page, Some(&digest)), (page, None)])
+                {
                     let (mut packed, mut back) = ([0u8; 2 * PAGE_SIZE], [1u8; PAGE_SIZE]);
                     let n = compressor.compress(page, digest, &mut packed);
                     let n = n
