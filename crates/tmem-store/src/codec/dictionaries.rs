@@ -95,6 +95,6 @@ impl Dictionaries {
     #[inline]
     pub fn footprint(&self) -> usize {
         let decoders = if self.in_use.load(Relaxed) { self.decoders.load(Relaxed) } else { 0 };
-        self.bytes.load(Relaxed) + decoders * Decompressor::FOOTPRINT
+        self.bytes.load(Relaxed) + decoders * (Decompressor::FOOTPRINT - Decompressor::IDLE)
     }
 }
