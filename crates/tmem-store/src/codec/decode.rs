@@ -22,7 +22,7 @@ pub struct Decoder {
 
 impl Decoder {
     /// What it takes before the first page in a cold form; from then on `dictionaries` counts the rest.
-    pub const FOOTPRINT: usize = 4 * PAGE_SIZE;
+    pub const FOOTPRINT: usize = Decompressor::IDLE;
 
     /// A decoder for pages packed with these dictionaries, or without one.
     ///
