@@ -205,7 +205,7 @@ def test_a_worker_that_finds_wrong_bytes_fails_the_run() -> None:
         spec = {"kind": "walk", "data": "ints", "bytes": one.nbytes, "seed": 1, "threads": 1, "steps": ["seq_first"]}
         spec |= {"fd": one.fd, "columns": [], "advice": "", "seconds": 0.0, "memory": "plain"}
         with pytest.raises(TmemError, match=r"wrong word\(s\)"):  # nobody filled it
-            measure._run(spec, None)
+            measure.run_worker(spec, None)
 
 
 # The kernel's swap: root only
@@ -317,5 +317,5 @@ def test_jobs_make_no_temporaries_that_grow(name: str) -> None:
     with make("floats", nbytes, 1) as one:
         spec = {"kind": "jobs", "data": "floats", "bytes": nbytes, "seed": 1, "threads": 1, "steps": [f"job:{name}"]}
         spec |= {"fd": one.fd, "columns": one.columns, "advice": "", "seconds": 0.0, "memory": "plain"}
-        peak = measure._run(spec, None).peak
+        peak = measure.run_worker(spec, None).peak
     assert peak < nbytes + (8 << 20)

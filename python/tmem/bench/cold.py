@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pages that are all packed: how a memory is sent out whole, when it counts as cold, and what it says of itself then.
+
+Owns: what "cold" is. Called by worker, in the process that is measured. Calls the Memory, or the kernel's own verb.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tmem.bench.jobs import Place
+from tmem.bench.places import Paged
+from tmem.bench.walk import PAGE
+from tmem.memory import Memory
+
+__all__ = ["cold_order", "reading", "send_out", "settle"]
+
+_MADV_PAGEOUT = 21
+_LONGEST = 60.0
+_STILL = 1.0
+_LOOK = 0.05
+_COUNTERS = (
+    "store_bytes", "store_pages", "store_packed", "store_same", "store_data", "metadata", "swap_used", "resident", "standby",
+)  # fmt: skip
+
+
+def send_out(memory: npt.NDArray[np.uint8], place: Place) -> None:
+    """Send every page of a memory out of RAM: with ours by `evict`, with the kernel's swap by MADV_PAGEOUT."""
+    if isinstance(place, Paged):
+        place.memory.evict(memory)
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.madvise(ctypes.c_void_p(memory.ctypes.data), ctypes.c_size_t(memory.nbytes), _MADV_PAGEOUT):
+        code = ctypes.get_errno()
+        raise OSError(code, f"MADV_PAGEOUT: {os.strerror(code)}")
+
+
+def settle(place: Place) -> float:
+    """Wait until a memory is cold, a minute at most; return how many seconds that took.
+
+    Ours is cold when it says so (`Memory.settle`, where there is one) and its store has not shrunk for a second. The
+    kernel's zram is as cold as it gets as soon as its pages are out.
+    """
+    if not isinstance(place, Paged):
+        return 0.0
+    memory: Memory = place.memory
+    begin = time.monotonic()
+    wait = getattr(memory, "settle", None)
+    if wait is not None:
+        wait(_LONGEST)
+    least, since = memory.stats().store_bytes, time.monotonic()
+    while (now := time.monotonic()) < min(since + _STILL, begin + _LONGEST):
+        time.sleep(_LOOK)
+        taken = memory.stats().store_bytes
+        if taken < least:
+            least, since = taken, now
+    return time.monotonic() - begin
+
+
+def reading(place: Place) -> dict[str, Any]:
+    """Return the counters of ours that the footprint is made of; nothing of other memories."""
+    if not isinstance(place, Paged):
+        return {}
+    said = place.memory.stats().as_dict()
+    return {name: said[name] for name in _COUNTERS}
+
+
+def cold_order(pages: int, count: int, seed: int) -> npt.NDArray[np.uint32]:
+    """Return `count` pages (all, where there are no more) at random, each once."""
+    return np.random.default_rng([seed, 5]).permutation(pages)[:count].astype(np.uint32)

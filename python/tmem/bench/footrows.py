@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was measured of a data set's footprint, as a row, and whether it is within the limits: for JSON, tables, plot.
+
+Owns: what counts as a stored page's bytes, the limits, and the verdicts. Called by footprint; limits by tools.
+A page's bytes, ours: `store_bytes` of the Memory's counters (the packed bytes with the slack of their size classes, the
+slab's and the index's tables, the codecs' own memory); 16 bytes of the pager's table, the
+hash that knows an unchanged page, for each page that has data; what does not pack and so went to the swap device with
+all of its 4096 bytes, as if that were memory, and the device's tables. All of that by the pages that are out. The rest of the
+pager's table is what the kernel has in its page tables and swap maps; neither is counted, ours is told as `pager_bytes`.
+zram's: `mem_used_total` and its table (zramstore).
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from typing import Any
+
+from tmem.bench.measure import Run
+from tmem.bench.walk import PAGE
+from tmem.bench.zramstore import ZramBytes
+
+__all__ = ["ALWAYS", "HASH", "MAIN_LIMIT", "OTHERS_LIMIT", "SAME_LIMIT", "Row", "footprint_row", "verdicts"]
+
+HASH = 16
+"""Bytes of the hash by which the pager knows an unchanged page (`Meta::hash`, crates/tmem-pager/src/state.rs)."""
+
+MAIN = ("heap", "flights")
+MAIN_LIMIT = 0.75
+OTHERS_LIMIT = 0.9
+ALWAYS = 1.02
+SAME_LIMIT = 16.0
+_PACKS = 7 / 8 * PAGE  # what takes more does not compress
+
+Row = dict[str, Any]
+Step = dict[str, Any]
+
+
+def footprint_row(data: str, nbytes: int, rounds: list[dict[str, Run]], stores: dict[str, ZramBytes]) -> Row:
+    """Return the row of a data set: medians of the rounds, with their spread. The peers are those of `stores`."""
+    ours = [runs["ours"] for runs in rounds]
+    last = ours[-1].steps.get("cold", {})
+    row: Row = {
+        "data": data,
+        "bytes": nbytes,
+        "pages": nbytes // PAGE,
+        "out": _out(last),
+        "same": last.get("store_same", 0),
+        "swapped": last.get("swap_used", 0) // PAGE,
+        "warm_bytes": _median(each(run, "warm") for run in ours),
+        "cold_bytes": _median(each(run, "cold") for run in ours),
+        "cold_spread": _spread(each(run, "cold") for run in ours),
+        "beside_bytes": _median(_beside(run) for run in ours),
+        "pager_bytes": _median(_pager(run, nbytes // PAGE) for run in ours),
+        "settled_seconds": _median(run.steps.get("cold", {}).get("waited", 0.0) for run in ours),
+        "ours": _faults(ours),
+        "peers": {peer: store.as_dict() | _faults([runs[peer] for runs in rounds]) for peer, store in stores.items()},
+        "verified": all(not run.ended for runs in rounds for run in runs.values()),
+        "ended": [f"{name}: {run.ended}" for runs in rounds for name, run in runs.items() if run.ended],
+        "killed": sum(run.killed for runs in rounds for run in runs.values()),
+        "rounds": [{name: run.steps for name, run in runs.items()} for runs in rounds],
+    }
+    for name, peer in row["peers"].items():
+        row[f"ratio_{name}"] = row["cold_bytes"] / peer["each"] if row["cold_bytes"] else None
+        row[f"warm_ratio_{name}"] = row["warm_bytes"] / peer["each"] if row["warm_bytes"] else None
+    return row | {"verdicts": verdicts(row)}
+
+
+def each(run: Run, when: str) -> float | None:
+    """Return the bytes that a page takes which is out, `warm` or `cold`; None where the run did not come so far."""
+    now, filled = (run.steps.get(step, {}) for step in (when, "filled"))
+    out = _out(now)
+    if not out:
+        return None
+    swap = now["swap_used"] + max(0, now["metadata"] - filled["metadata"])  # it grows by the swap device's tables
+    return (now["store_bytes"] + swap + HASH * (out - now["store_same"])) / out
+
+
+def verdicts(row: Row) -> list[dict[str, Any]]:
+    """Return each limit with what was measured: `held` is true, false, or None where there is no zram to compare."""
+    peer = row["peers"].get("lz4", {})
+    same = row["same"] == row["out"] > 0
+    packs = min(row["cold_bytes"] or PAGE, peer.get("each", PAGE)) <= _PACKS
+    limit = MAIN_LIMIT if row["data"] in MAIN else OTHERS_LIMIT if packs and not same else ALWAYS
+    made = [_verdict("bytes cold / zram lz4", row.get("ratio_lz4"), limit)]
+    made.append(_verdict("bytes warm / zram lz4", row.get("warm_ratio_lz4"), ALWAYS))
+    if same:
+        made.append(_verdict("bytes of a same-filled page", row["cold_bytes"], SAME_LIMIT))
+    ours, theirs = row["ours"].get("p99_ns"), peer.get("p99_ns")
+    made.append(_verdict("p99 of a cold fault / zram lz4", ours / theirs if ours and theirs else None, 1.0))
+    return made
+
+
+def _verdict(what: str, value: float | None, limit: float) -> dict[str, Any]:
+    return {"what": what, "value": value, "limit": limit, "held": None if value is None else value <= limit}
+
+
+def _out(step: Step) -> int:
+    """Return how many pages are in the store or on the swap device."""
+    return int(step.get("store_pages", 0) + step.get("swap_used", 0) // PAGE)
+
+
+def _beside(run: Run) -> float | None:
+    """Return what of a cold page's bytes is not its packed data."""
+    cold, whole = run.steps.get("cold", {}), each(run, "cold")
+    return None if whole is None else whole - (cold["store_data"] + cold["swap_used"]) / _out(cold)
+
+
+def _pager(run: Run, pages: int) -> float | None:
+    """Return the bytes of the pager's tables for a page, the hash among them."""
+    new, filled = run.steps.get("new"), run.steps.get("filled")
+    return (filled["metadata"] - new["metadata"]) / pages if new and filled else None
+
+
+def _faults(runs: Iterable[Run]) -> Row:
+    """Return how long cold faults took: the median of the rounds, the least and the most."""
+    told = [run.steps["faults"] for run in runs if run.steps.get("faults", {}).get("latency_ns")]
+    row: Row = {"faults": min((said["waited"] for said in told), default=0)}
+    for name in ("p50", "p99"):
+        values = [said["latency_ns"][name] for said in told]
+        row |= {f"{name}_ns": _median(values), f"{name}_spread": _spread(values)}
+    return row
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    found = [value for value in values if value is not None]
+    return statistics.median(found) if found else None
+
+
+def _spread(values: Iterable[float | None]) -> list[float] | None:
+    found = [value for value in values if value is not None]
+    return [min(found), max(found)] if found else None
