@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from tmem.bench.jobs import Place
 from tmem.bench.places import Paged
-from tmem.bench.walk import PAGE
 from tmem.memory import Memory
 
 __all__ = ["cold_order", "reading", "send_out", "settle"]
@@ -26,7 +25,7 @@ _LONGEST = 60.0
 _STILL = 1.0
 _LOOK = 0.05
 _COUNTERS = (
-    "store_bytes", "store_pages", "store_packed", "store_same", "store_data", "metadata", "swap_used", "resident", "standby",
+    "store_bytes", "store_pages", "store_packed", "store_same", "store_data", "metadata", "swap_used", "resident",
 )  # fmt: skip
 
 

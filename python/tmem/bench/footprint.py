@@ -3,10 +3,13 @@
 
 Owns: the runs, and that the machine is as it was afterwards. Called by cli. Calls worker in processes, zramstore and
 kernel for zram, footrows for what is made of it.
-How: a Memory with room for all of its data, so that nothing has to leave for a page that comes, is filled, and all of
-it sent out by `evict`; then it is waited until it is cold (cold.settle). zram's bytes are those of the same pages on a
-bare device; its faults are those of a process in a memory cgroup whose pages were all sent out (MADV_PAGEOUT), and
-which has room as well for those that it touches. Who runs alternates; each page is touched once, at random.
+How: a Memory with room for all of its data is filled, and all of it sent out by `evict`; then it is waited until it is
+cold (cold.settle). zram's bytes are those of the same pages on a bare device. Cold faults are timed twice, of pages
+touched once each, at random; the sides alternate:
+- with room: nothing has to leave for a page that comes. zram's process has its cgroup to itself, and its pages were all
+  sent out by MADV_PAGEOUT;
+- a quarter resident, where a page has to leave for each: zram's process is limited to that, and ours gets the same and
+  what the pages take on the bare device, as in the comparison of `tmem bench`.
 """
 
 from __future__ import annotations
@@ -17,8 +20,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tmem.bench import kernel
-from tmem.bench.data import DATA, Source, make, material_missing
-from tmem.bench.footrows import Row, footprint_row
+from tmem.bench.data import Source, make, material_missing
+from tmem.bench.footrows import STATES, Row, each, footprint_row, run_name
 from tmem.bench.kernel import Need
 from tmem.bench.machine import describe
 from tmem.bench.measure import Run, Tell, run_worker
@@ -26,6 +29,7 @@ from tmem.bench.session import Skip, entry_missing, signals
 from tmem.bench.undo import Changes, recover
 from tmem.bench.walk import PAGE
 from tmem.bench.zramstore import ZramBytes, zram_bytes
+from tmem.memory import MINIMUM_RAM
 
 __all__ = ["FAULTS", "FIRST", "Footprint"]
 
@@ -36,8 +40,9 @@ FIRST = "lz4"
 """The algorithm of zram that the limits are held against."""
 
 _SECOND = "zstd"
-_TRIES = 3  # of a process that the kernel kills under its limit
-_BESIDE = 16 << 20  # of the limit: what Python makes meanwhile, and pages on their way out
+_TRIES = 6  # of a process that the kernel kills under its limit
+_RESIDENT = 4  # the part of the data that is resident where memory is pressed
+_BESIDE = 2 << 20  # of the limit: what Python makes meanwhile
 
 
 @dataclass(slots=True)
@@ -53,9 +58,6 @@ class Footprint:
     skipped: list[Skip] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     seconds: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.data = self.data or DATA
 
     def recover(self, tell: Tell) -> None:
         """Undo what a killed run has left."""
@@ -93,7 +95,7 @@ class Footprint:
                     start = time.monotonic()
                     if start - begin + longest > seconds:
                         left = f"about {longest:.0f} s are needed, and {seconds - (start - begin):.0f} s were left"
-                        self.skipped.append({"what": f"data {name}", "reason": left, "remedy": "give it more --minutes"})
+                        self._lacks(f"data {name}", left, "give it more --minutes")
                         continue
                     tell(f"making {name}")
                     with make(name, self.nbytes, self.seed) as source:
@@ -127,24 +129,29 @@ class Footprint:
         rounds: list[dict[str, Run]] = []
         for number in range(self.rounds):
             tell(f"{source.name}: round {number + 1} of {self.rounds}")
-            runs = {peer: self._peer(peer, source, changes) for peer in self.peers}
-            runs["ours"] = self._ours(source)
+            runs: dict[str, Run] = {}
+            for state in STATES:
+                for peer in self.peers:
+                    runs[run_name(peer, state)] = self._peer(peer, state, source, changes)
+                ram = budget(source.nbytes) if state == "roomy" else pressed(source.nbytes, runs, stores.get(FIRST))
+                runs[run_name("ours", state)] = self._ours(state, source, ram)
             rounds.append(runs)
         return footprint_row(source.name, source.nbytes, rounds, stores)
 
-    def _spec(self, source: Source) -> dict[str, Any]:
+    def _spec(self, state: str, source: Source) -> dict[str, Any]:
         return {
             "kind": "cold", "data": source.name, "bytes": source.nbytes, "seed": self.seed, "fd": source.fd,
-            "advice": "", "faults": min(FAULTS, source.nbytes // PAGE), "columns": source.columns,
+            "advice": "", "faults": FAULTS, "columns": source.columns, "send_out": state == "roomy",
         }  # fmt: skip
 
-    def _ours(self, source: Source) -> Run:
-        return run_worker(self._spec(source) | {"memory": "tmem", "ram": budget(source.nbytes), "entry": self.entry}, None)
+    def _ours(self, state: str, source: Source, ram: int) -> Run:
+        return run_worker(self._spec(state, source) | {"memory": "tmem", "ram": ram, "entry": self.entry}, None)
 
-    def _peer(self, algorithm: str, source: Source, changes: Changes) -> Run:
+    def _peer(self, algorithm: str, state: str, source: Source, changes: Changes) -> Run:
         """Run the process under zram; again where the kernel kills it, which is told."""
-        spec = self._spec(source) | {"memory": "anonymous", "small_pages": True}
-        limit = spec["faults"] * PAGE + source.nbytes // 256 + _BESIDE  # page tables are charged to the group
+        spec = self._spec(state, source) | {"memory": "anonymous", "small_pages": True}
+        share = budget(source.nbytes) if state == "roomy" else source.nbytes // _RESIDENT
+        limit = share + source.nbytes // 256 + _BESIDE  # page tables are charged to the group
         killed = 0
         while True:
             with kernel.room(changes, Need("zram", algorithm), limit, source.nbytes) as room:
@@ -157,3 +164,10 @@ class Footprint:
 def budget(nbytes: int) -> int:
     """Return a budget for ours in which all data has room, packed or not: the store may take three fifths of it."""
     return 2 * nbytes + (64 << 20)
+
+
+def pressed(nbytes: int, runs: dict[str, Run], store: ZramBytes | None) -> int:
+    """Return a budget for a quarter of the data and what the rest of it may take: as with zram, or as ours took."""
+    out = nbytes // PAGE - nbytes // PAGE // _RESIDENT
+    bytes_each = store.each if store else each(runs[run_name("ours", "roomy")], "cold") or PAGE
+    return max(MINIMUM_RAM, nbytes // _RESIDENT + int(out * bytes_each))

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What was measured of a data set's footprint, as a row, and whether it is within the limits: for JSON, tables, plot.
 
-Owns: what counts as a stored page's bytes, the limits, and the verdicts. Called by footprint; limits by tools.
-A page's bytes, ours: `store_bytes` of the Memory's counters (the packed bytes with the slack of their size classes, the
-slab's and the index's tables, the codecs' own memory); 16 bytes of the pager's table, the
-hash that knows an unchanged page, for each page that has data; what does not pack and so went to the swap device with
-all of its 4096 bytes, as if that were memory, and the device's tables. All of that by the pages that are out. The rest of the
-pager's table is what the kernel has in its page tables and swap maps; neither is counted, ours is told as `pager_bytes`.
-zram's: `mem_used_total` and its table (zramstore).
+Owns: what counts as a stored page's bytes, the limits, and the verdicts. Called by footprint.
+A page's bytes, ours, are by the pages that are out:
+- `store_bytes` of the Memory's counters: packed bytes and the slack of their size classes, the slab's and the index's
+  tables, the codecs' own memory;
+- 16 bytes of the pager's table, the hash by which an unchanged page is known, for each page that has data;
+- pages that do not pack and wait on the swap device, all 4096 bytes as if that were memory, and the device's tables.
+The rest of the pager's table is what the kernel has in page tables and swap maps: neither is counted, and ours is told
+as `pager_bytes`. zram's bytes are `mem_used_total` and its table (zramstore).
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from tmem.bench.measure import Run
 from tmem.bench.walk import PAGE
 from tmem.bench.zramstore import ZramBytes
 
-__all__ = ["ALWAYS", "HASH", "MAIN_LIMIT", "OTHERS_LIMIT", "SAME_LIMIT", "Row", "footprint_row", "verdicts"]
+__all__ = [
+    "ALWAYS", "HASH", "MAIN_LIMIT", "OTHERS_LIMIT", "SAME_LIMIT", "STATES", "Row", "each", "footprint_row", "p99_ratio",
+    "run_name", "verdicts",
+]  # fmt: skip
 
 HASH = 16
 """Bytes of the hash by which the pager knows an unchanged page (`Meta::hash`, crates/tmem-pager/src/state.rs)."""
@@ -32,13 +36,16 @@ ALWAYS = 1.02
 SAME_LIMIT = 16.0
 _PACKS = 7 / 8 * PAGE  # what takes more does not compress
 
+STATES = {"roomy": "with room", "pressed": "a quarter resident"}
+"""In which memory cold faults are timed, in words: nothing must leave for a page, or a page must for each."""
+
 Row = dict[str, Any]
 Step = dict[str, Any]
 
 
 def footprint_row(data: str, nbytes: int, rounds: list[dict[str, Run]], stores: dict[str, ZramBytes]) -> Row:
     """Return the row of a data set: medians of the rounds, with their spread. The peers are those of `stores`."""
-    ours = [runs["ours"] for runs in rounds]
+    ours = [runs[run_name("ours", "roomy")] for runs in rounds]
     last = ours[-1].steps.get("cold", {})
     row: Row = {
         "data": data,
@@ -53,8 +60,8 @@ def footprint_row(data: str, nbytes: int, rounds: list[dict[str, Run]], stores: 
         "beside_bytes": _median(_beside(run) for run in ours),
         "pager_bytes": _median(_pager(run, nbytes // PAGE) for run in ours),
         "settled_seconds": _median(run.steps.get("cold", {}).get("waited", 0.0) for run in ours),
-        "ours": _faults(ours),
-        "peers": {peer: store.as_dict() | _faults([runs[peer] for runs in rounds]) for peer, store in stores.items()},
+        "ours": _states(rounds, "ours"),
+        "peers": {peer: store.as_dict() | _states(rounds, peer) for peer, store in stores.items()},
         "verified": all(not run.ended for runs in rounds for run in runs.values()),
         "ended": [f"{name}: {run.ended}" for runs in rounds for name, run in runs.items() if run.ended],
         "killed": sum(run.killed for runs in rounds for run in runs.values()),
@@ -66,6 +73,11 @@ def footprint_row(data: str, nbytes: int, rounds: list[dict[str, Run]], stores: 
     return row | {"verdicts": verdicts(row)}
 
 
+def run_name(who: str, state: str) -> str:
+    """Return the name of a run in its round."""
+    return f"{who} {state}"
+
+
 def each(run: Run, when: str) -> float | None:
     """Return the bytes that a page takes which is out, `warm` or `cold`; None where the run did not come so far."""
     now, filled = (run.steps.get(step, {}) for step in (when, "filled"))
@@ -73,7 +85,8 @@ def each(run: Run, when: str) -> float | None:
     if not out:
         return None
     swap = now["swap_used"] + max(0, now["metadata"] - filled["metadata"])  # it grows by the swap device's tables
-    return (now["store_bytes"] + swap + HASH * (out - now["store_same"])) / out
+    whole: float = now["store_bytes"] + swap + HASH * (out - now["store_same"])
+    return whole / out
 
 
 def verdicts(row: Row) -> list[dict[str, Any]]:
@@ -86,9 +99,15 @@ def verdicts(row: Row) -> list[dict[str, Any]]:
     made.append(_verdict("bytes warm / zram lz4", row.get("warm_ratio_lz4"), ALWAYS))
     if same:
         made.append(_verdict("bytes of a same-filled page", row["cold_bytes"], SAME_LIMIT))
-    ours, theirs = row["ours"].get("p99_ns"), peer.get("p99_ns")
-    made.append(_verdict("p99 of a cold fault / zram lz4", ours / theirs if ours and theirs else None, 1.0))
+    for state, words in STATES.items():
+        made.append(_verdict(f"p99 of a cold fault / zram lz4, {words}", p99_ratio(row, state), 1.0))
     return made
+
+
+def p99_ratio(row: Row, state: str) -> float | None:
+    """Return p99 of our cold faults / that of zram lz4 in one of the STATES; None where either was not measured."""
+    ours, theirs = row["ours"][state].get("p99_ns"), row["peers"].get("lz4", {}).get(state, {}).get("p99_ns")
+    return ours / theirs if ours and theirs else None
 
 
 def _verdict(what: str, value: float | None, limit: float) -> dict[str, Any]:
@@ -110,6 +129,10 @@ def _pager(run: Run, pages: int) -> float | None:
     """Return the bytes of the pager's tables for a page, the hash among them."""
     new, filled = run.steps.get("new"), run.steps.get("filled")
     return (filled["metadata"] - new["metadata"]) / pages if new and filled else None
+
+
+def _states(rounds: list[dict[str, Run]], who: str) -> Row:
+    return {state: _faults(runs[run_name(who, state)] for runs in rounds) for state in STATES}
 
 
 def _faults(runs: Iterable[Run]) -> Row:

@@ -59,7 +59,7 @@ def _walk(spec: dict[str, Any], source: Bytes) -> None:
 
 
 def _cold(spec: dict[str, Any], source: Bytes) -> None:
-    """Fill a memory, send all of it out, let it become cold, and touch some of its pages, each once."""
+    """Fill a memory, send all of it out where that is asked for, let it become cold, and touch pages, each once."""
     pages = spec["bytes"] // PAGE
     fill, order = orders("fill", pages, spec["seed"], 1), cold_order(pages, spec["faults"], spec["seed"])
     walker = Walker(source, spec["seed"])
@@ -69,7 +69,8 @@ def _cold(spec: dict[str, Any], source: Bytes) -> None:
     walker.memory = make_whole(spec, place)
     walker.walk("fill", fill)
     _say(step="filled", **reading(place))
-    send_out(walker.memory, place)
+    if spec["send_out"]:
+        send_out(walker.memory, place)
     _say(step="warm", **reading(place))
     waited = settle(place)
     _say(step="cold", waited=waited, **reading(place))

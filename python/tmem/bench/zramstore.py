@@ -3,9 +3,9 @@
 
 Owns: how zram's bytes are counted. Called by footprint. Calls kernel, which makes the device and removes it.
 Counted are `mem_used_total` of its mm_stat, after it was told to compact (which only helps it), and its table: an entry
-(`struct zram_table_entry`, drivers/block/zram/zram_drv.h) for each page of the disksize. The entry's size is measured: it
-is by what /proc/vmallocinfo grows when the disksize is set, as `zram_meta_alloc` takes the table in one piece there. The
-device is as large as the data, so it has an entry for each page stored, none to spare.
+(`struct zram_table_entry`, drivers/block/zram/zram_drv.h) for each page of the disksize. How large an entry is, is
+measured: by what /proc/vmallocinfo grows when the disksize is set, because `zram_meta_alloc` takes the table there in
+one piece. The device is as large as the data: it has an entry for each page stored, and none to spare.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tmem.errors import TmemError
 __all__ = ["ENTRY", "ZramBytes", "entry_of", "mm_stat", "zram_bytes"]
 
 ENTRY = 16
-"""Bytes of a table entry where the kernel does not show them: a handle and the flags, in Linux 6.18 as in most before."""
+"""Bytes of a table entry where the kernel does not show them: a handle and flags, in Linux 6.18 as in most before."""
 
 _CALLERS = ("disksize_store", "zram_meta_alloc")
 _PIECE = 4 << 20
@@ -33,7 +33,7 @@ _ENTRIES = range(8, 65, 4)  # anything else is no entry: another device was made
 
 @dataclass(frozen=True, slots=True)
 class ZramBytes:
-    """What zram takes for `pages`: `used` with slack and metadata of its allocator, `data` of it packed, its `table`."""
+    """What zram takes for `pages`: `used` with its allocator's slack, `data` of it packed, and its `table`; bytes."""
 
     pages: int
     used: int
