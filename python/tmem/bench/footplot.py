@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tmem.bench.footrows import Row
+from tmem.bench.footrows import STATES, Row
 from tmem.bench.plot import COLOURS, HATCHES
 from tmem.bench.walk import PAGE
 
@@ -22,12 +22,12 @@ Bar = tuple[str, list[float], list[tuple[float, float]]]
 
 
 def draw_footprint(rows: list[Row], path: Path) -> None:
-    """Write a PNG of two panels."""
+    """Write a PNG: a panel of bytes, and one of times for each of the STATES."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - a second that no other run should wait for
 
     peers = [peer for peer in _PEERS if any(peer in row["peers"] for row in rows)]
-    figure = Figure(figsize=(9, 2.4 + 1.1 * len(rows)), layout="constrained")
-    above, below = figure.subplots(2, 1)
+    figure = Figure(figsize=(9, 3.6 + 1.6 * len(rows)), layout="constrained")
+    above, *below = figure.subplots(1 + len(STATES), 1)
     _panel(above, rows, [
         ("ours, warm", [row["warm_bytes"] or 0 for row in rows], []),
         ("ours, cold", [row["cold_bytes"] or 0 for row in rows], []),
@@ -35,10 +35,15 @@ def draw_footprint(rows: list[Row], path: Path) -> None:
     ])  # fmt: skip
     above.axvline(PAGE, color="black", linewidth=1)
     above.set_xlabel("bytes a stored page, tables counted; the line is a page")
-    _panel(below, rows, [_faults("ours", [row["ours"] for row in rows])] + [
-        _faults(f"zram {peer}", [row["peers"].get(peer, {}) for row in rows]) for peer in peers
-    ])  # fmt: skip
-    below.set_xlabel("p99 of a cold fault at random, µs (least and most of the rounds)")
+    for axis, (state, words) in zip(below, STATES.items(), strict=True):
+        theirs = [
+            _faults(f"zram {peer}", [row["peers"].get(peer, {}).get(state, {}) for row in rows]) for peer in peers
+        ]
+        _panel(axis, rows, [_faults("ours", [row["ours"][state] for row in rows]), *theirs])
+        axis.set_xscale("log")
+        axis.set_xlim(left=1)
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.set_xlabel(f"p99 of a cold fault at random, {words}, µs (least and most of the rounds)")
     figure.savefig(path, format="png", dpi=120)
 
 

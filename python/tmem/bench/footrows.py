@@ -4,11 +4,11 @@
 Owns: what counts as a stored page's bytes, the limits, and the verdicts. Called by footprint.
 A page's bytes, ours, are by the pages that are out:
 - `store_bytes` of the Memory's counters: packed bytes and the slack of their size classes, the slab's and the index's
-  tables, the codecs' own memory;
+  tables; less what an empty store takes (the codecs' memory), told as `empty_bytes`, as zram's streams are not counted;
 - 16 bytes of the pager's table, the hash by which an unchanged page is known, for each page that has data;
 - pages that do not pack and wait on the swap device, all 4096 bytes as if that were memory, and the device's tables.
 The rest of the pager's table is what the kernel has in page tables and swap maps: neither is counted, and ours is told
-as `pager_bytes`. zram's bytes are `mem_used_total` and its table (zramstore).
+whole as `pager_bytes`. zram's bytes are `mem_used_total` and its table (zramstore).
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ def footprint_row(data: str, nbytes: int, rounds: list[dict[str, Run]], stores: 
         "cold_spread": _spread(each(run, "cold") for run in ours),
         "beside_bytes": _median(_beside(run) for run in ours),
         "pager_bytes": _median(_pager(run, nbytes // PAGE) for run in ours),
+        "empty_bytes": ours[-1].steps.get("new", {}).get("store_bytes"),
         "settled_seconds": _median(run.steps.get("cold", {}).get("waited", 0.0) for run in ours),
         "ours": _states(rounds, "ours"),
         "peers": {peer: store.as_dict() | _states(rounds, peer) for peer, store in stores.items()},
@@ -80,12 +81,12 @@ def run_name(who: str, state: str) -> str:
 
 def each(run: Run, when: str) -> float | None:
     """Return the bytes that a page takes which is out, `warm` or `cold`; None where the run did not come so far."""
-    now, filled = (run.steps.get(step, {}) for step in (when, "filled"))
+    now, filled, new = (run.steps.get(step, {}) for step in (when, "filled", "new"))
     out = _out(now)
     if not out:
         return None
     swap = now["swap_used"] + max(0, now["metadata"] - filled["metadata"])  # it grows by the swap device's tables
-    whole: float = now["store_bytes"] + swap + HASH * (out - now["store_same"])
+    whole: float = now["store_bytes"] - new["store_bytes"] + swap + HASH * (out - now["store_same"])
     return whole / out
 
 

@@ -63,8 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "The kernel's swap is measured as root only; what cannot be measured is listed with its reason. Anything that "
         "is chosen (data, patterns, ...) makes a set of its own out of the quick one. "
-        "Exit code: 0 when all that was measured was verified, 1 when nothing could be measured (with --check also when "
-        "a limit was not held), 125 after wrong bytes."
+        "Exit code: 0 when all that was measured was verified, 1 when nothing could be measured (with --check also "
+        "when a limit was not held), 125 after wrong bytes."
     )
 
 
