@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernel's own swap for one process: a memory cgroup, and zram, zswap or a swap file behind it.
 
-Owns: which settings a peer needs, and what is read back: the pool's peak and the group's. Called by peers and measure.
-Calls undo, which knows how to change everything back. Nothing but the worker is put under the limit, and what it has
-touched before stays outside: only what it makes from then on is counted and swapped.
+Owns: which settings a peer needs, and what is read back: the pool's peak and the group's. Called by peers, measure,
+footprint and zramstore. Calls undo, which knows how to change everything back. Nothing but the worker is put under the
+limit, and what it has touched before stays outside: only what it makes from then on is counted and swapped.
 """
 
 from __future__ import annotations
