@@ -184,10 +184,19 @@ def test_zrams_table_is_what_the_kernel_took_for_it() -> None:
 
 
 def test_cold_pages_are_touched_once_each_in_an_order_of_the_seed() -> None:
-    order = cold.cold_order(10 * FAULTS, FAULTS, 3)
+    absent = np.arange(10 * FAULTS) % 2 == 1
+    order = cold.cold_order(absent, FAULTS, 3)
+    assert order.dtype == np.uint32
     assert len(np.unique(order)) == FAULTS
-    assert np.array_equal(order, cold.cold_order(10 * FAULTS, FAULTS, 3))
-    assert sorted(cold.cold_order(100, FAULTS, 3)) == list(range(100))
+    assert (order % 2 == 1).all()
+    assert np.array_equal(order, cold.cold_order(absent, FAULTS, 3))
+    assert sorted(cold.cold_order(absent[:100], FAULTS, 3)) == list(range(1, 100, 2))
+
+
+def test_a_page_is_absent_until_it_is_touched() -> None:
+    memory = np.frombuffer(mmap.mmap(-1, 8 * PAGE), np.uint8)
+    memory[3 * PAGE] = 1
+    assert cold.absent_pages(memory).tolist() == [page != 3 for page in range(8)]
 
 
 def test_a_pressed_budget_is_what_zram_had_and_never_below_the_least() -> None:

@@ -5,7 +5,7 @@ Owns: the runs, and that the machine is as it was afterwards. Called by cli. Cal
 kernel for zram, footrows for what is made of it.
 How: a Memory with room for all of its data is filled, and all of it sent out by `evict`; then it is waited until it is
 cold (cold.settle). zram's bytes are those of the same pages on a bare device. Cold faults are timed twice, of pages
-touched once each, at random; the sides alternate:
+that are out, touched once each, at random; the sides alternate:
 - with room: nothing has to leave for a page that comes. zram's process has its cgroup to itself, and its pages were all
   sent out by MADV_PAGEOUT;
 - a quarter resident, where a page has to leave for each: zram's process is limited to that, and ours gets the same and
@@ -42,7 +42,7 @@ FIRST = "lz4"
 _SECOND = "zstd"
 _TRIES = 6  # of a process that the kernel kills under its limit
 _RESIDENT = 4  # the part of the data that is resident where memory is pressed
-_BESIDE = 2 << 20  # of the limit: what Python makes meanwhile
+_BESIDE = 4 << 20  # of the limit: what Python makes meanwhile
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One whole comparison: what can be measured here, what will be touched, the measuring, and the document.
 
-Owns: what is skipped and why, and that the machine is as it was afterwards. Called by cli.
+Owns: what is skipped and why, and that the machine is as it was afterwards. Called by cli; footprint uses parts of it.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tmem.bench.cold import cold_order, reading, send_out, settle
+from tmem.bench.cold import absent_pages, cold_order, reading, send_out, settle
 from tmem.bench.jobs import JobData, NotThere, Plain, run_job
 from tmem.bench.patterns import mode, orders
 from tmem.bench.places import Paged, make_place, make_whole
@@ -60,8 +60,7 @@ def _walk(spec: dict[str, Any], source: Bytes) -> None:
 
 def _cold(spec: dict[str, Any], source: Bytes) -> None:
     """Fill a memory, send all of it out where that is asked for, let it become cold, and touch pages, each once."""
-    pages = spec["bytes"] // PAGE
-    fill, order = orders("fill", pages, spec["seed"], 1), cold_order(pages, spec["faults"], spec["seed"])
+    fill = orders("fill", spec["bytes"] // PAGE, spec["seed"], 1)
     walker = Walker(source, spec["seed"])
     before = _ready()
     place = make_place(spec)
@@ -74,7 +73,9 @@ def _cold(spec: dict[str, Any], source: Bytes) -> None:
     _say(step="warm", **reading(place))
     waited = settle(place)
     _say(step="cold", waited=waited, **reading(place))
-    _say(step="faults", **walker.walk("read", [order]).as_dict())
+    order = cold_order(absent_pages(walker.memory), spec["faults"], spec["seed"])
+    if order.size:
+        _say(step="faults", **walker.walk("read", [order]).as_dict())
     walker.verify()
     _ended(place, before)
 
