@@ -63,6 +63,7 @@ counters! {
     HandlerUnpinned = "handler_unpinned",
     HandlerWakes = "handler_wakes",
     Copied = "copied",
+    WrittenBack = "written_back",
     RefusedFirst = "refused_frozen",
 }
 
