@@ -64,6 +64,10 @@ counters! {
     HandlerWakes = "handler_wakes",
     Copied = "copied",
     WrittenBack = "written_back",
+    StoreCold = "store_cold",
+    StoreSlots = "store_slots",
+    StoreMapped = "store_mapped",
+    Recoded = "recoded",
     RefusedFirst = "refused_frozen",
 }
 
