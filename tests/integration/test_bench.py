@@ -225,10 +225,10 @@ def test_the_footprint_is_told_without_zram_too(
     assert "bytes a stored page" in said.out
     rows = {row["data"]: row for row in json.loads(out.read_text())["rows"]}
     assert {row["out"] for row in rows.values()} == {(16 << 20) // PAGE}  # each page is stored, none twice
-    assert rows["ints"]["cold_bytes"] < PAGE / 8
+    assert rows["ints"]["warm_bytes"] < PAGE / 8
     assert (rows["zeros"]["same"], rows["zeros"]["swapped"]) == ((16 << 20) // PAGE, 0)
     assert rows["random"]["same"] == 0
-    assert PAGE < rows["random"]["cold_bytes"] < PAGE * 1.02
+    assert PAGE < rows["random"]["warm_bytes"] < PAGE * 1.02
     assert all(row["verified"] and row["ours"]["roomy"]["faults"] > 3000 for row in rows.values())
     assert main(["bench", *arguments, "--entry", entries[0], "--check"]) == 1  # nothing was compared
 

@@ -213,17 +213,17 @@ class Shrinking:
     """A Memory whose store shrinks at each look, three times."""
 
     def __init__(self) -> None:
-        self.looks, self.asked = 0, 0.0
+        self.looks, self.settled = 0, False
 
     def stats(self) -> Any:
         self.looks += 1
         return type("Stats", (), {"store_bytes": max(0, 3 - self.looks)})
 
-    def settle(self, seconds: float) -> None:
-        self.asked = seconds
+    def settle(self) -> None:
+        self.settled = True
 
 
-def test_a_memory_is_cold_when_it_says_so_and_has_stopped_to_shrink(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_memory_is_cold_when_it_was_settled_and_has_stopped_to_shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cold, "_STILL", 0.01)
     monkeypatch.setattr(cold, "_LOOK", 0.0)
     place = object.__new__(Paged)
@@ -231,7 +231,7 @@ def test_a_memory_is_cold_when_it_says_so_and_has_stopped_to_shrink(monkeypatch:
     place.memory = memory  # type: ignore[assignment]
     assert cold.settle(place) < cold._LONGEST
     assert memory.looks > 3
-    assert memory.asked == cold._LONGEST
+    assert memory.settled
 
 
 def test_what_zram_lacks_is_skipped_and_ours_measured_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,8 @@ _LONGEST = 60.0
 _STILL = 1.0
 _LOOK = 0.05
 _COUNTERS = (
-    "store_bytes", "store_pages", "store_packed", "store_same", "store_data", "metadata", "swap_used", "resident",
+    "store_bytes", "store_pages", "store_packed", "store_cold", "store_same", "store_data", "store_slots",
+    "store_mapped", "metadata", "swap_used", "resident",
 )  # fmt: skip
 
 
@@ -43,20 +44,19 @@ def send_out(memory: npt.NDArray[np.uint8], place: Place) -> None:
 
 
 def settle(place: Place) -> float:
-    """Wait until a memory is cold, a minute at most; return how many seconds that took.
+    """Make a memory cold; return how many seconds that took.
 
-    Ours is cold when it says so (`Memory.settle`, where there is one) and its store has not shrunk for a second. The
-    kernel's zram is as cold as it gets as soon as its pages are out.
+    Ours is cold when `Memory.settle` has packed all that is out as tightly as happens by itself in time, and its store
+    has not shrunk for a second since, a minute at most. zram is as cold as it gets as soon as its pages are out.
     """
     if not isinstance(place, Paged):
         return 0.0
     memory: Memory = place.memory
     begin = time.monotonic()
-    wait = getattr(memory, "settle", None)
-    if wait is not None:
-        wait(_LONGEST)
-    least, since = memory.stats().store_bytes, time.monotonic()
-    while (now := time.monotonic()) < min(since + _STILL, begin + _LONGEST):
+    memory.settle()
+    settled = time.monotonic()
+    least, since = memory.stats().store_bytes, settled
+    while (now := time.monotonic()) < min(since + _STILL, settled + _LONGEST):
         time.sleep(_LOOK)
         taken = memory.stats().store_bytes
         if taken < least:

@@ -57,6 +57,7 @@ def footprint_row(data: str, nbytes: int, rounds: list[dict[str, Run]], stores: 
         "warm_bytes": _median(each(run, "warm") for run in ours),
         "cold_bytes": _median(each(run, "cold") for run in ours),
         "cold_spread": _spread(each(run, "cold") for run in ours),
+        "recoded": last.get("store_cold", 0),
         "beside_bytes": _median(_beside(run) for run in ours),
         "pager_bytes": _median(_pager(run, nbytes // PAGE) for run in ours),
         "empty_bytes": ours[-1].steps.get("new", {}).get("store_bytes"),
