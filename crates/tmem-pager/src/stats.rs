@@ -63,6 +63,7 @@ counters! {
     HandlerUnpinned = "handler_unpinned",
     HandlerWakes = "handler_wakes",
     Copied = "copied",
+    Lent = "lent",
     RefusedFirst = "refused_frozen",
 }
 

@@ -4,6 +4,7 @@
 //! and then in the list of its fullness, or full and in no list.
 
 use crate::class::{CLASSES, TAKEN_WORDS, slots_in};
+use crate::page_bytes;
 use tmem_sys::{Errno, Table};
 
 /// Partial chunks of a class are listed by quarters used; allocation takes from the fullest quarter.
@@ -55,6 +56,14 @@ impl Chunks {
 
     pub fn fresh(&self) -> usize {
         self.fresh
+    }
+
+    /// Gives back the memory of the headers, where no chunk is mapped.
+    pub fn reset_if_empty(&mut self) {
+        if self.mapped == 0 {
+            self.table.discard(0..page_bytes(self.fresh * size_of::<Chunk>()));
+            (self.heads, self.fresh) = ([0; LISTS], 0);
+        }
     }
 
     /// The header of a chunk that has a class.

@@ -20,10 +20,14 @@ pub mod guests;
 pub mod host;
 pub mod pool;
 
+pub mod cache;
+mod shape;
+
 mod age;
 mod expect;
 mod place;
 mod room;
+mod whole;
 
 mod entry;
 mod nodes;
@@ -46,6 +50,7 @@ mod check;
 pub mod stats;
 
 pub use backend::LocalBackend;
+pub use cache::Cache;
 pub use frontswap::{Frontswap, FrontswapCounters, Mode};
 pub use guests::{GuestError, GuestHoldings, GuestId, GuestLimits, GuestStats};
 pub use host::{Host, HostConfig, HostError};

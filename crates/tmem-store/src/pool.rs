@@ -26,6 +26,10 @@ pub(crate) struct Pool {
     pub config: PoolConfig,
     pub kind: PoolKind,
     pub guest: GuestId,
+    /// An object loses all its pages or none to eviction; `whole`.
+    pub whole: bool,
+    /// Objects that it lost so.
+    pub evicted_objects: u64,
     pub stats: PoolStats,
 }
 
@@ -35,6 +39,8 @@ const NO_POOL: Pool = Pool {
     config: PoolConfig { pack: true, raw: false },
     kind: PoolKind::Persistent,
     guest: GuestId::FIRST,
+    whole: false,
+    evicted_objects: 0,
     stats: PoolStats::NONE,
 };
 
@@ -250,22 +256,6 @@ impl PageStore {
         Ok(was_there)
     }
 
-    /// Forgets every page of an object; how many there were.
-    ///
-    /// # Errors
-    /// [`StoreError::NoSuchPool`].
-    pub fn flush_object(&mut self, pool: PoolId, object: ObjectId) -> Result<u64, StoreError> {
-        let slot = self.live_slot(pool)?;
-        let before = self.pools[slot].stats.pages;
-        let PageStore { objects, slab, held, ages, guests, pools, .. } = self;
-        objects.remove_object(slot as u32, object, &mut |e| {
-            release(slab, held, ages, guests, &mut pools[slot], e)
-        });
-        let flushed = before - self.pools[slot].stats.pages;
-        self.count_flushed(slot, flushed);
-        Ok(flushed)
-    }
-
     /// Forgets a pool and every page in it; how many there were.
     ///
     /// # Errors
@@ -273,9 +263,7 @@ impl PageStore {
     pub fn destroy(&mut self, pool: PoolId) -> Result<u64, StoreError> {
         let slot = self.live_slot(pool)?;
         let before = self.pools[slot].stats.pages;
-        let PageStore { objects, slab, held, ages, guests, pools, .. } = self;
-        objects.remove_pool(slot as u32, &mut |e| release(slab, held, ages, guests, &mut pools[slot], e));
-        self.count_flushed(slot, before);
+        self.flush_slot(slot);
         self.pools[slot].live = false;
         self.guests.get_mut(self.pools[slot].guest).pools -= 1;
         self.pools[slot].generation = (self.pools[slot].generation + 1) % (u32::MAX / MAX_POOLS as u32);
@@ -380,7 +368,7 @@ impl PageStore {
         Ok(())
     }
 
-    fn read(&self, entry: Entry, into: &mut Page) -> Result<Loaded, Corrupt> {
+    pub(crate) fn read(&self, entry: Entry, into: &mut Page) -> Result<Loaded, Corrupt> {
         match entry.form() {
             Form::Empty => return Ok(Loaded::Absent),
             Form::Same(word) => codec::fill(word, into),
@@ -403,14 +391,14 @@ impl PageStore {
         release(slab, held, ages, guests, &mut pools[slot], entry);
     }
 
-    fn count_flushed(&mut self, slot: usize, pages: u64) {
+    pub(crate) fn count_flushed(&mut self, slot: usize, pages: u64) {
         self.traffic.flushed += pages;
         self.pools[slot].stats.traffic.flushed += pages;
     }
 }
 
 /// Frees what an entry held and takes it off the counts. The entry is out of the index already.
-fn release(
+pub(crate) fn release(
     slab: &mut Slab,
     held: &mut Holdings,
     ages: &mut Ages,

@@ -202,6 +202,12 @@ impl Trees {
         self.inner.free(node);
     }
 
+    /// Gives back all memory, where there is no tree.
+    pub fn reset_if_empty(&mut self) {
+        self.inner.reset_if_empty();
+        self.leaves.reset_if_empty();
+    }
+
     pub fn touched_bytes(&self) -> usize {
         self.inner.touched_bytes() + self.leaves.touched_bytes()
     }
