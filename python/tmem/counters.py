@@ -43,6 +43,7 @@ class Stats:
     store_same: int = 0  # of these, pages of one repeated value, which take no room
     store_data: int = 0  # the compressed pages' own size
     metadata: int = 0  # tables: what is known of each page
+    lent: int = 0  # to caches, which give it back as soon as pages need it
     swap_used: int = 0  # of the swap device, held by pages
     swap_cap: int = 0  # what the swap device may hold
     pinned: int = 0  # pages that stay, because pin() said so
@@ -81,7 +82,8 @@ class Stats:
     @property
     def used(self) -> int:
         """All that counts against the budget, in bytes."""
-        return self.resident + self.standby + self.free_frames + self.store_bytes + self.metadata + self.idle
+        frames = self.resident + self.standby + self.free_frames + self.idle
+        return frames + self.store_bytes + self.metadata + self.lent
 
     @property
     def ratio(self) -> float:

@@ -6,6 +6,7 @@
 use crate::buffer::Buffer;
 use crate::error::{host_to_python, raise, reserve_to_python, store_to_python};
 use crate::memory::Memory;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -42,7 +43,7 @@ struct Key<'a> {
     bytes: &'a [u8],
 }
 
-fn key<'a>(id: &[u8; 24], bytes: &'a [u8]) -> Key<'a> {
+fn named<'a>(id: &[u8; 24], bytes: &'a [u8]) -> Key<'a> {
     let word = |n: usize| u64::from_le_bytes(std::array::from_fn(|i| id[n * 8 + i]));
     Key { id: ObjectId(std::array::from_fn(word)), bytes }
 }
@@ -134,10 +135,19 @@ impl Cache {
         Ok(Cache { open: RwLock::new(Some(Arc::new(open))), most })
     }
 
-    /// Puts an entry; whether it found a place. `id` is a keyed hash of `bytes`, the key.
-    fn put(&self, py: Python<'_>, id: [u8; 24], bytes: &[u8], value: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let (key, value) = (key(&id, bytes), Buffer::read(value)?);
+    /// Puts an entry; whether it found a place. `object` is a keyed hash of `key`.
+    fn put(&self, py: Python<'_>, object: [u8; 24], key: &[u8], value: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let (key, value) = (named(&object, key), Buffer::read(value)?);
         let value = value.bytes();
+        if key.bytes.len().saturating_add(value.len()) > self.most {
+            // Law 3: refused, and what was there is gone.
+            self.run(py, |open| open.cache.refuse(key.id))?;
+            return Err(PyValueError::new_err(format!(
+                "value too large: {} bytes, where the whole cache may take {}: raise max_bytes=, or keep it elsewhere",
+                value.len(),
+                self.most
+            )));
+        }
         self.run(py, |open| {
             open.grow(key.bytes.len() + value.len());
             Ok(open.cache.put(key.id, key.bytes, value)?.is_stored())
@@ -145,25 +155,25 @@ impl Cache {
     }
 
     /// The value of a key, or None; with `young` it counts, and the entry is the youngest.
-    #[pyo3(signature = (id, bytes, *, young))]
+    #[pyo3(signature = (object, key, *, young))]
     fn get<'py>(
         &self,
         py: Python<'py>,
-        id: [u8; 24],
-        bytes: &[u8],
+        object: [u8; 24],
+        key: &[u8],
         young: bool,
     ) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        Ok(self.value(py, &key(&id, bytes), young)?.map(|(value, _)| value))
+        Ok(self.value(py, &named(&object, key), young)?.map(|(value, _)| value))
     }
 
     /// The value of a key, or None; it is forgotten.
     fn take<'py>(
         &self,
         py: Python<'py>,
-        id: [u8; 24],
-        bytes: &[u8],
+        object: [u8; 24],
+        key: &[u8],
     ) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        let key = key(&id, bytes);
+        let key = named(&object, key);
         while let Some((value, head)) = self.value(py, &key, true)? {
             if self.run(py, |open| open.cache.forget(key.id, &head))? {
                 return Ok(Some(value));
@@ -173,15 +183,15 @@ impl Cache {
     }
 
     /// Whether a key has an entry, which gets no younger.
-    fn contains(&self, py: Python<'_>, id: [u8; 24], bytes: &[u8]) -> PyResult<bool> {
-        let key = key(&id, bytes);
+    fn contains(&self, py: Python<'_>, object: [u8; 24], key: &[u8]) -> PyResult<bool> {
+        let key = named(&object, key);
         let mut page: Page = [0; PAGE_SIZE];
         Ok(self.run(py, |open| open.cache.find(key.id, key.bytes, &mut page, false))?.is_some())
     }
 
     /// Forgets a key's entry; whether there was one.
-    fn remove(&self, py: Python<'_>, id: [u8; 24], bytes: &[u8]) -> PyResult<bool> {
-        let key = key(&id, bytes);
+    fn remove(&self, py: Python<'_>, object: [u8; 24], key: &[u8]) -> PyResult<bool> {
+        let key = named(&object, key);
         self.run(py, |open| open.cache.remove(key.id, key.bytes))
     }
 

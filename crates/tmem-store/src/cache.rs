@@ -127,6 +127,15 @@ impl Cache {
         Ok(outcome)
     }
 
+    /// Refuses a put that is not to be tried: what the id had before is gone.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchPool`].
+    pub fn refuse(&self, id: ObjectId) -> Result<(), StoreError> {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        self.hold().store.flush_object(self.pool, id).map(drop)
+    }
+
     fn put_long(&self, id: ObjectId, head: Head, key: &[u8], value: &[u8]) -> Result<Outcome, StoreError> {
         let mut run = [[0; PAGE_SIZE]; RUN];
         for first in (0..head.pages()).step_by(RUN) {
