@@ -9,6 +9,7 @@ counts in `max_bytes`, and in the Memory's budget (13).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Collection, ItemsView, Iterator, MutableMapping, ValuesView
@@ -116,11 +117,7 @@ class Cache(MutableMapping[Key, Any]):
         ValueError for one that is larger than `max_bytes`, TypeError for one that is not bytes-like where there is no
         serializer.
         """
-        data = value if self._dumps is None else self._dumps(value)
-        try:
-            self._core.put(*self._named(key), data)
-        except TypeError as error:
-            raise TypeError(f"{error}: pass serializer=(dumps, loads) for other values") from None
+        self._put(key, value if self._dumps is None else self._dumps(value))
 
     def __delitem__(self, key: Key) -> None:
         """Forget an entry. KeyError where there is none."""
@@ -265,12 +262,17 @@ class Cache(MutableMapping[Key, Any]):
             return default
         return data if self._loads is None else self._loads(data)
 
-    def _keep(self, key: Key, result: Any) -> None:
+    def _put(self, key: Key, data: Any) -> None:
         try:
-            self[key] = result
-        except ValueError:
-            if key in self:  # the serializer's own, and not that of a value that is too large
-                raise
+            self._core.put(*self._named(key), data)
+        except TypeError as error:
+            raise TypeError(f"{error}: pass serializer=(dumps, loads) for other values") from None
+
+    def _keep(self, key: Key, result: Any) -> None:
+        """Put a result, unless it is too large."""
+        data = result if self._dumps is None else self._dumps(result)
+        with contextlib.suppress(ValueError):
+            self._put(key, data)
 
     def _look(self) -> Iterator[tuple[Key, Any]]:
         """Yield (key, value) of what is there, and make nothing young."""

@@ -150,7 +150,7 @@ mod tests {
     }
 
     fn leaf_entry(store: &mut PageStore, n: usize) -> &mut Entry {
-        &mut store.objects.trees.leaves[1][n]
+        &mut store.objects.indexes.trees.leaves[1][n]
     }
 
     /// Each deliberate damage must be named.

@@ -1,24 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: compaction: pages move out of sparse chunks into fuller ones of their class, so that chunks come free for
 //! other classes or for the kernel. Callers: the pager when it is idle or short. Locks: the store's, for one step.
-//! The index is walked leaf by leaf, so slots need no way back to their entries.
+//! The index is walked part by part, so slots need no way back to their entries.
 
 use crate::entry::{Entry, Form};
+use crate::few::{FEW, Indexes};
 use crate::pool::PageStore;
 use crate::slab::{Loc, Slab};
 use tmem_sys::PAGE_SIZE;
 
+/// Small nodes that are looked at together: as many pages as a leaf has.
+const GROUP: u32 = 64 / FEW as u32;
+
+/// A slot for a page of so many bytes that is better than the one it has.
+type BetterPlace = fn(&mut Slab, Loc, usize) -> Option<Loc>;
+
 impl PageStore {
-    /// Looks at up to `leaves` leaves of the index (64 pages each), from where the last step ended, and moves what
-    /// lies in a sparse chunk while a fuller one has room. How many pages were moved.
+    /// Looks at up to `leaves` leaves of the index (64 pages each) or as much of small nodes, from where the last step ended,
+    /// and moves what lies in a sparse chunk while a fuller one has room. How many pages were moved.
     pub fn compact(&mut self, leaves: usize) -> usize {
-        let end = self.objects.trees.leaves.fresh();
+        let end = self.parts();
         let mut moved = 0;
         for _ in 0..leaves.min(end as usize) {
-            self.compact_from = if self.compact_from + 1 >= end { 1 } else { self.compact_from + 1 };
-            if self.objects.trees.leaves.is_live(self.compact_from) {
-                moved += self.move_in_leaf(self.compact_from, Slab::relocate);
-            }
+            self.compact_from = if self.compact_from + 1 >= end { 0 } else { self.compact_from + 1 };
+            moved += self.move_in_part(self.compact_from, Slab::relocate);
         }
         self.moved += moved as u64;
         moved
@@ -31,32 +36,57 @@ impl PageStore {
         if self.slab.choose_leaving() == 0 {
             return false;
         }
-        for leaf in 1..self.objects.trees.leaves.fresh() {
-            if self.objects.trees.leaves.is_live(leaf) {
-                self.moved += self.move_in_leaf(leaf, Slab::leave) as u64;
-            }
+        for part in 0..self.parts() {
+            self.moved += self.move_in_part(part, Slab::leave) as u64;
         }
         self.slab.settle();
         true
     }
 
-    /// Offers every page of a leaf a better place; how many took it.
-    fn move_in_leaf(&mut self, leaf: u32, better_place: fn(&mut Slab, Loc, usize) -> Option<Loc>) -> usize {
-        let mut moved = 0;
-        for entry in &mut self.objects.trees.leaves[leaf] {
-            let slab = &mut self.slab;
-            let better = match entry.form() {
-                Form::Packed(loc, len) => better_place(slab, loc, len).map(|to| Entry::packed(to, len)),
-                Form::Raw(loc) => better_place(slab, loc, PAGE_SIZE).map(Entry::raw),
-                Form::Empty | Form::Same(_) | Form::Broken(_) => None,
+    /// Parts that the index is walked by: each leaf that ever was, then the small nodes in groups.
+    fn parts(&self) -> u32 {
+        let Indexes { trees, few } = &self.objects.indexes;
+        trees.leaves.fresh() + few.fresh().div_ceil(GROUP)
+    }
+
+    /// Offers every page of a part of the index a better place; how many took it.
+    fn move_in_part(&mut self, part: u32, better_place: BetterPlace) -> usize {
+        let PageStore { slab, objects, .. } = self;
+        let Indexes { trees, few } = &mut objects.indexes;
+        let leaves = trees.leaves.fresh();
+        if part < leaves {
+            return if trees.leaves.is_live(part) {
+                move_all(slab, &mut trees.leaves[part], better_place)
+            } else {
+                0
             };
-            if let Some(better) = better {
-                *entry = better.with_record(entry.record());
-                moved += 1;
+        }
+        let first = (part - leaves) * GROUP;
+        let mut moved = 0;
+        for node in first..first + GROUP {
+            if few.is_live(node) {
+                moved += move_all(slab, &mut few[node], better_place);
             }
         }
         moved
     }
+}
+
+/// Offers every page of a node a better place; how many took it.
+fn move_all(slab: &mut Slab, entries: &mut [Entry], better_place: BetterPlace) -> usize {
+    let mut moved = 0;
+    for entry in entries {
+        let better = match entry.form() {
+            Form::Packed(loc, len) => better_place(slab, loc, len).map(|to| Entry::packed(to, len)),
+            Form::Raw(loc) => better_place(slab, loc, PAGE_SIZE).map(Entry::raw),
+            Form::Empty | Form::Same(_) | Form::Broken(_) => None,
+        };
+        if let Some(better) = better {
+            *entry = better.with_record(entry.record());
+            moved += 1;
+        }
+    }
+    moved
 }
 
 #[cfg(test)]

@@ -21,8 +21,10 @@ use tmem_sys::{Errno, Lock, LockGuard, Page, fork};
 pub const RUN: usize = 64;
 /// How often a batch offers the processor to those who wait for the lock, between two runs.
 const YIELDS: usize = 64;
-/// A leaf of the index, the least that memory is taken by in steps, so that many are all the leaves a limit can have.
+/// A leaf of the index, so that many are all the leaves a limit can have.
 const LEAF_BYTES: usize = 1 << 10;
+/// An object's record and the least index that it can have.
+const OBJECT_BYTES: usize = 128;
 
 /// How large a host is.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +67,7 @@ impl Host {
             capacity_bytes: 0,
             reserve_bytes,
             max_pages: leaves as u64 * 8,
-            max_objects: leaves,
+            max_objects: reserve_bytes / OBJECT_BYTES,
         };
         let mut store = PageStore::with_ephemeral(store, leaves * 8)?;
         store.set_limit(config.limit_bytes);

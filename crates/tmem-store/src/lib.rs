@@ -30,6 +30,7 @@ mod room;
 mod whole;
 
 mod entry;
+mod few;
 mod nodes;
 mod object;
 mod tree;

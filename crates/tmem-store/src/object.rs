@@ -4,10 +4,11 @@
 //! objects; an object with no entry does not exist.
 
 use crate::entry::Entry;
+use crate::few::Indexes;
 use crate::nodes::NodeTable;
 use crate::ops::Reason;
 use crate::page_bytes;
-use crate::tree::{Root, Seen, Trees};
+use crate::tree::{Root, Seen};
 use std::cell::Cell;
 use tmem_sys::{Errno, Table};
 
@@ -36,7 +37,7 @@ tmem_sys::pod! {
 }
 
 pub(crate) struct Objects {
-    pub(crate) trees: Trees,
+    pub(crate) indexes: Indexes,
     objects: NodeTable<Object>,
     /// Linear hashing: buckets are opened one at a time, so no put pays for a whole rehash.
     buckets: Table<u32>,
@@ -54,7 +55,7 @@ impl Objects {
         let word = |n: usize| u64::from_ne_bytes(std::array::from_fn(|i| secret[n * 8 + i]));
         let buckets = max_objects.next_power_of_two().max(FIRST_BUCKETS);
         Ok(Objects {
-            trees: Trees::new(max_leaves)?,
+            indexes: Indexes::new(max_objects, max_leaves)?,
             objects: NodeTable::new(max_objects)?,
             buckets: Table::new(buckets)?,
             open: FIRST_BUCKETS,
@@ -67,7 +68,7 @@ impl Objects {
     pub fn get(&self, pool: u32, id: ObjectId, index: u64) -> Entry {
         match self.find(pool, id) {
             0 => Entry::EMPTY,
-            object => self.trees.get(self.objects[object].root, index),
+            object => self.indexes.get(self.objects[object].root, index),
         }
     }
 
@@ -76,7 +77,7 @@ impl Objects {
     pub fn expect(&self, pool: u32, id: ObjectId, index: u64) {
         let object = self.find(pool, id);
         if object != 0 {
-            self.trees.expect(self.objects[object].root, index);
+            self.indexes.expect(self.objects[object].root, index);
         }
     }
 
@@ -87,7 +88,7 @@ impl Objects {
             object => object,
         };
         let mut root = self.objects[object].root;
-        let done = self.trees.insert(&mut root, index, entry);
+        let done = self.indexes.insert(&mut root, index, entry);
         self.objects[object].root = root;
         self.objects[object].pages += u64::from(done.is_ok());
         self.drop_if_empty(object);
@@ -125,7 +126,7 @@ impl Objects {
 
     fn remove_at(&mut self, object: u32, index: u64) -> Entry {
         let mut root = self.objects[object].root;
-        let entry = self.trees.remove(&mut root, index);
+        let entry = self.indexes.remove(&mut root, index);
         self.objects[object].root = root;
         self.objects[object].pages -= u64::from(!entry.is_empty());
         self.drop_if_empty(object);
@@ -154,7 +155,7 @@ impl Objects {
             self.open = FIRST_BUCKETS;
             self.last.set(0);
             self.objects.reset_if_empty();
-            self.trees.reset_if_empty();
+            self.indexes.reset_if_empty();
         }
     }
 
@@ -163,12 +164,12 @@ impl Objects {
     }
 
     pub fn touched_bytes(&self) -> usize {
-        self.trees.touched_bytes() + self.objects.touched_bytes() + page_bytes(self.open * size_of::<u32>())
+        self.indexes.touched_bytes() + self.objects.touched_bytes() + page_bytes(self.open * size_of::<u32>())
     }
 
     fn drain(&mut self, object: u32, each: &mut impl FnMut(Entry)) {
         let mut root = self.objects[object].root;
-        self.trees.drain(&mut root, each);
+        self.indexes.drain(&mut root, each);
         self.objects[object].root = root;
         self.objects[object].pages = 0;
         self.drop_if_empty(object);
@@ -277,7 +278,7 @@ impl Objects {
     /// Walks every pool's objects and shows each entry as (pool, object's number, index, entry).
     pub fn check(&self, broken: &mut Vec<String>, each: &mut impl FnMut(u32, u32, u64, Entry)) {
         self.objects.check("objects", broken);
-        self.trees.check(broken);
+        self.indexes.check(broken);
         let (mut seen, mut objects) = (Seen::default(), 0);
         for pool in 0..MAX_POOLS as u32 {
             let (mut at, mut prev) = (self.pool_heads[pool as usize], 0);
@@ -292,7 +293,7 @@ impl Objects {
                     broken.push(format!("object {at}: its id finds another"));
                 }
                 let mut pages = 0;
-                self.trees.walk(object.root, &mut seen, broken, &mut |index, entry| {
+                self.indexes.walk(object.root, &mut seen, broken, &mut |index, entry| {
                     pages += 1;
                     each(pool, at, index, entry);
                 });
@@ -305,7 +306,7 @@ impl Objects {
         if objects != self.objects.live() {
             broken.push(format!("{objects} objects are listed, {} are live", self.objects.live()));
         }
-        if (seen.inner.len(), seen.leaves.len()) != self.trees.live() {
+        if self.indexes.has_more_than(&seen) {
             broken.push("tree nodes are live that no object reaches".into());
         }
     }

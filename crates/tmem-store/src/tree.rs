@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: radix trees from a 64-bit index to an entry, 64 ways a level, as high as the largest index needs.
-//! Callers: `object`. Locks: the store's. Law: no empty node stays in a tree; an insert that is refused changed
+//! Callers: `few`. Locks: the store's. Law: no empty node stays in a tree; an insert that is refused changed
 //! nothing.
 
 use crate::entry::Entry;
@@ -277,6 +277,7 @@ impl Trees {
 pub(crate) struct Seen {
     pub inner: std::collections::HashSet<u32>,
     pub leaves: std::collections::HashSet<u32>,
+    pub few: std::collections::HashSet<u32>,
 }
 
 impl Seen {
