@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: the forms a page can take: one repeated word; integers as a range or a sequence; bit planes; records; LZ4, of
-//! the page or of its shuffle; or as it is. Callers: `pool`, for every put and get. No locks, nothing allocated.
+//! the page or of its shuffle; a short head before nothing but zeros; or as it is. Callers: `pool`, for every put and get. No locks, nothing allocated.
 //! Law: what `encode` made, `decode` gives back byte for byte; what does not shrink to 7/8 is not packed; the choice
 //! follows from the pages alone, in their order. The first packed byte names the codec.
 //!
@@ -25,6 +25,12 @@ const PLANES: u8 = 3;
 const RANGE: u8 = 4;
 const STEPS: u8 = 5;
 const RECORDS: u8 = 6;
+const HEAD: u8 = 7;
+
+/// A head of up to so many bytes is kept as it is: bit planes make no less of any page that is no sequence.
+const SHORT: usize = 448;
+/// What is looked at at once.
+const LINE: usize = 64;
 
 /// What is packed as tightly as this needs no LZ4.
 const TIGHT: usize = PAGE_SIZE / 6;
@@ -77,6 +83,9 @@ impl Codec {
         }
         if !pack {
             return Coded::Incompressible;
+        }
+        if let Some(len) = self.pack_head(page) {
+            return Coded::Packed(&self.buffers[self.used][..len]);
         }
         let sketch = pack::sketch(self.form, page);
         let (typed, size) = self.best_typed(page, &sketch);
@@ -139,6 +148,22 @@ impl Codec {
         let plan = records::plan(self.form, page, most).filter(|plan| plan.size() < most)?;
         self.recordless = 0;
         Some(plan)
+    }
+
+    /// Keeps a short head; `None` where the page has more than that.
+    fn pack_head(&mut self, page: &Page) -> Option<usize> {
+        // From the end: most pages have something there.
+        let is_zero = |line: &[u8]| line.iter().fold(0, |any, byte| any | byte) == 0;
+        if !page[SHORT..].rchunks_exact(LINE).all(is_zero) {
+            return None;
+        }
+        let len = page[..SHORT].iter().rposition(|byte| *byte != 0)? + 1;
+        self.used = 0;
+        let (code, out) = self.buffers[0].split_first_mut()?;
+        *code = HEAD;
+        out[..2].copy_from_slice(&(len as u16).to_le_bytes());
+        out[2..2 + len].copy_from_slice(&page[..len]);
+        Some(3 + len)
     }
 
     fn pack_records(&mut self, page: &Page, plan: &Plan) -> Option<usize> {
@@ -204,6 +229,8 @@ impl Codec {
     pub const FOOTPRINT: usize = (16 << 10) + 4 * PAGE_SIZE;
 }
 
+const _: () = assert!((PAGE_SIZE - SHORT).is_multiple_of(LINE));
+
 /// Whether all bytes are ASCII, with letters and others in every place. Records find little in text, LZ4 much.
 fn is_text(sketch: &Sketch) -> bool {
     const TOP: u64 = 0x8080_8080_8080_8080;
@@ -253,8 +280,19 @@ pub fn decode(packed: &[u8], into: &mut Page) -> bool {
         RANGE => frame::unpack_range(form, data, into),
         STEPS => frame::unpack_steps(form, data, into),
         RECORDS => records::unpack(form, data, into),
+        HEAD => unpack_head(data, into),
         _ => false,
     }
+}
+
+fn unpack_head(data: &[u8], into: &mut Page) -> bool {
+    let Some((len, head)) = data.split_first_chunk() else { return false };
+    let whole = u16::from_le_bytes(*len) as usize == head.len() && head.len() <= SHORT;
+    if whole {
+        into.fill(0);
+        into[..head.len()].copy_from_slice(head);
+    }
+    whole
 }
 
 /// The word a page repeats, if it does. Most pages are told from their first words.
