@@ -80,7 +80,8 @@ class Cache(MutableMapping[Key, Any]):
     Iteration shows each key at most once, of those that were there at its beginning and have not gone or changed. Several
     threads may use it at once; a forked child has a copy of its own. Two caches are equal only if they are one.
 
-    Raises SizeError for a max_bytes below 1 MiB or above what may be used, TypeError for a serializer that is none.
+    Raises SizeError for a max_bytes below 1 MiB or above what may be used, TypeError for a serializer that is none,
+    ClosedError for a Memory that is closed, BudgetError for one that lends to 32 caches.
     """
 
     def __init__(

@@ -9,7 +9,9 @@ import threading
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 
+import tmem
 from tmem import Cache, Memory
 
 MIB = 1 << 20
@@ -119,6 +121,19 @@ def test_caches_of_one_memory_share_its_room() -> None:
         for cache in caches[1:]:
             cache.close()
         assert memory.stats().lent == 0
+
+
+def test_a_memory_lends_to_so_many_and_not_once_it_is_closed() -> None:
+    with Memory("64M", swap=None) as memory:
+        caches = [Cache("1M", memory=memory) for _ in range(32)]
+        with pytest.raises(tmem.BudgetError, match="close some"):
+            Cache("1M", memory=memory)
+        caches.pop().close()
+        Cache("1M", memory=memory).close()
+        for cache in caches:
+            cache.close()
+    with pytest.raises(tmem.ClosedError):
+        Cache("1M", memory=memory)
 
 
 def test_a_cache_outlives_its_memory_as_it_is() -> None:

@@ -4,6 +4,7 @@
 //! in order: the pager's, then the lodger's host; whoever else holds such a host's lock has signals blocked.
 //! Law 13: what is lent counts whole. Law 17: taking back uses no heap, and touches no paged memory.
 
+use crate::error::PagerError;
 use crate::pager::Pager;
 use crate::state::{BATCH, State};
 use std::ops::Range;
@@ -155,6 +156,19 @@ impl State {
 }
 
 impl Pager {
+    /// Counts what a host of ephemeral pages takes now, which is to be lent more later.
+    ///
+    /// # Errors
+    /// `Closed`; `Budget` where there are too many.
+    pub fn take_in(&self, host: &Arc<Host>) -> Result<(), PagerError> {
+        if self.is_closed() {
+            return Err(PagerError::Closed);
+        }
+        let known = self.with(|s| s.lodgers.place(host).is_some())?;
+        let full = || PagerError::Budget(format!("{MOST} caches live on this Memory already; close some"));
+        known.then_some(()).ok_or_else(full)
+    }
+
     /// Lends a host of ephemeral pages so many bytes of the budget, if nobody needs them. Whoever takes the host's lock blocks
     /// signals first.
     pub fn lend_to(&self, host: &Arc<Host>, bytes: usize) -> bool {

@@ -4,7 +4,7 @@
 //! takes its host's.
 
 use crate::buffer::Buffer;
-use crate::error::{host_to_python, raise, reserve_to_python, store_to_python};
+use crate::error::{host_to_python, raise, reserve_to_python, store_to_python, to_python};
 use crate::memory::Memory;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -131,6 +131,9 @@ impl Cache {
             CacheError::Reserve(errno) => reserve_to_python(py, errno),
             CacheError::Host(e) => host_to_python(py, e),
         })?;
+        if let Some(pager) = &lender {
+            py.detach(|| pager.take_in(cache.host())).map_err(|e| to_python(py, e))?;
+        }
         let open = Open { cache, lender, patience: AtomicU32::new(0) };
         Ok(Cache { open: RwLock::new(Some(Arc::new(open))), most })
     }
