@@ -12,6 +12,7 @@ __all__ = [
     "REASONS",
     "Allocator",
     "Backend",
+    "Cache",
     "Frontswap",
     "Host",
     "Memory",

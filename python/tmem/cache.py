@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A cache: values by key, compressed, in a fixed number of bytes or in what a Memory does not need.
 
-Owns: what a caller may ask of a cache. Called by users. Calls cachekey, limits, units and the native module, which keeps
-keys and values; nothing of an entry is kept in Python.
+Owns: what a caller may ask of a cache. Called by users. Calls cachekey, limits, units and the native module, which
+keeps keys and values; nothing of an entry is kept in Python.
 Laws: a put that is refused leaves nothing under its key (3); an entry comes back exactly or not at all (6); everything
 counts in `max_bytes`, and in the Memory's budget (13).
 """
@@ -29,6 +29,7 @@ __all__ = ["Cache", "CacheStats", "Serializer"]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+_R_co = TypeVar("_R_co", covariant=True)
 
 _MISSING: Final = object()
 
@@ -42,6 +43,15 @@ class _Serializer(Protocol):
 
 Serializer: TypeAlias = _Serializer | tuple[Callable[[Any], Any], Callable[[bytes], Any]]
 """An object with `dumps` and `loads`, or the two functions."""
+
+
+class _Memoized(Protocol[_P, _R_co]):
+    """A function whose results are kept."""
+
+    __wrapped__: Callable[..., Any]
+
+    def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R_co: ...
+    def cache_key(self, *args: _P.args, **kwargs: _P.kwargs) -> Key: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,18 +77,18 @@ class CacheStats:
 class Cache(MutableMapping[Key, Any]):
     """Values by key, compressed in memory, of which the least recently used ones go when there is no room.
 
-    `max_bytes` bounds everything that it takes, tables included: bytes, or text such as `256M` and `10%`. With `memory` it
-    takes only what that Memory has to spare, which counts in the Memory's budget, and gives it back, oldest entries first,
-    before any page of an array has to leave; a share then is one of the Memory's `ram`.
+    `max_bytes` bounds everything that it takes, tables included: bytes, or text such as `256M` and `10%`. With `memory`
+    it takes only what that Memory has to spare, which counts in the Memory's budget, and gives it back, oldest entries
+    first, before any page of an array has to leave; a share then is one of the Memory's `ram`.
     `serializer` is an object with `dumps` and `loads`, or the two functions. Without one, values are bytes-like (any
     contiguous buffer), and come back as bytes. `name` shows in its repr.
 
-    A key is a str, bytes, int, float, bool, None, or a tuple of these. Keys of different types are different keys: 1, 1.0
-    and True are three.
+    A key is a str, bytes, int, float, bool, None, or a tuple of these. Keys of different types are different keys: 1,
+    1.0 and True are three.
 
     It is a MutableMapping whose entries may vanish at any time. A read makes an entry young; `in` and iteration do not.
-    Iteration shows each key at most once, of those that were there at its beginning and have not gone or changed. Several
-    threads may use it at once; a forked child has a copy of its own. Two caches are equal only if they are one.
+    Iteration shows each key at most once, of those that were there at its beginning and have not gone or changed.
+    Several threads may use it at once; a forked child has a copy of its own. Two caches are equal only if they are one.
 
     Raises SizeError for a max_bytes below 1 MiB or above what may be used, TypeError for a serializer that is none,
     ClosedError for a Memory that is closed, BudgetError for one that lends to 32 caches.
@@ -113,10 +123,10 @@ class Cache(MutableMapping[Key, Any]):
         return self._value(self._core.get(*self._named(key), young=True), default)
 
     def __setitem__(self, key: Key, value: Any) -> None:
-        """Put a value. It may be gone at once, where there is no room; what the key had before is gone in any case.
+        """Put a value. It may be gone at once, where there is no room; what the key had is gone in any case.
 
-        ValueError for one that is larger than `max_bytes`, TypeError for one that is not bytes-like where there is no
-        serializer.
+        ValueError for one that is larger than `max_bytes`, TypeError for one that is not bytes-like where there is
+        no serializer.
         """
         self._put(key, value if self._dumps is None else self._dumps(value))
 
@@ -179,18 +189,18 @@ class Cache(MutableMapping[Key, Any]):
 
     def memoize(
         self, name: str | None = None, *, typed: bool = False, ignore: Collection[int | str] = ()
-    ) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    ) -> Callable[[Callable[_P, _R]], _Memoized[_P, _R]]:
         """Return a decorator that keeps a function's results here, by its arguments as they are passed.
 
-        `name` stands for the function in the keys: by default its module and qualified name. With `typed`, arguments that
-        are equal but of different types (1, 1.0, True) have results of their own. `ignore` names arguments that do not
-        matter, by position or by name. The decorated function has the plain one as `__wrapped__`, and `cache_key`, which
-        returns the key for some arguments: `del cache[f.cache_key(1)]`.
+        `name` stands for the function in the keys: by default its module and qualified name. With `typed`, arguments
+        that are equal but of different types (1, 1.0, True) have results of their own. `ignore` names arguments that do
+        not matter, by position or by name. The decorated function has the plain one as `__wrapped__`, and `cache_key`,
+        which returns the key for some arguments: `del cache[f.cache_key(1)]`.
 
         Arguments must be keys, and results what the cache keeps. A result that is too large is returned and not kept.
         """
 
-        def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
+        def decorate(function: Callable[_P, _R]) -> _Memoized[_P, _R]:
             known = name or f"{function.__module__}.{function.__qualname__}"
 
             def cache_key(*args: _P.args, **kwargs: _P.kwargs) -> Key:
@@ -206,14 +216,14 @@ class Cache(MutableMapping[Key, Any]):
                 return cast("_R", result)
 
             wrapper.cache_key = cache_key  # type: ignore[attr-defined]
-            return wrapper
+            return cast("_Memoized[_P, _R]", wrapper)
 
         return decorate
 
     # The cache
 
     def close(self) -> None:
-        """Forget everything and give all memory back. Twice does no harm; any other use is a ClosedError from now on."""
+        """Forget everything and give all memory back. Twice does no harm; any other use is then a ClosedError."""
         self._core.close()
 
     def stats(self) -> CacheStats:
@@ -319,7 +329,8 @@ def _most(max_bytes: Size, memory: Memory | None) -> int:
     count = parse_size(max_bytes, whole=whole, what="max_bytes")
     if count < _core.MIN_HOST:
         raise SizeError(
-            f"max_bytes of {format_size(count)} is below the minimum of {format_size(_core.MIN_HOST)}: ask for that or more"
+            f"max_bytes of {format_size(count)} is below the minimum of {format_size(_core.MIN_HOST)}: "
+            "ask for that or more"
         )
     if count > whole:
         raise SizeError(

@@ -2,8 +2,8 @@
 """Keys of a cache as bytes: from a key, back to it, and from a call's arguments.
 
 Owns: which keys there are. Called by cache. Pure.
-Law: two keys have the same bytes only if they are the same key, types included: 1, 1.0, True and "1" are four. What ends
-where is in the bytes, so that no two tuples run together.
+Law: two keys have the same bytes only if they are the same key, types included: 1, 1.0, True and "1" are four. What
+ends where is in the bytes, so that no two tuples run together.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def to_bytes(key: Key) -> bytes:
     if isinstance(key, tuple):
         return b"t" + _LENGTH.pack(len(key)) + b"".join(map(to_bytes, key))
     raise TypeError(
-        f"a key is a str, bytes, int, float, bool, None, or a tuple of these, not {type(key).__name__}: make such a key of it"
+        f"a key is a str, bytes, int, float, bool, None, or a tuple of these, not {type(key).__name__}: "
+        "make such a key of it"
     )
 
 

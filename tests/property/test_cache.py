@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small cache behaves as a dict that may forget, by itself and on the spare room of a Memory whose arrays come and go.
+"""A small cache behaves as a dict that may forget, by itself and on the room that a Memory's arrays leave.
 
 Laws 3, 6, 11 (accounting) and 13, over random histories: every hit is the value that the model has.
 """
@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from tmem import Cache, Memory
 
@@ -167,6 +174,7 @@ def test_cache_behaves_as_a_dict_that_may_forget(machine: type[Mapped]) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("machine", [Mapped, Lodging])
 def test_cache_behaves_as_a_dict_that_may_forget_for_long(machine: type[Mapped]) -> None:
-    _run(machine, 300, 60)
+    _run(machine, 150, 60)

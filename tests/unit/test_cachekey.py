@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tmem.cachekey import call_key, from_bytes, to_bytes
+from tmem.cachekey import Key, call_key, from_bytes, to_bytes
+
+YES = True
 
 plain = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(), st.binary(), st.just("\ud800")
@@ -78,17 +80,17 @@ def test_a_call_has_the_key_of_its_arguments() -> None:
 
 
 def test_types_of_arguments_count_where_asked_for() -> None:
-    def key(value: Any, *, typed: bool = False) -> bytes:
+    def key(value: Key, *, typed: bool = False) -> bytes:
         return to_bytes(call_key("f", (value,), {"a": value}, typed=typed))
 
-    assert key(1) == key(1.0) == key(True)
+    assert key(1) == key(1.0) == key(YES)
     assert key((1, (True,))) == key((1.0, (1,)))
     assert key(1.5) != key(1)
     assert key(float("inf")) != key(1)
-    assert len({key(1, typed=True), key(1.0, typed=True), key(True, typed=True)}) == 3
+    assert len({key(1, typed=True), key(1.0, typed=True), key(YES, typed=True)}) == 3
 
 
 def test_arguments_are_ignored_by_place_and_by_name() -> None:
-    ignore = {0, "verbose"}
+    ignore: set[int | str] = {0, "verbose"}
     assert call_key("f", (1, 2), {"verbose": True}, ignore=ignore) == call_key("f", (9, 2), {}, ignore=ignore)
     assert call_key("f", (1, 2), {}, ignore=ignore) != call_key("f", (1, 3), {}, ignore=ignore)
