@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 from collections.abc import Callable, Collection, ItemsView, Iterator, MutableMapping, ValuesView
 from dataclasses import asdict, dataclass
-from hashlib import blake2b
 from types import TracebackType
 from typing import Any, Final, NoReturn, ParamSpec, Protocol, Self, TypeAlias, TypeVar, cast
 
@@ -105,8 +103,6 @@ class Cache(MutableMapping[Key, Any]):
         self._dumps, self._loads = _functions(serializer)
         self._most = _most(max_bytes, memory)
         self._name = name
-        # A hash that nobody can aim at, so that no two keys meet by design; the store compares them whole all the same.
-        self._secret = os.urandom(32)
         self._core = _core.Cache(self._most, memory=None if memory is None else native(memory))
 
     # Entries
@@ -120,7 +116,7 @@ class Cache(MutableMapping[Key, Any]):
 
     def get(self, key: Key, default: Any = None) -> Any:
         """Return the value of a key, which is young now, or `default` where there is none."""
-        return self._value(self._core.get(*self._named(key), young=True), default)
+        return self._value(self._core.get(to_bytes(key), young=True), default)
 
     def __setitem__(self, key: Key, value: Any) -> None:
         """Put a value. It may be gone at once, where there is no room; what the key had is gone in any case.
@@ -132,12 +128,12 @@ class Cache(MutableMapping[Key, Any]):
 
     def __delitem__(self, key: Key) -> None:
         """Forget an entry. KeyError where there is none."""
-        if not self._core.remove(*self._named(key)):
+        if not self._core.remove(to_bytes(key)):
             raise KeyError(key)
 
     def __contains__(self, key: object) -> bool:
         """Tell whether a key has an entry now, which gets no younger."""
-        return self._core.contains(*self._named(cast("Key", key)))
+        return self._core.contains(to_bytes(cast("Key", key)))
 
     def __len__(self) -> int:
         """Return how many entries there are now."""
@@ -162,18 +158,17 @@ class Cache(MutableMapping[Key, Any]):
 
     def pop(self, key: Key, default: Any = _MISSING) -> Any:
         """Return the value of a key and forget it; `default`, or KeyError, where there is none."""
-        value = self._value(self._core.take(*self._named(key)), default)
+        value = self._value(self._core.take(to_bytes(key)), default)
         if value is _MISSING:
             raise KeyError(key)
         return value
 
     def popitem(self) -> tuple[Key, Any]:
         """Return the entry that was put or read longest ago, and forget it. KeyError where there is none."""
-        while (data := self._core.oldest()) is not None:
-            key = from_bytes(data)
-            value = self._value(self._core.take(*self._named(key)), _MISSING)
+        while (key := self._core.oldest()) is not None:
+            value = self._value(self._core.take(key), _MISSING)
             if value is not _MISSING:
-                return key, value
+                return from_bytes(key), value
         raise KeyError("the cache is empty")
 
     def setdefault(self, key: Key, default: Any = None) -> Any:
@@ -264,10 +259,6 @@ class Cache(MutableMapping[Key, Any]):
 
     # Within
 
-    def _named(self, key: Key) -> tuple[bytes, bytes]:
-        data = to_bytes(key)
-        return blake2b(data, digest_size=24, key=self._secret).digest(), data
-
     def _value(self, data: bytes | None, default: Any) -> Any:
         if data is None:
             return default
@@ -275,7 +266,7 @@ class Cache(MutableMapping[Key, Any]):
 
     def _put(self, key: Key, data: Any) -> None:
         try:
-            self._core.put(*self._named(key), data)
+            self._core.put(to_bytes(key), data)
         except TypeError as error:
             raise TypeError(f"{error}: pass serializer=(dumps, loads) for other values") from None
 
@@ -288,7 +279,7 @@ class Cache(MutableMapping[Key, Any]):
     def _look(self) -> Iterator[tuple[Key, Any]]:
         """Yield (key, value) of what is there, and make nothing young."""
         for key in self:
-            value = self._value(self._core.get(*self._named(key), young=False), _MISSING)
+            value = self._value(self._core.get(to_bytes(key), young=False), _MISSING)
             if value is not _MISSING:
                 yield key, value
 

@@ -96,11 +96,11 @@ impl Lodgers {
 impl State {
     /// Takes back what `want` frames need and the budget has no more room for; whether anything came.
     pub fn take_back(&mut self, want: usize) -> bool {
-        let short = (self.frame_count() + want).saturating_sub(self.allowance());
-        if self.lodgers.bytes == 0 || short == 0 || self.slots.free_count() >= want {
+        if self.lodgers.bytes == 0 || self.slots.free_count() >= want {
             return false;
         }
-        self.take_back_bytes((short + BATCH) * PAGE_SIZE)
+        let short = (self.frame_count() + want).saturating_sub(self.allowance());
+        short > 0 && self.take_back_bytes((short + BATCH) * PAGE_SIZE)
     }
 
     /// As [`State::take_back`], for a page that the store has no room for.

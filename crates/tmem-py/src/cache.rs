@@ -12,8 +12,8 @@ use pyo3::types::{PyBytes, PyDict, PyList};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use tmem_pager::Pager;
+use tmem_store::StoreError;
 use tmem_store::cache::{CacheError, Head};
-use tmem_store::{ObjectId, StoreError};
 use tmem_sys::{PAGE_SIZE, Page};
 
 /// An entry that changes each time it is being read is given up.
@@ -35,17 +35,6 @@ struct Open {
 pub struct Cache {
     open: RwLock<Option<Arc<Open>>>,
     most: usize,
-}
-
-/// A key, and its hash.
-struct Key<'a> {
-    id: ObjectId,
-    bytes: &'a [u8],
-}
-
-fn named<'a>(id: &[u8; 24], bytes: &'a [u8]) -> Key<'a> {
-    let word = |n: usize| u64::from_le_bytes(std::array::from_fn(|i| id[n * 8 + i]));
-    Key { id: ObjectId(std::array::from_fn(word)), bytes }
 }
 
 impl Open {
@@ -94,17 +83,18 @@ impl Cache {
     fn value<'py>(
         &self,
         py: Python<'py>,
-        key: &Key<'_>,
+        key: &[u8],
         young: bool,
     ) -> PyResult<Option<(Bound<'py, PyBytes>, Head)>> {
         let open = self.open(py)?;
+        let id = open.cache.id_of(key);
         for _ in 0..TRIES {
             let mut page: Page = [0; PAGE_SIZE];
-            let found = py.detach(|| open.cache.find(key.id, key.bytes, &mut page, young));
+            let found = py.detach(|| open.cache.find(id, key, &mut page, young));
             let Some(head) = found.map_err(|e| store_to_python(py, e))? else { return Ok(None) };
             let mut all = false;
             let value = PyBytes::new_with(py, head.value_len, |into| {
-                let copied = py.detach(|| open.cache.copy_value(key.id, &head, &page, into, young));
+                let copied = py.detach(|| open.cache.copy_value(id, &head, &page, into, young));
                 all = copied.map_err(|e| store_to_python(py, e))?;
                 Ok(())
             })?;
@@ -138,13 +128,13 @@ impl Cache {
         Ok(Cache { open: RwLock::new(Some(Arc::new(open))), most })
     }
 
-    /// Puts an entry; whether it found a place. `object` is a keyed hash of `key`.
-    fn put(&self, py: Python<'_>, object: [u8; 24], key: &[u8], value: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let (key, value) = (named(&object, key), Buffer::read(value)?);
+    /// Puts an entry; whether it found a place.
+    fn put(&self, py: Python<'_>, key: &[u8], value: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let value = Buffer::read(value)?;
         let value = value.bytes();
-        if key.bytes.len().saturating_add(value.len()) > self.most {
+        if key.len().saturating_add(value.len()) > self.most {
             // Law 3: refused, and what was there is gone.
-            self.run(py, |open| open.cache.refuse(key.id))?;
+            self.run(py, |open| open.cache.refuse(open.cache.id_of(key)))?;
             return Err(PyValueError::new_err(format!(
                 "value too large: {} bytes, where the whole cache may take {}: raise max_bytes=, or keep it elsewhere",
                 value.len(),
@@ -152,33 +142,21 @@ impl Cache {
             )));
         }
         self.run(py, |open| {
-            open.grow(key.bytes.len() + value.len());
-            Ok(open.cache.put(key.id, key.bytes, value)?.is_stored())
+            open.grow(key.len() + value.len());
+            Ok(open.cache.put(open.cache.id_of(key), key, value)?.is_stored())
         })
     }
 
     /// The value of a key, or None; with `young` it counts, and the entry is the youngest.
-    #[pyo3(signature = (object, key, *, young))]
-    fn get<'py>(
-        &self,
-        py: Python<'py>,
-        object: [u8; 24],
-        key: &[u8],
-        young: bool,
-    ) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        Ok(self.value(py, &named(&object, key), young)?.map(|(value, _)| value))
+    #[pyo3(signature = (key, *, young))]
+    fn get<'py>(&self, py: Python<'py>, key: &[u8], young: bool) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        Ok(self.value(py, key, young)?.map(|(value, _)| value))
     }
 
     /// The value of a key, or None; it is forgotten.
-    fn take<'py>(
-        &self,
-        py: Python<'py>,
-        object: [u8; 24],
-        key: &[u8],
-    ) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        let key = named(&object, key);
-        while let Some((value, head)) = self.value(py, &key, true)? {
-            if self.run(py, |open| open.cache.forget(key.id, &head))? {
+    fn take<'py>(&self, py: Python<'py>, key: &[u8]) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        while let Some((value, head)) = self.value(py, key, true)? {
+            if self.run(py, |open| open.cache.forget(open.cache.id_of(key), &head))? {
                 return Ok(Some(value));
             }
         }
@@ -186,16 +164,14 @@ impl Cache {
     }
 
     /// Whether a key has an entry, which gets no younger.
-    fn contains(&self, py: Python<'_>, object: [u8; 24], key: &[u8]) -> PyResult<bool> {
-        let key = named(&object, key);
+    fn contains(&self, py: Python<'_>, key: &[u8]) -> PyResult<bool> {
         let mut page: Page = [0; PAGE_SIZE];
-        Ok(self.run(py, |open| open.cache.find(key.id, key.bytes, &mut page, false))?.is_some())
+        Ok(self.run(py, |open| open.cache.find(open.cache.id_of(key), key, &mut page, false))?.is_some())
     }
 
     /// Forgets a key's entry; whether there was one.
-    fn remove(&self, py: Python<'_>, object: [u8; 24], key: &[u8]) -> PyResult<bool> {
-        let key = named(&object, key);
-        self.run(py, |open| open.cache.remove(key.id, key.bytes))
+    fn remove(&self, py: Python<'_>, key: &[u8]) -> PyResult<bool> {
+        self.run(py, |open| open.cache.remove(open.cache.id_of(key), key))
     }
 
     fn clear(&self, py: Python<'_>) -> PyResult<()> {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: entries of any length, found by key, over one ephemeral pool of a host of its own: an entry is an object, its
-//! id a hash that the caller makes, its key and value lie on its pages, and nothing is kept beside them. Callers: the
+//! id a keyed hash of its key, its key and value lie on its pages, and nothing is kept beside them. Callers: the
 //! bindings. Locks: the host's, for up to RUN pages at a time, with signals blocked where a pager may ask for room: its
 //! fault handlers then wait for this lock, and must not meet it held in their own thread. No caller's memory is touched
 //! under it, and no heap is used (law 17).
@@ -17,6 +17,7 @@ use crate::pool::{PageStore, PoolConfig, PoolId, PoolKind, StoreError};
 use crate::shape::{HEAD, copy_overlap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use tmem_sys::hash::PageHash;
 use tmem_sys::page::pages_for;
 use tmem_sys::signals::Blocked;
 use tmem_sys::{Errno, LockGuard, PAGE_SIZE, Page};
@@ -34,6 +35,7 @@ pub struct Cache {
     pool: PoolId,
     most_bytes: usize,
     lodges: bool,
+    hash: PageHash,
     numbers: AtomicU64,
     hits: AtomicU64,
     misses: AtomicU64,
@@ -85,8 +87,15 @@ impl Cache {
         let config = PoolConfig { pack: true, raw: true };
         let pool = host.new_pool("default", PoolKind::NonExclusive, config).map_err(CacheError::Host)?;
         host.lock().keep_whole(pool).map_err(|e| CacheError::Host(HostError::Store(e)))?;
+        let hash = PageHash::new().map_err(CacheError::Reserve)?;
         let [numbers, hits, misses, stored, refused] = [const { AtomicU64::new(0) }; 5];
-        Ok(Cache { host, pool, most_bytes, lodges, numbers, hits, misses, stored, refused })
+        Ok(Cache { host, pool, most_bytes, lodges, hash, numbers, hits, misses, stored, refused })
+    }
+
+    /// The id under which a key's entry lies. Two keys may have one: the key is compared, too.
+    pub fn id_of(&self, key: &[u8]) -> ObjectId {
+        let [one, two] = self.hash.hash_bytes(key);
+        ObjectId([one, two, key.len() as u64])
     }
 
     /// Whose limit it is.
