@@ -8,6 +8,7 @@ mem.stats()
 
 from tmem._core import __version__
 from tmem.backends import LocalBackend, PlainCopies, PoolBackend, RefuseAll
+from tmem.cache import Cache, CacheStats
 from tmem.census import NumpyBytes
 from tmem.counters import Stats
 from tmem.errors import (
@@ -35,6 +36,8 @@ from tmem.steering import TIERS, advise, evict, is_paged, pin, prefetch, tiers
 
 __all__ = [
     "BudgetError",
+    "Cache",
+    "CacheStats",
     "ClosedError",
     "Frontswap",
     "FrontswapOps",

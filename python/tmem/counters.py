@@ -46,6 +46,7 @@ class Stats:
     store_slots: int = 0  # the same, rounded up to the sizes of slots
     store_mapped: int = 0  # memory that the slots are in; what is more than theirs is fragmentation
     metadata: int = 0  # tables: what is known of each page
+    lent: int = 0  # to caches, which give it back as soon as pages need it
     swap_used: int = 0  # of the swap device, held by pages
     swap_cap: int = 0  # what the swap device may hold
     pinned: int = 0  # pages that stay, because pin() said so
@@ -88,7 +89,8 @@ class Stats:
     @property
     def used(self) -> int:
         """All that counts against the budget, in bytes."""
-        return self.resident + self.standby + self.free_frames + self.store_bytes + self.metadata + self.idle
+        frames = self.resident + self.standby + self.free_frames + self.idle
+        return frames + self.store_bytes + self.metadata + self.lent
 
     @property
     def ratio(self) -> float:

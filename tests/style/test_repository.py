@@ -21,6 +21,7 @@ NATIVE_USERS = {
     "__init__",
     "backendprocess",
     "backends",
+    "cache",
     "census",
     "counters",
     "doctor",

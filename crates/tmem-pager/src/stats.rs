@@ -68,6 +68,7 @@ counters! {
     StoreSlots = "store_slots",
     StoreMapped = "store_mapped",
     Recoded = "recoded",
+    Lent = "lent",
     RefusedFirst = "refused_frozen",
 }
 

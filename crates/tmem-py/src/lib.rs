@@ -4,6 +4,7 @@
 mod allocator;
 mod backend;
 mod buffer;
+mod cache;
 mod error;
 mod frontswap;
 mod host;
@@ -42,6 +43,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("PAGE_METADATA", tmem_store::guests::PAGE_METADATA)?;
     m.add_class::<host::Host>()?;
     m.add_class::<pool::Pool>()?;
+    m.add_class::<cache::Cache>()?;
     m.add_function(wrap_pyfunction!(probe::probe, m)?)?;
     m.add_function(wrap_pyfunction!(memory::stats_read, m)?)?;
     m.add_function(wrap_pyfunction!(memory::memories, m)?)?;

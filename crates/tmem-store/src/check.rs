@@ -5,8 +5,9 @@
 use crate::class::LARGEST_PACKED;
 use crate::entry::{Entry, EntryId, Form};
 use crate::guests::{GuestHoldings, GuestId, MAX_GUESTS, slot_bytes};
+use crate::held::count;
 use crate::order::Place;
-use crate::pool::{PageStore, count};
+use crate::pool::PageStore;
 use crate::slab::{Loc, Slab};
 use crate::stats::Holdings;
 use std::collections::{HashMap, HashSet};

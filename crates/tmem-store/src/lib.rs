@@ -20,14 +20,19 @@ pub mod guests;
 pub mod host;
 pub mod pool;
 
+pub mod cache;
+mod shape;
+
 mod age;
 mod cold;
 mod expect;
+mod held;
 mod lend;
 mod oldest;
 mod order;
 mod place;
 mod room;
+mod whole;
 
 mod entry;
 mod nodes;
@@ -50,6 +55,7 @@ mod check;
 pub mod stats;
 
 pub use backend::LocalBackend;
+pub use cache::Cache;
 pub use codec::Dictionaries;
 pub use cold::ColdBatch;
 pub use frontswap::{Frontswap, FrontswapCounters, Mode};

@@ -171,6 +171,17 @@ impl Objects {
         (!entry.is_empty()).then_some((pool, entry))
     }
 
+    /// The id of a live object's number.
+    pub fn id_of(&self, object: u32) -> Option<ObjectId> {
+        self.objects.is_live(object).then(|| ObjectId(self.objects[object].id))
+    }
+
+    /// The first live object of a pool whose number is above `after`.
+    pub fn next_of(&self, pool: u32, after: u32) -> Option<u32> {
+        (after.saturating_add(1)..self.objects.fresh())
+            .find(|&n| self.objects.is_live(n) && self.objects[n].pool == pool)
+    }
+
     fn remove_at(&mut self, object: u32, index: u64) -> Entry {
         let Some(mut root) = self.objects[object].first.root() else {
             let entry = self.get_in(object, index);
@@ -258,6 +269,17 @@ impl Objects {
 
     pub fn live(&self) -> usize {
         self.objects.live()
+    }
+
+    /// Gives back all memory, where there is no object.
+    pub fn reset_if_empty(&mut self) {
+        if self.objects.live() == 0 {
+            self.buckets.discard(0..page_bytes(self.open * size_of::<u32>()));
+            self.open = FIRST_BUCKETS;
+            self.last.set(0);
+            self.objects.reset_if_empty();
+            self.trees.reset_if_empty();
+        }
     }
 
     pub fn touched_bytes(&self) -> usize {

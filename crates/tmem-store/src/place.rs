@@ -6,10 +6,11 @@
 use crate::codec::Coded;
 use crate::entry::{Entry, EntryId, Form};
 use crate::guests::slot_bytes;
+use crate::held::{count, free};
 use crate::object::{Inserted, ObjectId};
 use crate::ops::Reason;
 use crate::order::Place;
-use crate::pool::{PageStore, Pool, PoolConfig, PoolKind, count, free};
+use crate::pool::{PageStore, Pool, PoolConfig, PoolKind};
 use crate::room::Effort;
 use tmem_sys::{PAGE_SIZE, Page};
 

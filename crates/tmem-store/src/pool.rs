@@ -5,14 +5,13 @@
 //! then asks anything that may refuse.
 
 use crate::age::Ages;
-use crate::class::LARGEST_PACKED;
 use crate::codec::{self, Codec, Coded};
 pub use crate::config::{PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
-use crate::entry::{Entry, EntryId, Form};
-use crate::guests::{GuestId, Guests, slot_bytes};
+use crate::entry::{Entry, Form};
+use crate::guests::{GuestId, Guests};
 use crate::object::{MAX_POOLS, ObjectId, Objects};
 use crate::ops::{Corrupt, Loaded, Outcome, Reason};
-use crate::order::{Order, Place};
+use crate::order::Order;
 use crate::room::UNLIMITED;
 use crate::slab::Slab;
 use crate::stats::{Holdings, PoolStats, StoreStats, Traffic};
@@ -27,6 +26,10 @@ pub(crate) struct Pool {
     pub config: PoolConfig,
     pub kind: PoolKind,
     pub guest: GuestId,
+    /// An object loses all its pages or none to eviction; `whole`.
+    pub whole: bool,
+    /// Objects that it lost so.
+    pub evicted_objects: u64,
     pub stats: PoolStats,
 }
 
@@ -36,6 +39,8 @@ const NO_POOL: Pool = Pool {
     config: PoolConfig { pack: true, raw: false },
     kind: PoolKind::Persistent,
     guest: GuestId::FIRST,
+    whole: false,
+    evicted_objects: 0,
     stats: PoolStats::NONE,
 };
 
@@ -225,22 +230,6 @@ impl PageStore {
         Ok(was_there)
     }
 
-    /// Forgets every page of an object; how many there were.
-    ///
-    /// # Errors
-    /// [`StoreError::NoSuchPool`].
-    pub fn flush_object(&mut self, pool: PoolId, object: ObjectId) -> Result<u64, StoreError> {
-        let slot = self.live_slot(pool)?;
-        let before = self.pools[slot].stats.pages;
-        let PageStore { objects, slab, held, ages, order, guests, pools, .. } = self;
-        objects.remove_object(slot as u32, object, &mut |e| {
-            release(slab, held, ages, order, guests, &mut pools[slot], e)
-        });
-        let flushed = before - self.pools[slot].stats.pages;
-        self.count_flushed(slot, flushed);
-        Ok(flushed)
-    }
-
     /// Forgets a pool and every page in it; how many there were.
     ///
     /// # Errors
@@ -248,10 +237,7 @@ impl PageStore {
     pub fn destroy(&mut self, pool: PoolId) -> Result<u64, StoreError> {
         let slot = self.live_slot(pool)?;
         let before = self.pools[slot].stats.pages;
-        let PageStore { objects, slab, held, ages, order, guests, pools, .. } = self;
-        objects
-            .remove_pool(slot as u32, &mut |e| release(slab, held, ages, order, guests, &mut pools[slot], e));
-        self.count_flushed(slot, before);
+        self.flush_slot(slot);
         self.pools[slot].live = false;
         self.guests.get_mut(self.pools[slot].guest).pools -= 1;
         self.pools[slot].generation = (self.pools[slot].generation + 1) % (u32::MAX / MAX_POOLS as u32);
@@ -356,7 +342,7 @@ impl PageStore {
         Ok(())
     }
 
-    fn read(&mut self, entry: Entry, into: &mut Page) -> Result<Loaded, Corrupt> {
+    pub(crate) fn read(&mut self, entry: Entry, into: &mut Page) -> Result<Loaded, Corrupt> {
         match entry.form() {
             Form::Empty => return Ok(Loaded::Absent),
             Form::Same(word) => codec::fill(word, into),
@@ -374,66 +360,8 @@ impl PageStore {
         Ok(Loaded::Loaded)
     }
 
-    pub(crate) fn release(&mut self, slot: usize, entry: Entry) {
-        let PageStore { slab, held, ages, order, guests, pools, .. } = self;
-        release(slab, held, ages, order, guests, &mut pools[slot], entry);
-    }
-
-    /// Accounts for an entry that takes another's place, and frees what the old one held.
-    pub(crate) fn exchange(&mut self, id: EntryId, old: Entry, new: Entry) {
-        let Some((pool, ..)) = self.objects.handle(id) else { return };
-        let Pool { guest, kind, .. } = self.pools[pool as usize];
-        let (was, is) = (slot_bytes(&self.slab, old), slot_bytes(&self.slab, new));
-        self.guests.discharge(guest, was, kind.is_ephemeral());
-        self.guests.charge(guest, is, kind.is_ephemeral());
-        count(&mut self.held, old, u64::wrapping_sub);
-        count(&mut self.held, new, u64::wrapping_add);
-        free(&mut self.slab, old);
-    }
-
-    fn count_flushed(&mut self, slot: usize, pages: u64) {
+    pub(crate) fn count_flushed(&mut self, slot: usize, pages: u64) {
         self.traffic.flushed += pages;
         self.pools[slot].stats.traffic.flushed += pages;
     }
-}
-
-/// Frees what an entry held and takes it off the counts. The entry is out of the index already.
-fn release(
-    slab: &mut Slab,
-    held: &mut Holdings,
-    ages: &mut Ages,
-    order: &mut Order,
-    guests: &mut Guests,
-    pool: &mut Pool,
-    entry: Entry,
-) {
-    pool.stats.pages -= 1;
-    count(held, entry, u64::wrapping_sub);
-    guests.discharge(pool.guest, slot_bytes(slab, entry), pool.kind.is_ephemeral());
-    if !pool.kind.is_ephemeral() {
-        order.remove(Place(entry.record()));
-    } else if ages.is_live(entry.record()) {
-        ages.remove(entry.record());
-    }
-    free(slab, entry);
-}
-
-pub(crate) fn free(slab: &mut Slab, entry: Entry) {
-    match entry.form() {
-        Form::Packed(loc, _) | Form::Raw(loc) => slab.free(loc),
-        Form::Empty | Form::Same(_) | Form::Broken(_) => {}
-    }
-}
-
-/// Adds an entry to the counts of what is held, or takes it off.
-pub(crate) fn count(held: &mut Holdings, entry: Entry, op: fn(u64, u64) -> u64) {
-    let (kind, bytes) = match entry.form() {
-        Form::Same(_) => (&mut held.same_pages, 0),
-        Form::Packed(_, len) => (&mut held.packed_pages, len.min(LARGEST_PACKED)),
-        Form::Raw(_) => (&mut held.raw_pages, PAGE_SIZE),
-        Form::Empty | Form::Broken(_) => return,
-    };
-    *kind = op(*kind, 1);
-    held.cold_pages = op(held.cold_pages, entry.is_cold().into());
-    held.data_bytes = op(held.data_bytes, bytes as u64);
 }

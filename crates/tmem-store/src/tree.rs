@@ -267,6 +267,15 @@ impl Trees {
         self.inner.free(node);
     }
 
+    /// Gives back all memory, where there is no tree.
+    pub fn reset_if_empty(&mut self) {
+        if self.leaves.live() == 0 {
+            self.places.discard(0..page_bytes(self.leaves.fresh() as usize * size_of::<LeafPlace>()));
+        }
+        self.inner.reset_if_empty();
+        self.leaves.reset_if_empty();
+    }
+
     pub fn touched_bytes(&self) -> usize {
         let places = page_bytes(self.leaves.fresh() as usize * size_of::<LeafPlace>());
         self.inner.touched_bytes() + self.leaves.touched_bytes() + places
