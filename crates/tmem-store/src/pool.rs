@@ -13,6 +13,7 @@ use crate::guests::{GuestId, Guests, slot_bytes};
 use crate::object::{MAX_POOLS, ObjectId, Objects};
 use crate::ops::{Copied, Corrupt, Loaded, Outcome, Reason};
 use crate::room::UNLIMITED;
+use crate::save::Saves;
 use crate::slab::Slab;
 use crate::stats::{Holdings, PoolStats, StoreStats, Traffic};
 use tmem_sys::page::fetch;
@@ -26,6 +27,8 @@ pub(crate) struct Pool {
     pub config: PoolConfig,
     pub kind: PoolKind,
     pub guest: GuestId,
+    /// Frozen by whoever asked for it; it is also frozen while it is saved, and `stats` has both.
+    pub frozen: bool,
     pub stats: PoolStats,
 }
 
@@ -35,6 +38,7 @@ const NO_POOL: Pool = Pool {
     config: PoolConfig { pack: true, raw: false },
     kind: PoolKind::Persistent,
     guest: GuestId::FIRST,
+    frozen: false,
     stats: PoolStats::NONE,
 };
 
@@ -51,6 +55,7 @@ pub struct PageStore {
     pub(crate) traffic: Traffic,
     pub(crate) moved: u64,
     pub(crate) compact_from: u32,
+    pub(crate) saves: Saves,
 }
 
 impl PageStore {
@@ -81,6 +86,7 @@ impl PageStore {
             traffic: Traffic::default(),
             moved: 0,
             compact_from: 0,
+            saves: Saves::default(),
         })
     }
 
@@ -189,6 +195,7 @@ impl PageStore {
             self.pools[slot].stats.traffic.duplicates += 1;
             self.traffic.duplicates += 1;
             self.release(slot, old);
+            self.saves.note_page(slot, object, index);
         }
     }
 
@@ -246,6 +253,7 @@ impl PageStore {
         if was_there {
             self.release(slot, entry);
             self.count_flushed(slot, 1);
+            self.saves.note_page(slot, object, index);
         }
         Ok(was_there)
     }
@@ -263,6 +271,9 @@ impl PageStore {
         });
         let flushed = before - self.pools[slot].stats.pages;
         self.count_flushed(slot, flushed);
+        if flushed > 0 {
+            self.saves.note_object(slot, object);
+        }
         Ok(flushed)
     }
 
@@ -277,29 +288,10 @@ impl PageStore {
         objects.remove_pool(slot as u32, &mut |e| release(slab, held, ages, guests, &mut pools[slot], e));
         self.count_flushed(slot, before);
         self.pools[slot].live = false;
+        self.saves.end(slot);
         self.guests.get_mut(self.pools[slot].guest).pools -= 1;
         self.pools[slot].generation = (self.pools[slot].generation + 1) % (u32::MAX / MAX_POOLS as u32);
         Ok(before)
-    }
-
-    /// Refuses puts from now on; gets and flushes go on. A put still forgets what its handle held.
-    ///
-    /// # Errors
-    /// [`StoreError::NoSuchPool`].
-    pub fn freeze(&mut self, pool: PoolId) -> Result<(), StoreError> {
-        let slot = self.live_slot(pool)?;
-        self.pools[slot].stats.frozen = true;
-        Ok(())
-    }
-
-    /// Accepts puts again.
-    ///
-    /// # Errors
-    /// [`StoreError::NoSuchPool`].
-    pub fn thaw(&mut self, pool: PoolId) -> Result<(), StoreError> {
-        let slot = self.live_slot(pool)?;
-        self.pools[slot].stats.frozen = false;
-        Ok(())
     }
 
     /// Changes how many bytes of chunks may be mapped. Below what is mapped, puts that need data are refused until
@@ -380,7 +372,7 @@ impl PageStore {
         Ok(())
     }
 
-    fn read(&self, entry: Entry, into: &mut Page) -> Result<Loaded, Corrupt> {
+    pub(crate) fn read(&self, entry: Entry, into: &mut Page) -> Result<Loaded, Corrupt> {
         match entry.form() {
             Form::Empty => return Ok(Loaded::Absent),
             Form::Same(word) => codec::fill(word, into),

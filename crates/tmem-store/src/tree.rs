@@ -64,6 +64,28 @@ impl Trees {
         }
     }
 
+    /// The first entry from an index on, with its own index.
+    pub fn next(&self, root: Root, from: u64) -> Option<(u64, Entry)> {
+        if root.node == 0 || !root.covers(from) {
+            return None;
+        }
+        self.next_below(root.node, root.height, 0, from)
+    }
+
+    fn next_below(&self, node: u32, level: u32, base: u64, from: u64) -> Option<(u64, Entry)> {
+        let first = if from > base { way(from, level) } else { 0 };
+        if level == 0 {
+            let leaf = &self.leaves[node];
+            let way = (first..WAYS).find(|&way| !leaf[way].is_empty())?;
+            return Some((base | way as u64, leaf[way]));
+        }
+        let children = &self.inner[node];
+        (first..WAYS).filter(|&way| children[way] != 0).find_map(|way| {
+            let base = base | (way as u64) << (BITS * level);
+            self.next_below(children[way], level - 1, base, from)
+        })
+    }
+
     /// Asks for the memory of the entry at an index, and of what else changes with it.
     #[inline]
     pub fn expect(&self, root: Root, index: u64) {
@@ -306,12 +328,18 @@ mod tests {
             model.insert(i, Entry::same(n as u64));
         }
         assert_eq!(all(&trees, root), model);
+        for &i in &indexes {
+            for from in [i, i.saturating_sub(1), i.saturating_add(1)] {
+                let first = model.range(from..).next().map(|(i, e)| (*i, *e));
+                assert_eq!(trees.next(root, from), first, "from {from:#x}");
+            }
+        }
         for i in indexes {
             assert_eq!(trees.get(root, i), model[&i]);
             assert_eq!(trees.remove(&mut root, i), model[&i]);
             assert!(trees.remove(&mut root, i).is_empty());
         }
-        assert_eq!(root, Root::EMPTY);
+        assert_eq!((root, trees.next(root, 0)), (Root::EMPTY, None));
         assert_eq!(trees.live(), (0, 0));
     }
 

@@ -234,6 +234,15 @@ fn may_be_narrow(page: &Page, differ: u64, size: usize) -> bool {
     width <= WIDEST && (width as usize + 1) * WORDS / 8 < size / 16 * 15
 }
 
+/// The codecs whose packed bytes are all that `decode` needs. Saved pools hold pages of these, so a number keeps its
+/// meaning for good.
+pub const LASTING: std::ops::RangeInclusive<u8> = LZ4..=RECORDS;
+
+/// Whether packed bytes say all about their page, to any later version as well.
+pub fn lasts(packed: &[u8]) -> bool {
+    packed.first().is_some_and(|code| LASTING.contains(code))
+}
+
 /// False when the bytes are no packed page; `into` is then garbage.
 #[must_use]
 pub fn decode(packed: &[u8], into: &mut Page) -> bool {
