@@ -18,6 +18,7 @@ from tmem.errors import (
     OvershootWarning,
     PageLostError,
     PoolError,
+    SaveError,
     SizeError,
     SwapError,
     TmemError,
@@ -29,7 +30,7 @@ from tmem.memory import Memory
 from tmem.numpylimit import Limit, install, limit, uninstall
 from tmem.ops import FrontswapOps
 from tmem.outcome import Outcome, Reason, Refused, Stored
-from tmem.pool import Pool, PoolStats
+from tmem.pool import Pool, PoolStats, restore_pools, save_pools
 from tmem.process import ProcessStats, stats
 from tmem.steering import advise, evict, is_paged, pin, prefetch
 
@@ -60,6 +61,7 @@ __all__ = [
     "Reason",
     "RefuseAll",
     "Refused",
+    "SaveError",
     "SizeError",
     "Stats",
     "Stored",
@@ -76,6 +78,8 @@ __all__ = [
     "limit",
     "pin",
     "prefetch",
+    "restore_pools",
+    "save_pools",
     "stats",
     "uninstall",
 ]

@@ -30,6 +30,7 @@ NATIVE_USERS = {
     "numpylimit",
     "pool",
     "process",
+    "saving",
     "steering",
     "walk",
 }

@@ -79,7 +79,9 @@ impl fmt::Display for RestoreError {
         const AGAIN: &str = "use another copy of it, or save the pools again";
         match self {
             RestoreError::Io(error) => write!(f, "it cannot be read ({error}): {AGAIN}"),
-            RestoreError::Strange => f.write_str("it is no file of saved pools: give one that Pool.save made"),
+            RestoreError::Strange => {
+                f.write_str("it is no file of saved pools: give one that Pool.save made")
+            }
             RestoreError::Short(len) => write!(f, "it is cut short, at {len} bytes: {AGAIN}"),
             RestoreError::Damaged(what, at) => write!(f, "it is damaged: {what} at byte {at}; {AGAIN}"),
             RestoreError::Version(version) => {
@@ -91,14 +93,22 @@ impl fmt::Display for RestoreError {
             RestoreError::Codec(code) => {
                 write!(f, "a page is packed by codec {code}, which this tmem has not: {NEWER}")
             }
-            RestoreError::Unknown(kind) => write!(f, "it has a part of kind {kind}, which this tmem has not: {NEWER}"),
+            RestoreError::Unknown(kind) => {
+                write!(f, "it has a part of kind {kind}, which this tmem has not: {NEWER}")
+            }
             RestoreError::Refused(Reason::OverCap, need) => {
                 let charge = need.charge + need.charged;
-                write!(f, "the guest's cap has no room for it: at least {charge} bytes are needed; raise it by Host.set")
+                write!(
+                    f,
+                    "the guest's cap has no room for it: at least {charge} bytes are needed; raise it by Host.set"
+                )
             }
             RestoreError::Refused(Reason::StoreFull | Reason::IndexFull, need) => {
                 let (room, pages) = (need.room + need.used, need.pages);
-                write!(f, "the host has no room for its {pages} pages: a capacity of {room} bytes is needed; ")?;
+                write!(
+                    f,
+                    "the host has no room for its {pages} pages: a capacity of {room} bytes is needed; "
+                )?;
                 f.write_str("use Host.resize, or flush other pages")
             }
             RestoreError::Refused(reason, _) => {

@@ -158,7 +158,12 @@ impl PageStore {
     }
 
     /// From now on notes what leaves a held pool; hands back what was there for that before. `None` where the hold is over.
-    pub(crate) fn set_notes(&mut self, pool: PoolId, number: u64, notes: Option<Notes>) -> Option<Option<Notes>> {
+    pub(crate) fn set_notes(
+        &mut self,
+        pool: PoolId,
+        number: u64,
+        notes: Option<Notes>,
+    ) -> Option<Option<Notes>> {
         let slot = self.held_slot(pool, number)?;
         let hold = self.saves.holds[slot].as_mut()?;
         Some(std::mem::replace(&mut hold.notes, notes))

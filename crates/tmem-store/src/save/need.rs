@@ -71,7 +71,7 @@ impl Needs {
         if len > 0 {
             self.slots[class_of(len)] += 1;
             // In a full store a page may lie in a slot that is larger by a quarter.
-            slot = slot_size(class_of(len + len / 4).max(class_of(len)));
+            slot = slot_size(class_of(len)).max(len + len / 4);
         }
         self.charges[guest] += charge_of(slot);
         let before = self.last.filter(|(object, _)| *object == record.object);

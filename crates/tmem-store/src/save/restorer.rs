@@ -102,6 +102,11 @@ impl<R: Read + Seek> Restorer<R> {
         })
     }
 
+    /// How many pools the file says it has.
+    pub fn pools(&self) -> u32 {
+        self.pools
+    }
+
     /// Takes the pool that the last step wanted.
     ///
     /// # Errors
@@ -215,14 +220,14 @@ impl<R: Read + Seek> Restorer<R> {
         };
         while !fields.0.is_empty() {
             let mut run = [const { None }; RUN];
-            for place in 0..RUN {
+            for (place, taken) in run.iter_mut().enumerate() {
                 if fields.0.is_empty() {
                     break;
                 }
                 let record = Record::read(&mut fields).ok_or_else(|| self.damaged("a page's record"))?;
                 self.take(place, &record)?;
                 self.needs.add(target.guest, &record);
-                run[place] = Some(record);
+                *taken = Some(record);
                 self.records += 1;
             }
             if self.refused.is_some() {
@@ -281,7 +286,8 @@ impl<R: Read + Seek> Restorer<R> {
         if end.sum != self.sum.digest128() {
             return Err(self.damaged("the checksum of the whole"));
         }
-        let counted = (self.targets.len(), self.records, self.gone) == (self.pools as usize, end.records, end.gone);
+        let counted =
+            (self.targets.len(), self.records, self.gone) == (self.pools as usize, end.records, end.gone);
         if !counted {
             return Err(self.damaged("the counts"));
         }
@@ -344,7 +350,9 @@ impl PageStore {
                 Form::Packed(bytes) => Coded::Packed(bytes),
                 Form::Raw(_) => Coded::Incompressible,
             };
-            if let Outcome::Refused(reason) = self.put_coded(pool, record.object, record.index, page, &coded)? {
+            if let Outcome::Refused(reason) =
+                self.put_coded(pool, record.object, record.index, page, &coded)?
+            {
                 refused = Some(reason);
                 break;
             }

@@ -144,7 +144,9 @@ impl Saver {
         let mut gone = 0;
         for (number, notes) in notes.iter().enumerate() {
             for some in notes.all().chunks(GONE_RECORDS) {
-                format::put_section(out, format::GONE, |out| some.iter().for_each(|g| put_gone(out, number, g)));
+                format::put_section(out, format::GONE, |out| {
+                    some.iter().for_each(|g| put_gone(out, number, g))
+                });
                 gone += some.len() as u64;
             }
         }
@@ -221,7 +223,12 @@ impl Drop for Saver {
 }
 
 /// Appends a page's record. What does not decode is no page, and must not get into a file.
-fn append(found: &Found, page: &tmem_sys::Page, codec: &mut Codec, out: &mut Vec<u8>) -> Result<(), SaveError> {
+fn append(
+    found: &Found,
+    page: &tmem_sys::Page,
+    codec: &mut Codec,
+    out: &mut Vec<u8>,
+) -> Result<(), SaveError> {
     let Found { object, index, taken } = *found;
     let form = match taken {
         Taken::Same(word) => Form::Same(word),

@@ -66,7 +66,13 @@ pub(crate) struct Lost(pub ObjectId, pub u64, pub Corrupt);
 impl PageStore {
     /// Adds the ids of some objects of a pool; `at` is 0 at the first call and after the last. `None` when the hold on
     /// the pool is over. The caller has made room for [`PageStore::IDS`] more.
-    pub(crate) fn add_ids(&self, pool: PoolId, number: u64, at: &mut u32, ids: &mut Vec<ObjectId>) -> Option<()> {
+    pub(crate) fn add_ids(
+        &self,
+        pool: PoolId,
+        number: u64,
+        at: &mut u32,
+        ids: &mut Vec<ObjectId>,
+    ) -> Option<()> {
         let slot = self.held_slot(pool, number)?;
         let mut found = [ObjectId([0; 3]); Self::IDS];
         let count = self.objects.ids(slot as u32, at, NUMBERS, &mut found);
