@@ -60,7 +60,7 @@ def restore(path: Path, host: _core.Host, make: MakePool, *, one: bool) -> int:
                 continue
             _refuse_twins(path, step["name"], names)
             made.append(make(step["name"], step["guest"], pack=step["pack"], raw=step["raw"]))
-            restorer.into_pool(made[-1])
+            restorer.give(made[-1])
     except BaseException:
         for pool in made:
             pool.destroy()

@@ -130,9 +130,9 @@ impl Restorer {
     }
 
     /// Takes the pool that was wanted.
-    fn into_pool(&self, py: Python<'_>, pool: &Bound<'_, Pool>) -> PyResult<()> {
+    fn give(&self, py: Python<'_>, pool: &Bound<'_, Pool>) -> PyResult<()> {
         let id = pool.get().id;
-        let taken = py.detach(|| lock(&self.work).into_pool(id));
+        let taken = py.detach(|| lock(&self.work).give(id));
         taken.map_err(|e| restore_to_python(py, e, &self.path))
     }
 

@@ -10,6 +10,9 @@ use crate::{ObjectId, PoolConfig};
 use proptest::prelude::*;
 use xxhash_rust::xxh3::xxh3_128;
 
+/// A section's kind and payload.
+type Part = (u32, Vec<u8>);
+
 /// A file of a few pages in every form, one of them gone.
 fn small_file() -> Vec<u8> {
     let here = host(4 << 20);
@@ -35,7 +38,7 @@ fn spoilt(file: &[u8]) -> RestoreError {
 }
 
 /// The sections of a file, without the header and the end.
-fn sections(file: &[u8]) -> Vec<(u32, Vec<u8>)> {
+fn sections(file: &[u8]) -> Vec<Part> {
     let (mut fields, mut all) = (Fields(&file[format::HEADER..file.len() - format::TAIL]), Vec::new());
     while let Some(header) = fields.bytes(SECTION) {
         let section = Section::read(header.try_into().unwrap()).unwrap();
@@ -45,7 +48,7 @@ fn sections(file: &[u8]) -> Vec<(u32, Vec<u8>)> {
 }
 
 /// A file of these sections, with all sums made to fit, and counts as told.
-fn made(sections: &[(u32, Vec<u8>)], pools: u32, [pages, records, gone]: [u64; 3]) -> Vec<u8> {
+fn made(sections: &[Part], pools: u32, [pages, records, gone]: [u64; 3]) -> Vec<u8> {
     let mut file = Vec::new();
     format::put_header(&mut file, 6, pools);
     for (kind, payload) in sections {
@@ -124,7 +127,7 @@ fn record(index: u64, form: format::Form<'_>) -> Vec<u8> {
     out
 }
 
-fn pages_of(records: &[Vec<u8>]) -> (u32, Vec<u8>) {
+fn pages_of(records: &[Vec<u8>]) -> Part {
     (PAGES, [&0u32.to_le_bytes()[..], &records.concat()].concat())
 }
 
@@ -145,7 +148,7 @@ fn sums_that_fit_are_not_believed() {
     long[34..36].copy_from_slice(&9u16.to_le_bytes());
     form[32] = 3;
     second.1[0] = 1;
-    let bad: Vec<(Vec<(u32, Vec<u8>)>, u32, [u64; 3])> = vec![
+    let bad: Vec<(Vec<Part>, u32, [u64; 3])> = vec![
         (vec![], 1, [0, 0, 0]),
         (vec![pool.clone()], 2, [0, 0, 0]),
         (vec![one.clone()], 0, [1, 1, 0]),

@@ -22,7 +22,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
     More,
-    /// A pool is wanted: to be made and given to `into_pool` before the next step.
+    /// A pool is wanted: to be made and given to `give` before the next step.
     Pool(Described),
     /// All is there; so many pages.
     Done(u64),
@@ -111,7 +111,7 @@ impl<R: Read + Seek> Restorer<R> {
     ///
     /// # Errors
     /// [`RestoreError::Misused`], [`RestoreError::Store`].
-    pub fn into_pool(&mut self, pool: PoolId) -> Result<(), RestoreError> {
+    pub fn give(&mut self, pool: PoolId) -> Result<(), RestoreError> {
         let (guest, charged) = {
             let store = self.host.lock();
             let made = &store.pools[store.live_slot(pool).map_err(RestoreError::Store)?];

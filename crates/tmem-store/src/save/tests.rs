@@ -83,14 +83,16 @@ pub(super) fn restore(host: &Arc<Host>, file: &[u8]) -> Result<Vec<(Described, P
                 let config = PoolConfig { pack: described.pack, raw: described.raw };
                 let pool = host.new_pool(&described.guest, PoolKind::Persistent, config).unwrap();
                 made.push((described, pool));
-                restorer.into_pool(pool).unwrap();
+                restorer.give(pool).unwrap();
             }
             Ok(Step::Done(pages)) => break Ok(pages),
             Err(error) => break Err(error),
         }
     };
     if done.is_err() {
-        made.iter().for_each(|(_, pool)| drop(host.destroy(*pool).unwrap()));
+        for (_, pool) in &made {
+            host.destroy(*pool).unwrap();
+        }
     }
     done.map(|_| made)
 }
