@@ -86,7 +86,7 @@ def _noise(count: int) -> npt.NDArray[np.uint8]:
 
 
 def contents() -> dict[str, dict[tuple[int, int], bytes]]:
-    """Return the pages of the committed files, by pool and handle: a page for each form and codec, under odd handles."""
+    """Return the pages of the committed files, by pool and handle: one for each form and codec, under odd handles."""
     words = np.arange(512, dtype="u8")
     text = (b"the page of a memory that packs words, and words that it packed before, and so on; " * 60)[:PAGE]
     rows = np.zeros((64, 8), "u8")  # records of 64 bytes, of which a few differ from row to row
