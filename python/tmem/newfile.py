@@ -67,8 +67,9 @@ class NewFile:
         """Append a piece. SaveError, with the next step, where the disk takes no more."""
         view = memoryview(piece)
         with self._telling():
+            self._refuse_a_child()
             while view:
-                count = os.write(self._file, view)
+                count = os.pwrite(self._file, view, self._written)
                 view = view[count:]
                 self._written += count
             if self._written - self._drained >= _DRAIN:
@@ -77,6 +78,7 @@ class NewFile:
     def sync(self) -> None:
         """Wait until all that was written is on the disk."""
         with self._telling():
+            self._refuse_a_child()
             os.fsync(self._file)
             self._drain()
 
@@ -100,7 +102,6 @@ class NewFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A forked child that comes here has the parent's file.
         if self._temporary is not None and self._owner == os.getpid():
             with contextlib.suppress(OSError):
                 os.unlink(self._temporary, dir_fd=self._directory)
@@ -120,6 +121,11 @@ class NewFile:
             remedy = _REMEDIES.get(error.errno or 0, "save elsewhere")
             text = f"{error.strerror} after {self._written} bytes; what was there before is as it was: {remedy}"
             raise SaveError(error.errno, text, self._path) from error
+
+    def _refuse_a_child(self) -> None:
+        """Refuse to go on in a child that was forked in the middle: it has the parent's file."""
+        if self._owner != os.getpid():
+            raise SaveError(errno.ECANCELED, "a forked child does not go on with a save: save again", self._path)
 
     def _refuse_what_is_no_file(self) -> None:
         try:

@@ -283,7 +283,7 @@ def _failing(name: str, error: BaseException, monkeypatch: pytest.MonkeyPatch, a
     monkeypatch.setattr(os, name, fail)
 
 
-@pytest.mark.parametrize("call", ["write", "fsync", "fdatasync", "link", "rename"])
+@pytest.mark.parametrize("call", ["pwrite", "fsync", "fdatasync", "link", "rename"])
 @pytest.mark.parametrize(
     ("error", "remedy"),
     [
@@ -303,7 +303,7 @@ def test_a_failure_leaves_the_old_file_and_thaws_the_pool(
     old = path.read_bytes()
     pool.put(1, 1, noise(3))
     with monkeypatch.context() as patch:
-        _failing(call, error, patch, after=1 if call == "write" else 0)
+        _failing(call, error, patch, after=1 if call == "pwrite" else 0)
         with pytest.raises(type(error) if remedy is None else tmem.SaveError, match=remedy) as raised:
             pool.save(path)
     if isinstance(raised.value, tmem.SaveError):
@@ -318,8 +318,8 @@ def test_a_failure_leaves_the_old_file_and_thaws_the_pool(
 def test_a_short_write_is_gone_on_with(host: Host, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = Pool(host=host)
     known = fill(pool, [(0, n) for n in range(20)])
-    real = os.write
-    monkeypatch.setattr(os, "write", lambda file, data: real(file, data[:1000]))
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: real(file, data[:1000], at))
     pool.save(path)
     monkeypatch.undo()
     assert_holds(Pool.restore(path, host=host), known)
