@@ -264,7 +264,7 @@ class Pool:
         self.destroy()
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a Pool cannot be pickled: its pages are memory of this process; get them out, or fork")
+        raise TypeError("a Pool cannot be pickled: its pages are memory of this process; save it to a file, or fork")
 
 
 def save_pools(path: str | os.PathLike[str], pools: Iterable[Pool]) -> int:
