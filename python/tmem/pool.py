@@ -160,7 +160,7 @@ class Pool:
         self._core.set_frozen(frozen=True)
 
     def thaw(self) -> None:
-        """Take puts again."""
+        """Take puts again; of a pool that is being saved, when that has ended."""
         self._core.set_frozen(frozen=False)
 
     def save(self, path: str | os.PathLike[str]) -> int:

@@ -58,7 +58,7 @@ def restore(path: Path, host: _core.Host, make: MakePool, *, one: bool) -> int:
         while not isinstance(step := restorer.step(), int):
             if step is None:
                 continue
-            _refuse_twins(path, step["name"], names)
+            _refuse_name(path, step["name"], names)
             made.append(make(step["name"], step["guest"], pack=step["pack"], raw=step["raw"]))
             restorer.give(made[-1])
     except BaseException:
@@ -68,7 +68,8 @@ def restore(path: Path, host: _core.Host, make: MakePool, *, one: bool) -> int:
     return step
 
 
-def _refuse_twins(path: Path, name: str, names: set[str]) -> None:
-    if name in names:
-        raise SaveError(errno.EBADMSG, "it has two pools of one name: save them again", os.fspath(path))
+def _refuse_name(path: Path, name: str, names: set[str]) -> None:
+    if name in names or not name.isprintable():
+        text = f"it has a pool of the name {name!r}, or two: save the pools again"
+        raise SaveError(errno.EBADMSG, text, os.fspath(path))
     names.add(name)

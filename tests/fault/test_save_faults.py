@@ -83,7 +83,7 @@ def test_kill_in_the_middle_of_a_save_leaves_the_old_file_or_the_new_one(tmp_pat
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("unnamed", [True, False])
 def test_many_kills_leave_the_old_file_or_the_new_one(tmp_path: Path, *, unnamed: bool) -> None:
-    _kill_saves(tmp_path / "pages", 100, unnamed=unnamed)
+    _kill_saves(tmp_path / "pages", 30, unnamed=unnamed)
 
 
 NO_ROOM = """

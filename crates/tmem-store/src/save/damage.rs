@@ -145,11 +145,13 @@ fn sums_that_fit_are_not_believed() {
     let unknown = record(1, format::Form::Packed(&[200, 1, 2]));
     let unpackable = record(1, format::Form::Packed(&[1, 255, 255, 255]));
     let (mut long, mut form, mut second) = (same(1), same(1), pool.clone());
+    let nameless = (POOL, vec![0, 0, 0, 0, 0, 3, 0, 1, b'g']);
     long[34..36].copy_from_slice(&9u16.to_le_bytes());
     form[32] = 3;
     second.1[0] = 1;
     let bad: Vec<(Vec<Part>, u32, [u64; 3])> = vec![
         (vec![], 1, [0, 0, 0]),
+        (vec![nameless], 1, [0, 0, 0]),
         (vec![pool.clone()], 2, [0, 0, 0]),
         (vec![one.clone()], 0, [1, 1, 0]),
         (vec![pool.clone(), pool.clone()], 2, [0, 0, 0]),
@@ -173,7 +175,7 @@ fn sums_that_fit_are_not_believed() {
     ];
     for (n, (sections, pools, counts)) in bad.iter().enumerate() {
         let error = spoilt(&made(sections, *pools, *counts));
-        assert_eq!(matches!(error, RestoreError::Codec(200)), n == 9, "{n}: {error:?}");
+        assert_eq!(matches!(error, RestoreError::Codec(200)), n == 10, "{n}: {error:?}");
     }
 }
 

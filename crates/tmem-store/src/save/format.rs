@@ -5,6 +5,7 @@
 
 use crate::ObjectId;
 use crate::class::LARGEST_PACKED;
+use crate::guests::LONGEST_NAME;
 use tmem_sys::{PAGE_SIZE, Page};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
@@ -166,7 +167,8 @@ impl Described {
         let (name, guest) = (fields.u8()? as usize, fields.u8()? as usize);
         let mut text = |len| Some(std::str::from_utf8(fields.bytes(len)?).ok()?.to_owned());
         let (name, guest) = (text(name)?, text(guest)?);
-        let known = kind == 0 && flags & !(PACK | RAW) == 0 && fields.0.is_empty();
+        let named = [&name, &guest].iter().all(|name| (1..=LONGEST_NAME).contains(&name.len()));
+        let known = named && kind == 0 && flags & !(PACK | RAW) == 0 && fields.0.is_empty();
         let pool = Described { name, guest, pack: flags & PACK != 0, raw: flags & RAW != 0 };
         known.then_some((number, pool))
     }

@@ -59,7 +59,7 @@ impl Default for Saves {
 impl Saves {
     #[inline]
     pub fn note_page(&mut self, slot: usize, object: ObjectId, index: u64) {
-        if self.holds[slot].is_some() {
+        if self.is_held(slot) {
             self.note(slot, Gone { object: object.0, index, whole: 0 });
         }
     }
@@ -67,7 +67,7 @@ impl Saves {
     /// To be told only of objects that had pages: so many notes there is room for.
     #[inline]
     pub fn note_object(&mut self, slot: usize, object: ObjectId) {
-        if self.holds[slot].is_some() {
+        if self.is_held(slot) {
             self.note(slot, Gone { object: object.0, index: 0, whole: 1 });
         }
     }
@@ -86,6 +86,10 @@ impl Saves {
                 notes.len += 1;
             }
         }
+    }
+
+    pub fn is_held(&self, slot: usize) -> bool {
+        self.holds[slot].is_some()
     }
 
     fn holds(&self, slot: usize, number: u64) -> bool {
@@ -140,13 +144,13 @@ impl PageStore {
     }
 
     fn settle_frozen(&mut self, slot: usize) {
-        self.pools[slot].stats.frozen = self.pools[slot].frozen || self.saves.holds[slot].is_some();
+        self.pools[slot].stats.frozen = self.pools[slot].frozen || self.saves.is_held(slot);
     }
 
     /// Begins to hold a pool; `None` where it is held already.
     pub(crate) fn hold(&mut self, pool: PoolId) -> Result<Option<Held>, StoreError> {
         let slot = self.live_slot(pool)?;
-        if self.saves.holds[slot].is_some() {
+        if self.saves.is_held(slot) {
             return Ok(None);
         }
         self.saves.begun += 1;
@@ -185,7 +189,7 @@ impl PageStore {
     /// In a forked child, where no saver goes on.
     pub(crate) fn forget_saves(&mut self) {
         for slot in 0..MAX_POOLS {
-            if self.saves.holds[slot].is_some() {
+            if self.saves.is_held(slot) {
                 self.saves.end(slot);
                 self.settle_frozen(slot);
             }
