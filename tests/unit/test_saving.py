@@ -315,6 +315,28 @@ def test_a_failure_leaves_the_old_file_and_thaws_the_pool(
     assert_holds(Pool.restore(path, host=pool.host), known)
 
 
+def test_a_directory_that_does_not_reach_the_disk_is_told(
+    host: Host, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = Pool(host=host)
+    known = fill(pool, [(0, 1)])
+    with monkeypatch.context() as patch:
+        _failing("fsync", OSError(errno.EIO, "Input/output error"), patch, after=2)
+        with pytest.raises(tmem.SaveError, match="the new file is there, but may be gone after a power cut"):
+            pool.save(path)
+    assert not pool.frozen
+    assert_holds(Pool.restore(path, host=host), known)
+
+
+def test_names_that_a_file_should_not_have_are_damage(host: Host, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pool, "name", property(lambda _: "two\nlines"))
+    Pool(host=host).save(path)
+    monkeypatch.undo()
+    with pytest.raises(tmem.SaveError, match="a pool of the name"):
+        Pool.restore(path, host=host)
+    assert host.guests()["default"].pools == 0
+
+
 def test_a_short_write_is_gone_on_with(host: Host, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = Pool(host=host)
     known = fill(pool, [(0, n) for n in range(20)])
