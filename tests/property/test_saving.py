@@ -132,7 +132,8 @@ def test_saved_pools_are_copies_of_what_was_left(kinds: list[int], filled: list[
 
 
 @pytest.mark.long
-@settings(max_examples=600, deadline=None)
+@pytest.mark.timeout(600)
+@settings(max_examples=250, deadline=None)
 @given(kinds, fills, meddling)
 def test_saved_pools_are_copies_of_what_was_left_for_long(
     kinds: list[int], filled: list[Any], rounds: list[list[Any]]
