@@ -32,7 +32,7 @@ from tmem.ops import FrontswapOps
 from tmem.outcome import Outcome, Reason, Refused, Stored
 from tmem.pool import Pool, PoolStats, restore_pools, save_pools
 from tmem.process import ProcessStats, stats
-from tmem.steering import advise, evict, is_paged, pin, prefetch
+from tmem.steering import TIERS, advise, evict, is_paged, pin, prefetch, tiers
 
 __all__ = [
     "BudgetError",
@@ -68,6 +68,7 @@ __all__ = [
     "SwapDevice",
     "SwapDeviceStats",
     "SwapError",
+    "TIERS",
     "TmemError",
     "TmemWarning",
     "__version__",
@@ -81,5 +82,6 @@ __all__ = [
     "restore_pools",
     "save_pools",
     "stats",
+    "tiers",
     "uninstall",
 ]

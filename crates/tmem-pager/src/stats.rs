@@ -63,6 +63,11 @@ counters! {
     HandlerUnpinned = "handler_unpinned",
     HandlerWakes = "handler_wakes",
     Copied = "copied",
+    WrittenBack = "written_back",
+    StoreCold = "store_cold",
+    StoreSlots = "store_slots",
+    StoreMapped = "store_mapped",
+    Recoded = "recoded",
     RefusedFirst = "refused_frozen",
 }
 

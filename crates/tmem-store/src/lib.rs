@@ -22,7 +22,11 @@ pub mod host;
 pub mod pool;
 
 mod age;
+mod cold;
 mod expect;
+mod lend;
+mod oldest;
+mod order;
 mod place;
 mod room;
 
@@ -49,11 +53,13 @@ mod check;
 pub mod stats;
 
 pub use backend::LocalBackend;
+pub use codec::Dictionaries;
+pub use cold::ColdBatch;
 pub use frontswap::{Frontswap, FrontswapCounters, Mode};
 pub use guests::{GuestError, GuestHoldings, GuestId, GuestLimits, GuestStats};
 pub use host::{Host, HostConfig, HostError};
 pub use object::ObjectId;
-pub use ops::{BackendOps, Copied, Corrupt, Loaded, Outcome, Reason, Soon};
+pub use ops::{BackendOps, Blob, Copied, Corrupt, Loaded, Oldest, Outcome, Reason, Soon};
 pub use pool::{PageStore, PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
 pub use process::ProcessBackend;
 pub use stack::{Lost, Stack};

@@ -4,7 +4,7 @@
 //! Law: a file is whole or it is an error. Every byte is under a checksum, which tells of damage; whoever means harm can
 //! make those, too, so nothing is believed: lengths are bounded, handles ascend, every page is unpacked before it is put.
 
-use crate::codec::{self, Coded};
+use crate::codec::{self, Coded, Decoder, Dictionaries};
 use crate::guests::MAX_GUESTS;
 use crate::host::{Host, RUN};
 use crate::object::ObjectId;
@@ -48,6 +48,7 @@ pub struct Restorer<R> {
     targets: Vec<Target>,
     payload: Vec<u8>,
     pages: Table<Page>,
+    decoder: Decoder,
     last: Option<(ObjectId, u64)>,
     records: u64,
     gone: u64,
@@ -92,6 +93,7 @@ impl<R: Read + Seek> Restorer<R> {
             targets: Vec::new(),
             payload: Vec::new(),
             pages: Table::new(RUN).map_err(RestoreError::Room)?,
+            decoder: Decoder::new(Dictionaries::new()).map_err(RestoreError::Room)?,
             last: None,
             records: 0,
             gone: 0,
@@ -253,7 +255,7 @@ impl<R: Read + Seek> Restorer<R> {
             Form::Raw(page) => self.pages[place] = *page,
             Form::Packed(bytes) if !codec::lasts(bytes) => return Err(RestoreError::Codec(bytes[0])),
             Form::Packed(bytes) => {
-                if !codec::decode(bytes, &mut self.pages[place]) {
+                if !self.decoder.decode(bytes, &mut self.pages[place]) {
                     return Err(self.damaged("a packed page"));
                 }
             }

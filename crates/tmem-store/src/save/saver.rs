@@ -5,7 +5,7 @@
 //! are what the pools had when `finish` held the lock.
 
 use crate::PoolId;
-use crate::codec::{self, Codec, Coded};
+use crate::codec::{self, Codec, Coded, Decoder, Dictionaries};
 use crate::host::Host;
 use crate::object::ObjectId;
 use crate::ops::Corrupt;
@@ -48,6 +48,7 @@ pub struct Saver {
     place: Place,
     run: Run,
     codec: Codec,
+    decoder: Decoder,
     lasts: fn(&[u8]) -> bool,
     sum: Xxh3,
     records: u64,
@@ -72,6 +73,7 @@ impl Saver {
             place: Place::default(),
             run: Run::new().map_err(SaveError::Room)?,
             codec: Codec::new().map_err(SaveError::Room)?,
+            decoder: Decoder::new(Dictionaries::new()).map_err(SaveError::Room)?,
             lasts: codec::lasts,
             sum: Xxh3::new(),
             records: 0,
@@ -195,7 +197,7 @@ impl Saver {
             let scanned = scanned.ok_or(SaveError::Over)?;
             scanned.map_err(|Lost(object, index, corrupt)| SaveError::Lost(object, index, corrupt))?;
             for (found, page) in self.run.found().iter().zip(self.run.pages.iter()) {
-                append(found, page, &mut self.codec, out)?;
+                append(found, page, (&mut self.codec, &mut self.decoder), out)?;
                 self.records += 1;
             }
             self.host.give_way();
@@ -226,7 +228,7 @@ impl Drop for Saver {
 fn append(
     found: &Found,
     page: &tmem_sys::Page,
-    codec: &mut Codec,
+    (codec, decoder): (&mut Codec, &mut Decoder),
     out: &mut Vec<u8>,
 ) -> Result<(), SaveError> {
     let Found { object, index, taken } = *found;
@@ -235,7 +237,7 @@ fn append(
         Taken::Raw => Form::Raw(page),
         Taken::Packed(len) => {
             let mut scratch = [0; PAGE_SIZE];
-            if !codec::decode(&page[..len], &mut scratch) {
+            if !decoder.decode(&page[..len], &mut scratch) {
                 return Err(SaveError::Lost(object, index, Corrupt::Undecodable));
             }
             Form::Packed(&page[..len])

@@ -85,7 +85,7 @@ impl PageStore {
     /// Copies out the next pages from a place on; none, and the place behind all ids, at the end. `lasts` says whether
     /// packed bytes may be kept. `None` when the hold on the pool is over.
     pub(crate) fn scan(
-        &self,
+        &mut self,
         (pool, number): (PoolId, u64),
         ids: &[ObjectId],
         place: &mut Place,
@@ -113,7 +113,12 @@ impl PageStore {
         Some(Ok(()))
     }
 
-    fn copy_out(&self, entry: Entry, into: &mut Page, lasts: fn(&[u8]) -> bool) -> Result<Taken, Corrupt> {
+    fn copy_out(
+        &mut self,
+        entry: Entry,
+        into: &mut Page,
+        lasts: fn(&[u8]) -> bool,
+    ) -> Result<Taken, Corrupt> {
         match entry.form() {
             Form::Same(word) => return Ok(Taken::Same(word)),
             Form::Packed(loc, len) if len <= LARGEST_PACKED => {
