@@ -19,6 +19,7 @@ from tmem.errors import (
     OvershootWarning,
     PageLostError,
     PoolError,
+    SaveError,
     SizeError,
     SwapError,
     TmemError,
@@ -30,7 +31,7 @@ from tmem.memory import Memory
 from tmem.numpylimit import Limit, install, limit, uninstall
 from tmem.ops import FrontswapOps
 from tmem.outcome import Outcome, Reason, Refused, Stored
-from tmem.pool import Pool, PoolStats
+from tmem.pool import Pool, PoolStats, restore_pools, save_pools
 from tmem.process import ProcessStats, stats
 from tmem.steering import TIERS, advise, evict, is_paged, pin, prefetch, tiers
 
@@ -63,6 +64,7 @@ __all__ = [
     "Reason",
     "RefuseAll",
     "Refused",
+    "SaveError",
     "SizeError",
     "Stats",
     "Stored",
@@ -80,6 +82,8 @@ __all__ = [
     "limit",
     "pin",
     "prefetch",
+    "restore_pools",
+    "save_pools",
     "stats",
     "tiers",
     "uninstall",

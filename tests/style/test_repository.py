@@ -31,6 +31,7 @@ NATIVE_USERS = {
     "numpylimit",
     "pool",
     "process",
+    "saving",
     "steering",
     "walk",
 }

@@ -15,6 +15,7 @@ mod pool;
 mod probe;
 mod pyops;
 mod region;
+mod saving;
 mod walk;
 
 use pyo3::prelude::*;
@@ -44,6 +45,8 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<host::Host>()?;
     m.add_class::<pool::Pool>()?;
     m.add_class::<cache::Cache>()?;
+    m.add_class::<saving::Saver>()?;
+    m.add_class::<saving::Restorer>()?;
     m.add_function(wrap_pyfunction!(probe::probe, m)?)?;
     m.add_function(wrap_pyfunction!(memory::stats_read, m)?)?;
     m.add_function(wrap_pyfunction!(memory::memories, m)?)?;

@@ -41,6 +41,11 @@ impl PageStore {
                     .push(format!("pool {slot}: {} pages, its count says {}", pages[slot], pool.stats.pages));
             }
         }
+        for (slot, pool) in self.pools.iter().enumerate().filter(|(_, pool)| pool.live) {
+            if pool.stats.frozen != (pool.frozen || self.saves.is_held(slot)) {
+                broken.push(format!("pool {slot}: frozen or not, for no reason"));
+            }
+        }
         if walk.held != self.held {
             broken.push(format!("the index holds {:?}, the counters say {:?}", walk.held, self.held));
         }

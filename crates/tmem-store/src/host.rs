@@ -92,7 +92,7 @@ impl Host {
 
     /// Between two runs of a batch: lets those get on who wait. The lock alone would often be taken again before they
     /// wake.
-    fn give_way(&self) {
+    pub(crate) fn give_way(&self) {
         for _ in 0..YIELDS {
             if self.waiting.load(Ordering::Relaxed) == 0 {
                 return;
@@ -232,8 +232,7 @@ impl Host {
     pub fn set_guest_frozen(&self, guest: &str, frozen: bool) -> Option<usize> {
         let mut store = self.lock();
         let guest = store.guests.find(guest)?;
-        let pools = store.pools.iter_mut().filter(|p| p.live && p.guest == guest);
-        Some(pools.map(|p| p.stats.frozen = frozen).count())
+        Some(store.set_guest_frozen(guest, frozen))
     }
 
     /// Sets what `change` makes of a guest's limits; the guest is made where there is none.
@@ -332,11 +331,14 @@ extern "C" fn prepare() {
     hosts.keep_across_fork();
 }
 
-/// In the child: who waited in the parent does not wait here.
+/// In the child: who waited in the parent does not wait here, and who saved a pool does not go on.
 extern "C" fn child() {
     release();
     let hosts = HOSTS.lock();
-    hosts.iter().filter_map(Weak::upgrade).for_each(|host| host.waiting.store(0, Ordering::Relaxed));
+    for host in hosts.iter().filter_map(Weak::upgrade) {
+        host.waiting.store(0, Ordering::Relaxed);
+        host.lock().forget_saves();
+    }
 }
 
 /// In the parent, and in the child: all hosts are free again.

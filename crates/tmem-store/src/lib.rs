@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where pages live. A page on its way out of the pager is offered here and may be refused; a page taken is
-//! given back byte for byte. Modules in the order of the flow: hook, host, pool, room, index, codec, slab, swap device.
+//! given back byte for byte. Modules in the order of the flow: hook, host, pool, room, index, codec, slab, swap device,
+//! files of saved pools.
 //!
 //! Nothing here is `unsafe`, and nothing on the path of a page (put, get, flush) uses the heap: all memory comes
 //! from `tmem_sys` tables. Only `check` and constructors allocate.
@@ -50,6 +51,8 @@ pub mod swap;
 mod swapanswer;
 mod swapfork;
 mod swaplevel;
+
+pub mod save;
 
 mod check;
 pub mod stats;

@@ -94,6 +94,35 @@ impl Objects {
         }
     }
 
+    /// The first entry of an object from an index on.
+    pub fn next(&self, pool: u32, id: ObjectId, from: u64) -> Option<(u64, Entry)> {
+        let object = self.find(pool, id);
+        let Object { first, pages: index, .. } = self.objects[object];
+        match first.root() {
+            _ if object == 0 => None,
+            Some(root) => self.trees.next(root, from),
+            None => (index >= from).then_some((index, first)),
+        }
+    }
+
+    /// Writes the ids of a pool's objects with numbers from `at` on, as many as there is room for among so many numbers;
+    /// how many. `at` moves on, and is 0 at the end. An object keeps its number, so none is passed over between two calls.
+    pub fn ids(&self, pool: u32, at: &mut u32, numbers: usize, into: &mut [ObjectId]) -> usize {
+        let (mut found, end) = (0, self.objects.fresh());
+        let last = end.min(at.saturating_add(numbers as u32));
+        let mut number = (*at).max(1);
+        while number < last && found < into.len() {
+            let object = &self.objects[number];
+            if object.pool == pool && self.objects.is_live(number) {
+                into[found] = ObjectId(object.id);
+                found += 1;
+            }
+            number += 1;
+        }
+        *at = if number < end { number } else { 0 };
+        found
+    }
+
     /// Asks for the memory of the entry at an index.
     #[inline]
     pub fn expect(&self, pool: u32, id: ObjectId, index: u64) {

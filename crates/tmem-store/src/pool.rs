@@ -13,6 +13,7 @@ use crate::object::{MAX_POOLS, ObjectId, Objects};
 use crate::ops::{Corrupt, Loaded, Outcome, Reason};
 use crate::order::Order;
 use crate::room::UNLIMITED;
+use crate::save::Saves;
 use crate::slab::Slab;
 use crate::stats::{Holdings, PoolStats, StoreStats, Traffic};
 use tmem_sys::page::fetch;
@@ -30,6 +31,8 @@ pub(crate) struct Pool {
     pub whole: bool,
     /// Objects that it lost so.
     pub evicted_objects: u64,
+    /// Frozen by whoever asked for it; it is also frozen while it is saved, and `stats` has both.
+    pub frozen: bool,
     pub stats: PoolStats,
 }
 
@@ -41,6 +44,7 @@ const NO_POOL: Pool = Pool {
     guest: GuestId::FIRST,
     whole: false,
     evicted_objects: 0,
+    frozen: false,
     stats: PoolStats::NONE,
 };
 
@@ -60,6 +64,7 @@ pub struct PageStore {
     pub(crate) traffic: Traffic,
     pub(crate) moved: u64,
     pub(crate) compact_from: u32,
+    pub(crate) saves: Saves,
 }
 
 impl PageStore {
@@ -92,6 +97,7 @@ impl PageStore {
             traffic: Traffic::default(),
             moved: 0,
             compact_from: 0,
+            saves: Saves::default(),
         })
     }
 
@@ -169,6 +175,7 @@ impl PageStore {
             self.pools[slot].stats.traffic.duplicates += 1;
             self.traffic.duplicates += 1;
             self.release(slot, old);
+            self.saves.note_page(slot, object, index);
         }
     }
 
@@ -226,6 +233,7 @@ impl PageStore {
         if was_there {
             self.release(slot, entry);
             self.count_flushed(slot, 1);
+            self.saves.note_page(slot, object, index);
         }
         Ok(was_there)
     }
@@ -239,29 +247,10 @@ impl PageStore {
         let before = self.pools[slot].stats.pages;
         self.flush_slot(slot);
         self.pools[slot].live = false;
+        self.saves.end(slot);
         self.guests.get_mut(self.pools[slot].guest).pools -= 1;
         self.pools[slot].generation = (self.pools[slot].generation + 1) % (u32::MAX / MAX_POOLS as u32);
         Ok(before)
-    }
-
-    /// Refuses puts from now on; gets and flushes go on. A put still forgets what its handle held.
-    ///
-    /// # Errors
-    /// [`StoreError::NoSuchPool`].
-    pub fn freeze(&mut self, pool: PoolId) -> Result<(), StoreError> {
-        let slot = self.live_slot(pool)?;
-        self.pools[slot].stats.frozen = true;
-        Ok(())
-    }
-
-    /// Accepts puts again.
-    ///
-    /// # Errors
-    /// [`StoreError::NoSuchPool`].
-    pub fn thaw(&mut self, pool: PoolId) -> Result<(), StoreError> {
-        let slot = self.live_slot(pool)?;
-        self.pools[slot].stats.frozen = false;
-        Ok(())
     }
 
     /// Changes how many bytes of chunks may be mapped. Below what is mapped, puts that need data are refused until

@@ -388,12 +388,18 @@ mod tests {
             model.insert(i, Entry::same(n as u64));
         }
         assert_eq!(all(&trees, root), model);
+        for &i in &indexes {
+            for from in [i, i.saturating_sub(1), i.saturating_add(1)] {
+                let first = model.range(from..).next().map(|(i, e)| (*i, *e));
+                assert_eq!(trees.next(root, from), first, "from {from:#x}");
+            }
+        }
         for i in indexes {
             assert_eq!(trees.get(root, i), model[&i]);
             assert_eq!(trees.remove(&mut root, i), model[&i]);
             assert!(trees.remove(&mut root, i).is_empty());
         }
-        assert_eq!(root, Root::EMPTY);
+        assert_eq!((root, trees.next(root, 0)), (Root::EMPTY, None));
         assert_eq!(trees.live(), (0, 0));
     }
 

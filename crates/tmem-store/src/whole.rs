@@ -19,6 +19,9 @@ impl PageStore {
         let slot = self.live_slot(pool)?;
         let flushed = self.remove_object(slot, object);
         self.count_flushed(slot, flushed);
+        if flushed > 0 {
+            self.saves.note_object(slot, object);
+        }
         Ok(flushed)
     }
 

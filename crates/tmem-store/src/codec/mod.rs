@@ -307,6 +307,15 @@ fn may_be_narrow(page: &Page, differ: u64, size: usize) -> bool {
     width <= WIDEST && (width as usize + 1) * WORDS / 8 < size / 16 * 15
 }
 
+/// The codecs whose packed bytes are all that `decode` needs. Saved pools hold pages of these, so a number keeps its
+/// meaning for good.
+pub const LASTING: std::ops::RangeInclusive<u8> = LZ4..=RECORDS;
+
+/// Whether packed bytes say all about their page, to any later version as well.
+pub fn lasts(packed: &[u8]) -> bool {
+    packed.first().is_some_and(|code| LASTING.contains(code))
+}
+
 /// The word a page repeats, if it does. Most pages are told from their first words.
 pub(crate) fn same_filled(page: &Page) -> Option<u64> {
     let word_at = |at: usize| u64::from_ne_bytes(std::array::from_fn(|i| page[at + i]));
