@@ -43,7 +43,9 @@ class Stats:
     store_same: int = 0  # of these, pages of one repeated value, which take no room
     store_data: int = 0  # the compressed pages' own size
     metadata: int = 0  # tables: what is known of each page
-    swap_used: int = 0  # of the swap device, held by pages
+    swap_used: int = 0  # of the swap device, held by pages: what they take there
+    swap_pages: int = 0  # pages on it
+    swap_file: int = 0  # how large its file is
     swap_cap: int = 0  # what the swap device may hold
     pinned: int = 0  # pages that stay, because pin() said so
     overshoot: int = 0  # over the budget now
@@ -62,6 +64,8 @@ class Stats:
     copies_dropped: int = 0  # packed copies of resident pages, given up for room
     swap_loads: int = 0  # pages read from the swap device
     swap_stores: int = 0  # pages written to it
+    swap_written: int = 0  # bytes written to it, with what cleaning moved
+    swap_cleaned: int = 0  # pieces of its file that were emptied of what still lived in them, to be written again
     loads: int = 0  # pages that frontswap gave back
     succ_stores: int = 0  # pages that frontswap took
     failed_stores: int = 0  # pages that it refused; why is in `refused`

@@ -14,7 +14,7 @@ use crate::stats::Stat;
 use crate::swapout::MAX_BATCH;
 use std::ops::Range;
 use tmem_store::codec::Coded;
-use tmem_store::{Outcome, Reason};
+use tmem_store::{Blob, Outcome, Reason};
 use tmem_sys::entry::Entry;
 use tmem_sys::syscall::die;
 use tmem_sys::{Errno, Page, entry, guard};
@@ -387,12 +387,12 @@ impl State {
         }
         let mut pages = [0usize; MAX_BATCH];
         let blank: &Page = &tmem_sys::page::ZERO_PAGE.0;
-        let mut data = [blank; MAX_BATCH];
+        let mut blobs = [Blob::Page(blank); MAX_BATCH];
         for (i, &slot) in slots.iter().enumerate() {
             pages[i] = self.slots.owner(slot).unwrap_or_default();
-            data[i] = self.frames.frame(slot);
+            blobs[i] = Blob::Page(self.frames.frame(slot));
         }
-        let (stored, why) = self.swap.store(&pages[..slots.len()], &data[..slots.len()]);
+        let (stored, why) = self.swap.store(&pages[..slots.len()], &blobs[..slots.len()]);
         self.stats.add(Stat::SwapStores, stored as u64);
         for (&page, &slot) in pages.iter().zip(&slots[..stored]) {
             self.packed(page, slot);

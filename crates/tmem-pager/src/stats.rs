@@ -63,6 +63,10 @@ counters! {
     HandlerUnpinned = "handler_unpinned",
     HandlerWakes = "handler_wakes",
     Copied = "copied",
+    SwapPages = "swap_pages",
+    SwapFile = "swap_file",
+    SwapWritten = "swap_written",
+    SwapCleaned = "swap_cleaned",
     RefusedFirst = "refused_frozen",
 }
 

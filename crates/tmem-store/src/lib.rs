@@ -39,8 +39,12 @@ mod slab;
 
 pub mod swap;
 mod swapanswer;
+mod swapblob;
+mod swapclean;
 mod swapfork;
 mod swaplevel;
+mod swapmap;
+mod swaprecord;
 
 mod check;
 pub mod stats;
@@ -55,7 +59,7 @@ pub use pool::{PageStore, PoolConfig, PoolId, PoolKind, StoreConfig, StoreError}
 pub use process::ProcessBackend;
 pub use stack::{Lost, Stack};
 pub use stats::{Holdings, PoolStats, Refusals, StoreStats, SwapStats, Traffic};
-pub use swap::{Batch, SwapConfig, SwapDevice, SwapFault, SwapOpenError, SwapSlot};
+pub use swap::{Batch, Blob, SwapConfig, SwapDevice, SwapFault, SwapOpenError, SwapSlot};
 
 /// Rounds a number of bytes up to whole pages: what the kernel charges for a touched table.
 pub(crate) const fn page_bytes(bytes: usize) -> usize {
