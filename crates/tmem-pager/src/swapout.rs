@@ -175,3 +175,63 @@ impl Device {
         self.children.len() < before
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tmem_store::SwapConfig;
+    use tmem_store::codec::{Codec, Coded};
+
+    fn text(n: usize) -> Page {
+        std::array::from_fn(|i| (i / 16 * (n + 1)) as u8)
+    }
+
+    fn noise(n: usize) -> Page {
+        let mut x = n as u64 | 1;
+        std::array::from_fn(|_| {
+            x = x.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            (x >> 56) as u8
+        })
+    }
+
+    /// A word, what a codec made of a page, a page: by turns.
+    fn put(out: &mut SwapOut, page: usize) {
+        let mut codec = Codec::new().unwrap();
+        let (packed, plain) = (text(page), noise(page));
+        let blob = match (page % 3, codec.encode(&packed, true)) {
+            (0, _) => Blob::Same(page as u64),
+            (1, Coded::Packed(bytes)) => Blob::Packed(bytes),
+            _ => Blob::Page(&plain),
+        };
+        assert_eq!(out.store(&[page], &[blob]), (1, None));
+    }
+
+    fn expected(page: usize) -> Page {
+        match page % 3 {
+            0 => std::array::from_fn(|i| (page as u64).to_ne_bytes()[i % 8]),
+            1 => text(page),
+            _ => noise(page),
+        }
+    }
+
+    #[test]
+    fn pages_come_back_whole_in_whatever_form_they_left() {
+        let config = SwapConfig { dir: std::env::temp_dir(), cap_pages: 256, allow_memory: true };
+        let mut out = SwapOut::new(SwapDevice::new(&config).unwrap(), 100).unwrap();
+        (0..90).for_each(|page| put(&mut out, page));
+        out.forget(70);
+        let (mut at, mut seen) = (0, Vec::new());
+        while at < 100 {
+            let n = out.load_run(at, 100, &mut |k, page| {
+                assert!(*page == expected(at + k), "page {}", at + k);
+                seen.push(at + k);
+            });
+            at += n.max(1);
+        }
+        assert!(seen.iter().copied().eq((0..90).filter(|page| *page != 70)));
+        assert_eq!(out.stats().used, 89);
+        assert!(out.stats().reads < 45, "neighbours are read together: {} reads", out.stats().reads);
+        assert_eq!(out.check(), Vec::<String>::new());
+        assert_eq!(SwapOut::none().store(&[1], &[Blob::Same(0)]), (0, Some(Reason::Unwilling)));
+    }
+}

@@ -200,10 +200,8 @@ impl SwapDevice {
             return Err(SwapFault::Corrupt(*wrong));
         }
         for (i, slot) in slots.iter().enumerate() {
-            if !level.unpack(slot.index(), blocks.start, desk) {
-                return Err(SwapFault::Corrupt(*slot));
-            }
-            each(i, &desk.page[0]);
+            let page = level.page(slot.index(), blocks.start, desk).ok_or(SwapFault::Corrupt(*slot))?;
+            each(i, page);
         }
         Ok(n)
     }

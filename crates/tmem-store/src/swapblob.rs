@@ -81,15 +81,11 @@ impl Place {
     }
 }
 
-/// Puts a page together from what was stored of it. False when the bytes are no packed page; `into` is then garbage.
-#[must_use]
-pub(crate) fn unpack(bytes: &[u8], into: &mut Page) -> bool {
+/// The page that was stored as `bytes`: they are it, or it is put together in `beside`. `None` when they are no packed page.
+pub(crate) fn unpack<'b>(bytes: &'b [u8], beside: &'b mut Page) -> Option<&'b Page> {
     match <&Page>::try_from(bytes) {
-        Ok(page) => {
-            *into = *page;
-            true
-        }
-        Err(_) => codec::decode(bytes, into),
+        Ok(page) => Some(page),
+        Err(_) => codec::decode(bytes, beside).then_some(beside),
     }
 }
 
@@ -109,7 +105,7 @@ mod tests {
 
     #[test]
     fn what_no_codec_made_is_no_page() {
-        assert!(!unpack(&[0xff, 1, 2], &mut [0; PAGE_SIZE]));
+        assert!(unpack(&[0xff, 1, 2], &mut [0; PAGE_SIZE]).is_none());
         assert!(!Blob::Packed(&[]).is_sound() && !Blob::Packed(&[1; PAGE_SIZE]).is_sound());
         assert!(Blob::Page(&[1; PAGE_SIZE]).is_sound() && Blob::Same(0).bytes().is_empty());
     }

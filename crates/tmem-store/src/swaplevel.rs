@@ -100,15 +100,15 @@ impl Level {
             || desk.sum(&desk.buffer.as_flattened()[within(place, start)]) == self.records.sum(number)
     }
 
-    /// Puts the page together on the desk. False when the bytes are no packed page.
-    #[must_use]
-    pub fn unpack(&self, number: usize, start: usize, desk: &mut Desk) -> bool {
+    /// The page of a blob in the buffer, put together on the desk if need be; `None` when its bytes are no packed page.
+    pub fn page<'d>(&self, number: usize, start: usize, desk: &'d mut Desk) -> Option<&'d Page> {
+        let Desk { buffer, page, .. } = desk;
         let place = self.records.place(number);
         if place.is_same() {
-            codec::fill(self.records.sum(number), &mut desk.page[0]);
-            return true;
+            codec::fill(self.records.sum(number), &mut page[0]);
+            return Some(&page[0]);
         }
-        swapblob::unpack(&desk.buffer.as_flattened()[within(place, start)], &mut desk.page[0])
+        swapblob::unpack(&buffer.as_flattened()[within(place, start)], &mut page[0])
     }
 
     /// Forgets a page. Where its blob lies stays as it is while a child may read it.

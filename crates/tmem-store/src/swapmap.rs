@@ -351,3 +351,80 @@ impl Map {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A map of 256 blocks in clusters of 16, with a page in each block of the clusters below `full`.
+    fn filled(full: usize) -> Map {
+        let mut map = Map::new(256).unwrap();
+        for cluster in 0..full {
+            assert!(map.take_cluster(0));
+            map.note_written(&map.head());
+            map.blocks_of(cluster).for_each(|block| map.add(page_at(block)));
+        }
+        map
+    }
+
+    fn page_at(block: usize) -> Place {
+        Place::new(block * PAGE_SIZE, PAGE_SIZE)
+    }
+
+    #[test]
+    fn clusters_written_before_go_before_new_ones_and_spare_ones_stay() {
+        let mut map = filled(4);
+        assert_eq!((map.cluster_len(), map.free_clusters(99)), (16, 12));
+        let emptied: Vec<usize> = map.blocks_of(2).filter_map(|block| map.remove(page_at(block))).collect();
+        assert_eq!(emptied, [2]);
+        assert!(map.take_cluster(1));
+        assert_eq!(map.head(), 32..48);
+        map.drop_head();
+        assert!(!map.take_cluster(13) && map.take_cluster(12));
+        assert_eq!((map.head(), map.fresh_blocks()), (32..48, 64));
+    }
+
+    #[test]
+    fn the_cluster_that_holds_least_is_cleaned_first() {
+        let mut map = filled(16);
+        assert_eq!(map.victim(1), None, "nothing would be gained");
+        for (cluster, gone) in [(3, 5), (7, 9), (11, 4)] {
+            map.blocks_of(cluster).take(gone).for_each(|block| assert_eq!(map.remove(page_at(block)), None));
+        }
+        assert_eq!(map.victim(4), Some(7));
+        map.stick(7, true);
+        assert_eq!((map.victim(4), map.victim(6)), (Some(3), None));
+        map.unstick();
+        assert_eq!(map.victim(9), Some(7));
+    }
+
+    #[test]
+    fn holes_are_the_longest_there_are_and_never_in_an_empty_cluster() {
+        let mut map = filled(3);
+        assert_eq!(map.hole(1), None);
+        for block in [1, 20, 21, 30, 31] {
+            map.remove(page_at(block));
+        }
+        assert_eq!(map.hole(16), Some(20..22));
+        map.add(page_at(20));
+        map.add(page_at(21));
+        assert_eq!(map.hole(2), Some(30..32));
+        map.blocks_of(2).for_each(|block| assert_eq!(map.remove(page_at(block)).is_some(), block == 47));
+        assert_eq!(map.hole(16), Some(30..32));
+    }
+
+    #[test]
+    fn a_full_file_system_is_left_alone_for_a_while() {
+        let mut map = filled(2);
+        assert!(map.take_cluster(0));
+        let grown = map.head();
+        map.drop_head();
+        assert!(map.stop_growing(&grown) && !map.stop_growing(&grown), "told once");
+        assert!(!map.take_cluster(0));
+        map.remove(page_at(3));
+        assert_eq!(map.hole(16), Some(3..4), "what was written before may be written again");
+        (0..PAUSE).for_each(|_| map.tick());
+        assert!(map.take_cluster(0));
+        assert_eq!(map.head(), grown);
+    }
+}

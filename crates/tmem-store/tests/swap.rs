@@ -124,12 +124,18 @@ fn a_full_file_system_is_a_refusal() {
     })
     .collect();
     let stats = d.stats();
+    d.free(slots[1]);
+    let again = d.write(&noise(1)).is_ok() && d.write(&noise(99)).is_err();
+    let larger = Command::new("mount").args(["-o", "remount,size=256k"]).arg(&dir).status();
+    let grows = (0..20).filter(|n| d.write(&noise(*n)).is_ok()).count();
     let back = slots.iter().enumerate().all(|(n, s)| read(&mut d, *s) == Ok(noise(n as u64)));
     let broken = d.check();
     let in_memory = d.in_memory();
     drop(d);
     let unmounted = Command::new("umount").arg(&dir).status();
     assert!(unmounted.is_ok_and(|s| s.success()));
+    assert!(again, "what was freed is written again where the file cannot grow");
+    assert!(larger.is_ok_and(|s| s.success()) && grows > 1, "{grows} pages went to the room that was made");
     assert!(refused.is_err(), "a directory in memory is taken only when asked");
     assert!(in_memory && stats.footprint_bytes >= slots.len() as u64 * PAGE_SIZE as u64);
     assert!(back && broken.is_empty() && (4..=16).contains(&slots.len()), "{} pages", slots.len());
