@@ -115,7 +115,7 @@ impl Level {
     pub fn free(&mut self, number: usize, children: &Children) {
         let read = !self.read_only && children.may_read(self.records.born(number), children.generation);
         if read && !self.records.place(number).is_same() {
-            self.records.to_limbo(number, children.generation);
+            self.records.enter_limbo(number, children.generation);
         } else {
             self.release(number);
         }

@@ -157,7 +157,7 @@ impl Records {
     }
 
     /// The blob is no page of ours any more, but a child's.
-    pub fn to_limbo(&mut self, number: usize, generation: u32) {
+    pub fn enter_limbo(&mut self, number: usize, generation: u32) {
         set_bit(&mut self.limbo, number, true);
         self.sums[number] = u64::from(generation);
         self.used -= 1;
