@@ -40,8 +40,11 @@ class Stats:
     store_bytes: int = 0  # RAM taken by the page store
     store_pages: int = 0  # pages it holds
     store_packed: int = 0  # of these, pages that are compressed
+    store_cold: int = 0  # of the compressed ones, pages packed tighter because they stay cold
     store_same: int = 0  # of these, pages of one repeated value, which take no room
     store_data: int = 0  # the compressed pages' own size
+    store_slots: int = 0  # the same, rounded up to the sizes of slots
+    store_mapped: int = 0  # memory that the slots are in; what is more than theirs is fragmentation
     metadata: int = 0  # tables: what is known of each page
     swap_used: int = 0  # of the swap device, held by pages: what they take there
     swap_pages: int = 0  # pages on it
@@ -61,9 +64,11 @@ class Stats:
     move_retries: int = 0  # moves that the kernel asked to be tried again
     unshared: int = 0  # pages copied free of a forked child
     spurious_faults: int = 0  # faults that another thread had served already
+    recoded: int = 0  # pages packed tighter because they stayed cold
     copies_dropped: int = 0  # packed copies of resident pages, given up for room
     swap_loads: int = 0  # pages read from the swap device
     swap_stores: int = 0  # pages written to it
+    written_back: int = 0  # of these, the oldest of the page store, as they were packed, so that younger ones found room
     swap_written: int = 0  # bytes written to it, with what cleaning moved
     swap_cleaned: int = 0  # pieces of its file that were emptied of what still lived in them, to be written again
     loads: int = 0  # pages that frontswap gave back

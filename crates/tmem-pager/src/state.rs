@@ -15,7 +15,7 @@ use crate::stats::{Stat, Stats, refusal_place};
 use crate::swapout::SwapOut;
 use crate::transit::Refused;
 use std::sync::Arc;
-use tmem_store::{Frontswap, Reason};
+use tmem_store::{Dictionaries, Frontswap, Reason};
 use tmem_sys::entry::Entry;
 use tmem_sys::frames::Frames;
 use tmem_sys::hash::PageHash;
@@ -70,6 +70,7 @@ pub struct Setup {
     pub frontswap: Frontswap,
     pub swap: SwapOut,
     pub stats: Stats,
+    pub dictionaries: Arc<Dictionaries>,
 }
 
 /// Windows whose pages keep their packed copies while they are in RAM: those that streams are at. A copy takes memory that
@@ -110,6 +111,8 @@ pub struct State {
     /// Never written, so that it takes no memory: what fresh pages are copied from.
     pub zeros: Table<Page>,
     pub secret: Arc<PageHash>,
+    /// Of the first store there is, and of the workers.
+    pub dictionaries: Arc<Dictionaries>,
     pub ram: usize,
     /// One past the highest page that has room in the tables: every page of an extent is below.
     pub top: usize,
@@ -126,6 +129,8 @@ pub struct State {
     /// Faults to let pass before reclaim is tried again after it found nothing.
     pub backoff: u32,
     pub overshot: bool,
+    /// Times to let pass before old pages are offered to the swap device again after it took none.
+    pub writing_rests: u32,
     /// Pages that threads work on without the lock.
     pub in_flight: usize,
     /// Of these, pages for which new frames are being made.
@@ -158,6 +163,7 @@ impl State {
             scratch: Table::new(GROUP)?,
             zeros: Table::new(GROUP)?,
             secret: Arc::new(PageHash::new()?),
+            dictionaries: setup.dictionaries,
             ram: setup.ram,
             top: 0,
             reach: 0,
@@ -168,6 +174,7 @@ impl State {
             held: 0,
             backoff: 0,
             overshot: false,
+            writing_rests: 0,
             in_flight: 0,
             new_frames: 0,
             refused: Refused::default(),
@@ -293,6 +300,9 @@ impl State {
             s.set(Stat::StoreSame, store.held.same_pages);
             s.set(Stat::StorePacked, store.held.packed_pages);
             s.set(Stat::StoreData, store.held.data_bytes);
+            s.set(Stat::StoreCold, store.held.cold_pages);
+            s.set(Stat::StoreSlots, store.slot_bytes);
+            s.set(Stat::StoreMapped, store.mapped_bytes);
         }
         let swap = self.swap.stats();
         s.set(Stat::SwapUsed, swap.used_bytes);

@@ -21,7 +21,11 @@ pub mod host;
 pub mod pool;
 
 mod age;
+mod cold;
 mod expect;
+mod lend;
+mod oldest;
+mod order;
 mod place;
 mod room;
 
@@ -50,16 +54,18 @@ mod check;
 pub mod stats;
 
 pub use backend::LocalBackend;
+pub use codec::Dictionaries;
+pub use cold::ColdBatch;
 pub use frontswap::{Frontswap, FrontswapCounters, Mode};
 pub use guests::{GuestError, GuestHoldings, GuestId, GuestLimits, GuestStats};
 pub use host::{Host, HostConfig, HostError};
 pub use object::ObjectId;
-pub use ops::{BackendOps, Copied, Corrupt, Loaded, Outcome, Reason, Soon};
+pub use ops::{BackendOps, Blob, Copied, Corrupt, Loaded, Oldest, Outcome, Reason, Soon};
 pub use pool::{PageStore, PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
 pub use process::ProcessBackend;
 pub use stack::{Lost, Stack};
 pub use stats::{Holdings, PoolStats, Refusals, StoreStats, SwapStats, Traffic};
-pub use swap::{Batch, Blob, SwapConfig, SwapDevice, SwapFault, SwapOpenError, SwapSlot};
+pub use swap::{Batch, SwapConfig, SwapDevice, SwapFault, SwapOpenError, SwapSlot};
 
 /// Rounds a number of bytes up to whole pages: what the kernel charges for a touched table.
 pub(crate) const fn page_bytes(bytes: usize) -> usize {

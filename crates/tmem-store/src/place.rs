@@ -4,11 +4,12 @@
 //! refused, and changes nothing.
 
 use crate::codec::Coded;
-use crate::entry::Entry;
+use crate::entry::{Entry, EntryId, Form};
 use crate::guests::slot_bytes;
-use crate::object::ObjectId;
+use crate::object::{Inserted, ObjectId};
 use crate::ops::Reason;
-use crate::pool::{PageStore, Pool, PoolConfig, count, free};
+use crate::order::Place;
+use crate::pool::{PageStore, Pool, PoolConfig, PoolKind, count, free};
 use crate::room::Effort;
 use tmem_sys::{PAGE_SIZE, Page};
 
@@ -126,13 +127,14 @@ impl PageStore {
         }
         let done = done.and_then(|_| self.objects.insert(slot as u32, object, index, entry));
         match done {
-            Ok(number) => {
+            Ok(inserted) => {
                 self.pools[slot].stats.pages += 1;
                 count(&mut self.held, entry, u64::wrapping_add);
                 self.guests.charge(guest, bytes, kind.is_ephemeral());
-                if entry.record() != 0 {
-                    self.ages.link(entry.record(), guest, number, index);
+                if kind.is_ephemeral() {
+                    self.ages.link(entry.record(), guest, inserted.object, index);
                 }
+                self.settle(inserted, entry, kind);
                 Ok(())
             }
             Err(reason) => {
@@ -142,6 +144,31 @@ impl PageStore {
                 free(&mut self.slab, entry);
                 Err(reason)
             }
+        }
+    }
+
+    /// Tells a stored page's slot whose it is, and gives a persistent page its place in the order.
+    #[inline]
+    fn settle(&mut self, inserted: Inserted, entry: Entry, kind: PoolKind) {
+        if let Some(moved) = inserted.moved {
+            self.renumber(moved);
+        }
+        let (Form::Packed(loc, _) | Form::Raw(loc)) = entry.form() else { return };
+        self.slab.set_owner(loc, inserted.id);
+        if !kind.is_ephemeral() {
+            self.push(inserted.id);
+        }
+    }
+
+    /// An entry has another number now.
+    #[cold]
+    fn renumber(&mut self, id: EntryId) {
+        let Some(entry) = self.objects.entry_mut(id).copied() else { return };
+        let (Form::Packed(loc, _) | Form::Raw(loc)) = entry.form() else { return };
+        self.slab.set_owner(loc, id);
+        let kind = self.objects.handle(id).map(|(pool, ..)| self.pools[pool as usize].kind);
+        if kind.is_some_and(|kind| !kind.is_ephemeral()) {
+            self.order.rename(Place(entry.record()), id);
         }
     }
 }

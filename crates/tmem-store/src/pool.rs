@@ -8,10 +8,11 @@ use crate::age::Ages;
 use crate::class::LARGEST_PACKED;
 use crate::codec::{self, Codec, Coded};
 pub use crate::config::{PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
-use crate::entry::{Entry, Form};
+use crate::entry::{Entry, EntryId, Form};
 use crate::guests::{GuestId, Guests, slot_bytes};
 use crate::object::{MAX_POOLS, ObjectId, Objects};
-use crate::ops::{Copied, Corrupt, Loaded, Outcome, Reason};
+use crate::ops::{Corrupt, Loaded, Outcome, Reason};
+use crate::order::{Order, Place};
 use crate::room::UNLIMITED;
 use crate::slab::Slab;
 use crate::stats::{Holdings, PoolStats, StoreStats, Traffic};
@@ -42,8 +43,11 @@ pub struct PageStore {
     pub(crate) pools: [Pool; MAX_POOLS],
     pub(crate) objects: Objects,
     pub(crate) codec: Codec,
+    /// Whoever takes packed pages out has this store's dictionaries too.
+    pub(crate) shares: bool,
     pub(crate) slab: Slab,
     pub(crate) ages: Ages,
+    pub(crate) order: Order,
     pub(crate) guests: Guests,
     /// Bytes that may be taken for everything; `room` keeps it.
     pub(crate) limit: usize,
@@ -73,8 +77,10 @@ impl PageStore {
             pools: [NO_POOL; MAX_POOLS],
             objects: Objects::new(config.max_objects, leaves)?,
             codec: Codec::new()?,
+            shares: false,
             slab: Slab::new(config.capacity_bytes, config.reserve_bytes)?,
             ages: Ages::new(max_ephemeral)?,
+            order: Order::new(if config.ordered { config.max_pages as usize } else { 0 })?,
             guests: Guests::new(),
             limit: UNLIMITED,
             held: Holdings::default(),
@@ -150,37 +156,6 @@ impl PageStore {
         Ok(self.count_put(slot, placed))
     }
 
-    /// Copies a persistent page's packed bytes, or its word. `None` for a page in another form, and where there is none.
-    ///
-    /// # Errors
-    /// As [`PageStore::get`].
-    pub fn copy_packed(
-        &mut self,
-        pool: PoolId,
-        object: ObjectId,
-        index: u64,
-        into: &mut Page,
-    ) -> Result<Option<Copied>, StoreError> {
-        let slot = self.live_slot(pool)?;
-        let entry = self.objects.get(slot as u32, object, index);
-        let copied = match entry.form() {
-            _ if entry.record() != 0 => return Ok(None),
-            Form::Same(word) => Copied::Same(word),
-            Form::Packed(loc, len) => {
-                let bytes = self.slab.read(loc, len).ok_or(StoreError::Corrupt(Corrupt::Misplaced))?;
-                into[..len].copy_from_slice(bytes);
-                Copied::Packed(len)
-            }
-            Form::Empty | Form::Raw(_) => return Ok(None),
-            Form::Broken(_) => return Err(StoreError::Corrupt(Corrupt::Misplaced)),
-        };
-        for traffic in [&mut self.traffic, &mut self.pools[slot].stats.traffic] {
-            traffic.gets += 1;
-            traffic.hits += 1;
-        }
-        Ok(Some(copied))
-    }
-
     /// Law 3, outermost: what the handle held goes first.
     #[inline]
     fn forget_old(&mut self, slot: usize, object: ObjectId, index: u64) {
@@ -215,7 +190,7 @@ impl PageStore {
         let slot = self.live_slot(pool)?;
         let entry = self.objects.get(slot as u32, object, index);
         let loaded = self.read(entry, into).map_err(StoreError::Corrupt)?;
-        if entry.record() != 0 {
+        if !entry.is_empty() && self.pools[slot].kind.is_ephemeral() {
             self.age(slot, object, index, entry)?;
         }
         let hit = u64::from(loaded == Loaded::Loaded);
@@ -257,9 +232,9 @@ impl PageStore {
     pub fn flush_object(&mut self, pool: PoolId, object: ObjectId) -> Result<u64, StoreError> {
         let slot = self.live_slot(pool)?;
         let before = self.pools[slot].stats.pages;
-        let PageStore { objects, slab, held, ages, guests, pools, .. } = self;
+        let PageStore { objects, slab, held, ages, order, guests, pools, .. } = self;
         objects.remove_object(slot as u32, object, &mut |e| {
-            release(slab, held, ages, guests, &mut pools[slot], e)
+            release(slab, held, ages, order, guests, &mut pools[slot], e)
         });
         let flushed = before - self.pools[slot].stats.pages;
         self.count_flushed(slot, flushed);
@@ -273,8 +248,9 @@ impl PageStore {
     pub fn destroy(&mut self, pool: PoolId) -> Result<u64, StoreError> {
         let slot = self.live_slot(pool)?;
         let before = self.pools[slot].stats.pages;
-        let PageStore { objects, slab, held, ages, guests, pools, .. } = self;
-        objects.remove_pool(slot as u32, &mut |e| release(slab, held, ages, guests, &mut pools[slot], e));
+        let PageStore { objects, slab, held, ages, order, guests, pools, .. } = self;
+        objects
+            .remove_pool(slot as u32, &mut |e| release(slab, held, ages, order, guests, &mut pools[slot], e));
         self.count_flushed(slot, before);
         self.pools[slot].live = false;
         self.guests.get_mut(self.pools[slot].guest).pools -= 1;
@@ -327,13 +303,13 @@ impl PageStore {
     /// Bytes of memory taken for everything.
     #[inline]
     pub fn footprint(&self) -> usize {
-        self.slab.footprint() + self.index_bytes() + Codec::FOOTPRINT
+        self.slab.footprint() + self.index_bytes() + Codec::FOOTPRINT + self.codec.dictionaries().footprint()
     }
 
     /// Bytes of objects, trees and the order of age.
     #[inline]
     fn index_bytes(&self) -> usize {
-        self.objects.touched_bytes() + self.ages.touched_bytes()
+        self.objects.touched_bytes() + self.ages.touched_bytes() + self.order.touched_bytes()
     }
 
     pub fn stats(&self) -> StoreStats {
@@ -380,13 +356,13 @@ impl PageStore {
         Ok(())
     }
 
-    fn read(&self, entry: Entry, into: &mut Page) -> Result<Loaded, Corrupt> {
+    fn read(&mut self, entry: Entry, into: &mut Page) -> Result<Loaded, Corrupt> {
         match entry.form() {
             Form::Empty => return Ok(Loaded::Absent),
             Form::Same(word) => codec::fill(word, into),
             Form::Packed(loc, len) => {
                 let packed = self.slab.read(loc, len).ok_or(Corrupt::Misplaced)?;
-                if !codec::decode(packed, into) {
+                if !self.codec.decode(packed, into) {
                     return Err(Corrupt::Undecodable);
                 }
             }
@@ -399,8 +375,20 @@ impl PageStore {
     }
 
     pub(crate) fn release(&mut self, slot: usize, entry: Entry) {
-        let PageStore { slab, held, ages, guests, pools, .. } = self;
-        release(slab, held, ages, guests, &mut pools[slot], entry);
+        let PageStore { slab, held, ages, order, guests, pools, .. } = self;
+        release(slab, held, ages, order, guests, &mut pools[slot], entry);
+    }
+
+    /// Accounts for an entry that takes another's place, and frees what the old one held.
+    pub(crate) fn exchange(&mut self, id: EntryId, old: Entry, new: Entry) {
+        let Some((pool, ..)) = self.objects.handle(id) else { return };
+        let Pool { guest, kind, .. } = self.pools[pool as usize];
+        let (was, is) = (slot_bytes(&self.slab, old), slot_bytes(&self.slab, new));
+        self.guests.discharge(guest, was, kind.is_ephemeral());
+        self.guests.charge(guest, is, kind.is_ephemeral());
+        count(&mut self.held, old, u64::wrapping_sub);
+        count(&mut self.held, new, u64::wrapping_add);
+        free(&mut self.slab, old);
     }
 
     fn count_flushed(&mut self, slot: usize, pages: u64) {
@@ -414,6 +402,7 @@ fn release(
     slab: &mut Slab,
     held: &mut Holdings,
     ages: &mut Ages,
+    order: &mut Order,
     guests: &mut Guests,
     pool: &mut Pool,
     entry: Entry,
@@ -421,7 +410,9 @@ fn release(
     pool.stats.pages -= 1;
     count(held, entry, u64::wrapping_sub);
     guests.discharge(pool.guest, slot_bytes(slab, entry), pool.kind.is_ephemeral());
-    if ages.is_live(entry.record()) {
+    if !pool.kind.is_ephemeral() {
+        order.remove(Place(entry.record()));
+    } else if ages.is_live(entry.record()) {
         ages.remove(entry.record());
     }
     free(slab, entry);
@@ -443,5 +434,6 @@ pub(crate) fn count(held: &mut Holdings, entry: Entry, op: fn(u64, u64) -> u64) 
         Form::Empty | Form::Broken(_) => return,
     };
     *kind = op(*kind, 1);
+    held.cold_pages = op(held.cold_pages, entry.is_cold().into());
     held.data_bytes = op(held.data_bytes, bytes as u64);
 }

@@ -8,18 +8,19 @@
 //! Pages pass through a buffer of the device in both directions: direct I/O wants aligned memory, the checksum must be
 //! of the bytes that are written even if the page changes meanwhile, and a failed read must not touch its target.
 
-use crate::ops::Reason;
+use crate::codec::Dictionaries;
+use crate::ops::{Blob, Reason};
 use crate::page_bytes;
 use crate::stats::{Refusals, SwapStats};
 pub use crate::swapanswer::{MAX_CAP, SwapFault, SwapOpenError, SwapSlot};
 use crate::swapanswer::{is_full, refusal_of};
-pub use crate::swapblob::Blob;
 use crate::swapblob::Place;
 use crate::swapfork::Children;
 use crate::swaplevel::{Desk, Level, Work};
 use crate::swapmap::CLUSTER;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 use tmem_sys::file::SwapDir;
 use tmem_sys::{Errno, PAGE_SIZE, Page};
 
@@ -64,13 +65,24 @@ impl SwapDevice {
     /// # Errors
     /// [`SwapOpenError`].
     pub fn new(config: &SwapConfig) -> Result<SwapDevice, SwapOpenError> {
+        SwapDevice::sharing(config, Dictionaries::new())
+    }
+
+    /// As [`SwapDevice::new`], for pages that may be packed with these dictionaries.
+    ///
+    /// # Errors
+    /// [`SwapOpenError`].
+    pub fn sharing(
+        config: &SwapConfig,
+        dictionaries: Arc<Dictionaries>,
+    ) -> Result<SwapDevice, SwapOpenError> {
         let mut device = SwapDevice {
             dir: SwapDir::open(&config.dir)?,
             cap: config.cap_pages.min(MAX_CAP),
             levels: [const { None }; LEVELS],
             own: None,
             children: Children::new()?,
-            desk: Desk::new()?,
+            desk: Desk::new(dictionaries)?,
             counts: SwapStats::default(),
         };
         device.own_level()?;

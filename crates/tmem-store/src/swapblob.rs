@@ -1,21 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Owns: what the swap device takes of a page, where it lies in the file, and how the page is put together again.
+//! Owns: what the swap device writes of a page, where it lies in the file, and how the page is put together again.
 //! Pure data. Callers: `swap` and the modules below it, the pager. Law 12: what cannot be put together is no page.
 
-use crate::codec;
+use crate::codec::Decoder;
+use crate::ops::Blob;
 use std::ops::Range;
 use tmem_sys::{PAGE_SIZE, Page};
-
-/// A page on its way to the swap device.
-#[derive(Clone, Copy)]
-pub enum Blob<'a> {
-    /// The page as it is.
-    Page(&'a Page),
-    /// What a codec made of it: [`codec::decode`] gives it back. From 1 byte to less than a page.
-    Packed(&'a [u8]),
-    /// One repeated word. It takes a record in memory and nothing of the file.
-    Same(u64),
-}
 
 impl<'a> Blob<'a> {
     /// What is written.
@@ -82,16 +72,17 @@ impl Place {
 }
 
 /// The page that was stored as `bytes`: they are it, or it is put together in `beside`. `None` when they are no packed page.
-pub(crate) fn unpack<'b>(bytes: &'b [u8], beside: &'b mut Page) -> Option<&'b Page> {
+pub(crate) fn unpack<'b>(decoder: &mut Decoder, bytes: &'b [u8], beside: &'b mut Page) -> Option<&'b Page> {
     match <&Page>::try_from(bytes) {
         Ok(page) => Some(page),
-        Err(_) => codec::decode(bytes, beside).then_some(beside),
+        Err(_) => decoder.decode(bytes, beside).then_some(beside),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::Dictionaries;
 
     #[test]
     fn places_say_what_was_put_in() {
@@ -105,7 +96,8 @@ mod tests {
 
     #[test]
     fn what_no_codec_made_is_no_page() {
-        assert!(unpack(&[0xff, 1, 2], &mut [0; PAGE_SIZE]).is_none());
+        let mut decoder = Decoder::new(Dictionaries::new()).unwrap();
+        assert!(unpack(&mut decoder, &[0xff, 1, 2], &mut [0; PAGE_SIZE]).is_none());
         assert!(!Blob::Packed(&[]).is_sound() && !Blob::Packed(&[1; PAGE_SIZE]).is_sound());
         assert!(Blob::Page(&[1; PAGE_SIZE]).is_sound() && Blob::Same(0).bytes().is_empty());
     }

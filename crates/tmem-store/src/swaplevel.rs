@@ -3,13 +3,14 @@
 //! Callers: `swap` and `swapclean` only. A fork makes every level read-only in the child, which then opens one of its own.
 //! Law 12: no blob is read whose checksum does not match. Law 15: what a child may read is not written again (`swapfork`).
 
-use crate::codec;
+use crate::codec::{self, Decoder, Dictionaries};
 use crate::stats::SwapStats;
 use crate::swapblob::{self, Place};
 use crate::swapfork::Children;
 use crate::swapmap::{CLUSTER, Map};
 use crate::swaprecord::Records;
 use std::ops::Range;
+use std::sync::Arc;
 use tmem_sys::file::{SwapDir, SwapFile};
 use tmem_sys::{Errno, PAGE_SIZE, Page, Table};
 use xxhash_rust::xxh3::xxh3_64_with_secret;
@@ -22,17 +23,19 @@ pub(crate) struct Desk {
     pub buffer: Table<Page>,
     /// One page, put together.
     pub page: Table<Page>,
+    decoder: Decoder,
     secret: [u8; SECRET_LEN],
 }
 
 impl Desk {
     /// Memory taken.
-    pub const FOOTPRINT: usize = (CLUSTER + 1) * PAGE_SIZE;
+    pub const FOOTPRINT: usize = (CLUSTER + 1) * PAGE_SIZE + Decoder::FOOTPRINT;
 
-    pub fn new() -> Result<Desk, Errno> {
+    pub fn new(dictionaries: Arc<Dictionaries>) -> Result<Desk, Errno> {
         let mut secret = [0; SECRET_LEN];
         tmem_sys::random::random_bytes(&mut secret)?;
-        Ok(Desk { buffer: Table::new(CLUSTER)?, page: Table::new(1)?, secret })
+        let (buffer, page) = (Table::new(CLUSTER)?, Table::new(1)?);
+        Ok(Desk { buffer, page, decoder: Decoder::new(dictionaries)?, secret })
     }
 
     pub fn sum(&self, bytes: &[u8]) -> u64 {
@@ -102,13 +105,13 @@ impl Level {
 
     /// The page of a blob in the buffer, put together on the desk if need be; `None` when its bytes are no packed page.
     pub fn page<'d>(&self, number: usize, start: usize, desk: &'d mut Desk) -> Option<&'d Page> {
-        let Desk { buffer, page, .. } = desk;
+        let Desk { buffer, page, decoder, .. } = desk;
         let place = self.records.place(number);
         if place.is_same() {
             codec::fill(self.records.sum(number), &mut page[0]);
             return Some(&page[0]);
         }
-        swapblob::unpack(&buffer.as_flattened()[within(place, start)], &mut page[0])
+        swapblob::unpack(decoder, &buffer.as_flattened()[within(place, start)], &mut page[0])
     }
 
     /// Forgets a page. Where its blob lies stays as it is while a child may read it.
