@@ -47,7 +47,9 @@ class Stats:
     store_mapped: int = 0  # memory that the slots are in; what is more than theirs is fragmentation
     metadata: int = 0  # tables: what is known of each page
     lent: int = 0  # to caches, which give it back as soon as pages need it
-    swap_used: int = 0  # of the swap device, held by pages
+    swap_used: int = 0  # of the swap device, held by pages: what they take there
+    swap_pages: int = 0  # pages on it
+    swap_file: int = 0  # how large its file is
     swap_cap: int = 0  # what the swap device may hold
     pinned: int = 0  # pages that stay, because pin() said so
     overshoot: int = 0  # over the budget now
@@ -67,9 +69,9 @@ class Stats:
     copies_dropped: int = 0  # packed copies of resident pages, given up for room
     swap_loads: int = 0  # pages read from the swap device
     swap_stores: int = 0  # pages written to it
-    written_back: int = (
-        0  # of these, the oldest of the page store, as they were packed, so that younger ones found room
-    )
+    written_back: int = 0  # of these, the oldest of the page store, in whatever form they had there
+    swap_written: int = 0  # bytes written to it, with what cleaning moved
+    swap_cleaned: int = 0  # pieces of its file that were emptied of what still lived in them, to be written again
     loads: int = 0  # pages that frontswap gave back
     succ_stores: int = 0  # pages that frontswap took
     failed_stores: int = 0  # pages that it refused; why is in `refused`

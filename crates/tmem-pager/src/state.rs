@@ -311,9 +311,14 @@ impl State {
             s.set(Stat::StoreSlots, store.slot_bytes);
             s.set(Stat::StoreMapped, store.mapped_bytes);
         }
-        s.set(Stat::SwapUsed, pages(self.swap.used()));
-        s.set(Stat::SwapCap, pages(self.swap.cap()));
-        s.set(Stat::SwapLoads, self.swap.traffic().0);
+        let swap = self.swap.stats();
+        s.set(Stat::SwapUsed, swap.used_bytes);
+        s.set(Stat::SwapPages, swap.used);
+        s.set(Stat::SwapFile, swap.file_bytes);
+        s.set(Stat::SwapCap, swap.cap * PAGE_SIZE as u64);
+        s.set(Stat::SwapLoads, swap.read);
+        s.set(Stat::SwapWritten, swap.device_bytes);
+        s.set(Stat::SwapCleaned, swap.cleaned);
         let c = self.frontswap.counters;
         s.set(Stat::Loads, c.loads);
         s.set(Stat::SuccStores, c.succ_stores);

@@ -69,6 +69,10 @@ counters! {
     StoreMapped = "store_mapped",
     Recoded = "recoded",
     Lent = "lent",
+    SwapPages = "swap_pages",
+    SwapFile = "swap_file",
+    SwapWritten = "swap_written",
+    SwapCleaned = "swap_cleaned",
     RefusedFirst = "refused_frozen",
 }
 

@@ -49,8 +49,12 @@ mod slab;
 
 pub mod swap;
 mod swapanswer;
+mod swapblob;
+mod swapclean;
 mod swapfork;
 mod swaplevel;
+mod swapmap;
+mod swaprecord;
 
 pub mod save;
 
