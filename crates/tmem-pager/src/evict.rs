@@ -70,8 +70,9 @@ impl State {
 
     /// Whether `want` frames cannot be had without sending pages out.
     pub fn is_short_of(&mut self, want: usize) -> bool {
-        let is_short = |s: &State| s.slots.free_count() < want && s.frame_count() + want > s.allowance();
-        is_short(self) && (!self.take_back(want) || is_short(self))
+        self.slots.free_count() < want
+            && self.frame_count() + want > self.allowance()
+            && !self.take_back(want)
     }
 
     /// Sends out what a stream has left behind, without a second chance: its frames are the next window's.
