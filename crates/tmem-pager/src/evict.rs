@@ -32,7 +32,6 @@ impl State {
     /// Sees to it that up to `want` frames can be had.
     pub fn supply(&mut self, want: usize) -> Supply {
         let mut rested = false;
-        self.take_back(want);
         for _ in 0..ROUNDS {
             let total = self.frame_count();
             let allowance = self.allowance();
@@ -46,6 +45,9 @@ impl State {
             }
             if self.frame_count() + want <= allowance {
                 return Supply::New;
+            }
+            if self.take_back(want) {
+                continue;
             }
             if self.backoff > 0 {
                 self.backoff -= 1;
