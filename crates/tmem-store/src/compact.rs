@@ -45,13 +45,17 @@ impl PageStore {
         let mut moved = 0;
         for entry in &mut self.objects.trees.leaves[leaf] {
             let slab = &mut self.slab;
-            let better = match entry.form() {
+            // What several pages share moves once, with its share.
+            let better = match self.dedup.shares.plain(*entry).form() {
                 Form::Packed(loc, len) => better_place(slab, loc, len).map(|to| Entry::packed(to, len)),
                 Form::Raw(loc) => better_place(slab, loc, PAGE_SIZE).map(Entry::raw),
-                Form::Empty | Form::Same(_) | Form::Broken(_) => None,
+                Form::Empty | Form::Same(_) | Form::Shared(_) | Form::Broken(_) => None,
             };
             if let Some(better) = better {
-                *entry = better.with_record(entry.record());
+                match entry.form() {
+                    Form::Shared(share) => self.dedup.shares.moved(share, better),
+                    _ => *entry = better.with_record(entry.record()),
+                }
                 moved += 1;
             }
         }

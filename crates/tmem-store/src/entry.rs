@@ -7,6 +7,7 @@ const EMPTY: u16 = 0;
 const SAME: u16 = 1;
 const PACKED: u16 = 2;
 const RAW: u16 = 3;
+const SHARED: u16 = 4;
 
 tmem_sys::pod! {
     /// All zeros is the empty entry.
@@ -34,6 +35,8 @@ pub(crate) enum Form {
     Same(u64),
     Packed(Loc, usize),
     Raw(Loc),
+    /// One of several pages that have the same bytes: the number of their share.
+    Shared(u32),
     /// No kind that this code writes: the metadata was overwritten.
     Broken(u16),
 }
@@ -51,6 +54,17 @@ impl Entry {
 
     pub fn raw(loc: Loc) -> Entry {
         Entry { word: loc.0, rest: rest(0, RAW) }
+    }
+
+    /// The id is the entry's own: who lets go of a share says which entry did.
+    pub fn shared(share: u32, id: u32) -> Entry {
+        Entry { word: u64::from(share) | u64::from(id) << 32, rest: rest(0, SHARED) }
+    }
+
+    /// A shared entry's own id.
+    #[inline]
+    pub fn id(&self) -> u32 {
+        (self.word >> 32) as u32
     }
 
     #[must_use]
@@ -81,6 +95,7 @@ impl Entry {
             SAME => Form::Same(self.word),
             PACKED => Form::Packed(Loc(self.word), (self.rest & 0xffff) as usize),
             RAW => Form::Raw(Loc(self.word)),
+            SHARED => Form::Shared(self.word as u32),
             kind => Form::Broken(kind),
         }
     }
@@ -103,6 +118,8 @@ mod tests {
         assert_eq!(Entry::same(9).form(), Form::Same(9));
         assert_eq!(Entry::packed(Loc(5), 1234).form(), Form::Packed(Loc(5), 1234));
         assert_eq!(Entry::raw(Loc(u64::MAX)).form(), Form::Raw(Loc(u64::MAX)));
+        let shared = Entry::shared(7, u32::MAX);
+        assert_eq!((shared.form(), shared.id()), (Form::Shared(7), u32::MAX));
         let young = Entry::packed(Loc(5), 1234).with_record(u32::MAX);
         assert_eq!((young.form(), young.record()), (Form::Packed(Loc(5), 1234), u32::MAX));
         let mut e = Entry::same(1);

@@ -16,7 +16,8 @@ impl PageStore {
         match soon {
             Soon::Entry => self.objects.expect(slot as u32, object, index),
             Soon::Bytes => {
-                if let Form::Packed(loc, len) = self.objects.get(slot as u32, object, index).form()
+                let entry = self.objects.get(slot as u32, object, index);
+                if let Form::Packed(loc, len) = self.dedup.shares.plain(entry).form()
                     && let Some(bytes) = self.slab.read(loc, len)
                 {
                     fetch_all(bytes);

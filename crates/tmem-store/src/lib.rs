@@ -21,9 +21,12 @@ pub mod host;
 pub mod pool;
 
 mod age;
+mod candidates;
+mod dedup;
 mod expect;
 mod place;
 mod room;
+mod shared;
 
 mod entry;
 mod nodes;
@@ -51,10 +54,10 @@ pub use guests::{GuestError, GuestHoldings, GuestId, GuestLimits, GuestStats};
 pub use host::{Host, HostConfig, HostError};
 pub use object::ObjectId;
 pub use ops::{BackendOps, Copied, Corrupt, Loaded, Outcome, Reason, Soon};
-pub use pool::{PageStore, PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
+pub use pool::{Dedup, PageStore, PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
 pub use process::ProcessBackend;
 pub use stack::{Lost, Stack};
-pub use stats::{Holdings, PoolStats, Refusals, StoreStats, SwapStats, Traffic};
+pub use stats::{DedupStats, Holdings, PoolStats, Refusals, StoreStats, SwapStats, Traffic};
 pub use swap::{Batch, SwapConfig, SwapDevice, SwapFault, SwapOpenError, SwapSlot};
 
 /// Rounds a number of bytes up to whole pages: what the kernel charges for a touched table.

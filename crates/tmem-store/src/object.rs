@@ -87,11 +87,28 @@ impl Objects {
             object => object,
         };
         let mut root = self.objects[object].root;
-        let done = self.trees.insert(&mut root, index, entry);
+        let done = self.trees.insert(&mut root, index, entry, object);
         self.objects[object].root = root;
         self.objects[object].pages += u64::from(done.is_ok());
         self.drop_if_empty(object);
         done.map(|()| object)
+    }
+
+    /// The id of an entry (`Trees::id_of`).
+    pub fn id_of(&self, pool: u32, id: ObjectId, index: u64) -> u32 {
+        self.id_at(self.find(pool, id), index)
+    }
+
+    /// The id of an entry, by its object's number.
+    pub fn id_at(&self, object: u32, index: u64) -> u32 {
+        self.trees.id_of(self.objects[object].root, index)
+    }
+
+    /// The entry of an id, and the pool it is in; `None` where there is none.
+    #[inline]
+    pub fn at(&self, id: u32) -> Option<(u32, Entry)> {
+        let (object, entry) = self.trees.at(id)?;
+        (!entry.is_empty()).then(|| (self.objects[object].pool, entry))
     }
 
     /// Takes an entry out; the empty one where there is none.
@@ -269,11 +286,15 @@ impl Objects {
                 if self.search(pool, ObjectId(object.id)) != at {
                     broken.push(format!("object {at}: its id finds another"));
                 }
-                let mut pages = 0;
+                let (mut pages, mut owned) = (0, true);
                 self.trees.walk(object.root, &mut seen, broken, &mut |index, entry| {
                     pages += 1;
+                    owned &= self.trees.at(self.trees.id_of(object.root, index)) == Some((at, entry));
                     each(pool, at, index, entry);
                 });
+                if !owned {
+                    broken.push(format!("object {at}: a leaf of its says it is another's"));
+                }
                 if pages != object.pages || pages == 0 {
                     broken.push(format!("object {at}: {pages} pages, its count says {}", object.pages));
                 }

@@ -4,6 +4,8 @@
 //! refused, and changes nothing.
 
 use crate::codec::Coded;
+use crate::config::Dedup;
+use crate::dedup::Search;
 use crate::entry::Entry;
 use crate::guests::slot_bytes;
 use crate::object::ObjectId;
@@ -18,6 +20,8 @@ enum Offer {
     Same(u64),
     Packed(usize),
     Raw,
+    /// In a share that has its data already.
+    Shared(u32),
 }
 
 impl Offer {
@@ -34,7 +38,7 @@ impl Offer {
     /// Bytes of data.
     fn len(self) -> usize {
         match self {
-            Offer::Same(_) => 0,
+            Offer::Same(_) | Offer::Shared(_) => 0,
             Offer::Packed(len) => len,
             Offer::Raw => PAGE_SIZE,
         }
@@ -54,8 +58,9 @@ impl PageStore {
         if stats.frozen {
             return Err(Reason::Frozen);
         }
-        let offer = Offer::of(&self.codec.encode(page, config.pack), config)?;
-        self.place_offer(slot, object, index, page, offer, None)
+        self.place_new(slot, object, index, page, |store| {
+            Ok((Offer::of(&store.codec.encode(page, config.pack), config)?, None))
+        })
     }
 
     /// As `place`, in the form that another codec made of the page.
@@ -71,8 +76,47 @@ impl PageStore {
         if stats.frozen {
             return Err(Reason::Frozen);
         }
-        let packed = if let Coded::Packed(bytes) = coded { Some(*bytes) } else { None };
-        self.place_offer(slot, object, index, page, Offer::of(coded, config)?, packed)
+        self.place_new(slot, object, index, page, |_| {
+            let packed = if let Coded::Packed(bytes) = coded { Some(*bytes) } else { None };
+            Ok((Offer::of(coded, config)?, packed))
+        })
+    }
+
+    /// Stores a page with its twin where it has one, else in the form that is made of it.
+    #[inline]
+    fn place_new<'a>(
+        &mut self,
+        slot: usize,
+        object: ObjectId,
+        index: u64,
+        page: &Page,
+        offer: impl FnOnce(&mut PageStore) -> Result<(Offer, Option<&'a [u8]>), Reason>,
+    ) -> Result<(), Reason> {
+        let search = match self.pools[slot].config.dedup {
+            Dedup::Off => Search::Unseen,
+            _ => self.look_up(slot, object, index, page),
+        };
+        if search == Search::Shared {
+            return Ok(());
+        }
+        let (offer, packed) = offer(self)?;
+        self.place_offer(slot, object, index, page, offer, packed)?;
+        if let Search::New(tag) = search {
+            self.remember(slot, object, index, tag);
+        }
+        Ok(())
+    }
+
+    /// Stores a page in a share, if there is room as things are; changes nothing if not.
+    pub(crate) fn insert_shared(
+        &mut self,
+        slot: usize,
+        object: ObjectId,
+        index: u64,
+        page: &Page,
+        share: u32,
+    ) -> Result<(), Reason> {
+        self.insert(slot, object, index, page, Offer::Shared(share), None)
     }
 
     fn place_offer(
@@ -114,6 +158,7 @@ impl PageStore {
                 self.slab.store(bytes).map(|loc| Entry::packed(loc, len))
             }
             Offer::Raw => self.slab.store(page).map(Entry::raw),
+            Offer::Shared(share) => Some(Entry::shared(share, 0)),
         };
         let mut entry = entry.ok_or(Reason::StoreFull)?;
         let bytes = slot_bytes(&self.slab, entry);

@@ -5,14 +5,17 @@
 //! then asks anything that may refuse.
 
 use crate::age::Ages;
+use crate::candidates::STEPS;
 use crate::class::LARGEST_PACKED;
 use crate::codec::{self, Codec, Coded};
-pub use crate::config::{PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
+pub use crate::config::{Dedup, PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
+use crate::dedup::{Duplicates, Sampler};
 use crate::entry::{Entry, Form};
 use crate::guests::{GuestId, Guests, slot_bytes};
 use crate::object::{MAX_POOLS, ObjectId, Objects};
 use crate::ops::{Copied, Corrupt, Loaded, Outcome, Reason};
 use crate::room::UNLIMITED;
+use crate::shared::Shares;
 use crate::slab::Slab;
 use crate::stats::{Holdings, PoolStats, StoreStats, Traffic};
 use tmem_sys::page::fetch;
@@ -27,15 +30,17 @@ pub(crate) struct Pool {
     pub kind: PoolKind,
     pub guest: GuestId,
     pub stats: PoolStats,
+    pub sampler: Sampler,
 }
 
 const NO_POOL: Pool = Pool {
     live: false,
     generation: 0,
-    config: PoolConfig { pack: true, raw: false },
+    config: PoolConfig { pack: true, raw: false, dedup: Dedup::Off },
     kind: PoolKind::Persistent,
     guest: GuestId::FIRST,
     stats: PoolStats::NONE,
+    sampler: Sampler::NEW,
 };
 
 pub struct PageStore {
@@ -45,6 +50,7 @@ pub struct PageStore {
     pub(crate) slab: Slab,
     pub(crate) ages: Ages,
     pub(crate) guests: Guests,
+    pub(crate) dedup: Duplicates,
     /// Bytes that may be taken for everything; `room` keeps it.
     pub(crate) limit: usize,
     pub(crate) held: Holdings,
@@ -76,6 +82,7 @@ impl PageStore {
             slab: Slab::new(config.capacity_bytes, config.reserve_bytes)?,
             ages: Ages::new(max_ephemeral)?,
             guests: Guests::new(),
+            dedup: Duplicates::new(config.max_pages as usize)?,
             limit: UNLIMITED,
             held: Holdings::default(),
             traffic: Traffic::default(),
@@ -109,6 +116,7 @@ impl PageStore {
         let generation = self.pools[slot].generation;
         self.pools[slot] = Pool { live: true, generation, config, kind, guest, ..NO_POOL };
         self.guests.get_mut(guest).pools += 1;
+        self.dedup.count_pool(&self.pools[slot], u64::wrapping_add);
         Ok(PoolId(generation * MAX_POOLS as u32 + slot as u32))
     }
 
@@ -163,7 +171,7 @@ impl PageStore {
     ) -> Result<Option<Copied>, StoreError> {
         let slot = self.live_slot(pool)?;
         let entry = self.objects.get(slot as u32, object, index);
-        let copied = match entry.form() {
+        let copied = match self.dedup.shares.plain(entry).form() {
             _ if entry.record() != 0 => return Ok(None),
             Form::Same(word) => Copied::Same(word),
             Form::Packed(loc, len) => {
@@ -172,7 +180,7 @@ impl PageStore {
                 Copied::Packed(len)
             }
             Form::Empty | Form::Raw(_) => return Ok(None),
-            Form::Broken(_) => return Err(StoreError::Corrupt(Corrupt::Misplaced)),
+            _ => return Err(StoreError::Corrupt(Corrupt::Misplaced)),
         };
         for traffic in [&mut self.traffic, &mut self.pools[slot].stats.traffic] {
             traffic.gets += 1;
@@ -257,10 +265,12 @@ impl PageStore {
     pub fn flush_object(&mut self, pool: PoolId, object: ObjectId) -> Result<u64, StoreError> {
         let slot = self.live_slot(pool)?;
         let before = self.pools[slot].stats.pages;
-        let PageStore { objects, slab, held, ages, guests, pools, .. } = self;
+        let PageStore { objects, slab, held, ages, guests, pools, dedup, .. } = self;
+        let shares = &mut dedup.shares;
         objects.remove_object(slot as u32, object, &mut |e| {
-            release(slab, held, ages, guests, &mut pools[slot], e)
+            release(slab, held, ages, guests, shares, &mut pools[slot], e)
         });
+        self.settle_all();
         let flushed = before - self.pools[slot].stats.pages;
         self.count_flushed(slot, flushed);
         Ok(flushed)
@@ -273,8 +283,13 @@ impl PageStore {
     pub fn destroy(&mut self, pool: PoolId) -> Result<u64, StoreError> {
         let slot = self.live_slot(pool)?;
         let before = self.pools[slot].stats.pages;
-        let PageStore { objects, slab, held, ages, guests, pools, .. } = self;
-        objects.remove_pool(slot as u32, &mut |e| release(slab, held, ages, guests, &mut pools[slot], e));
+        let PageStore { objects, slab, held, ages, guests, pools, dedup, .. } = self;
+        let shares = &mut dedup.shares;
+        objects.remove_pool(slot as u32, &mut |e| {
+            release(slab, held, ages, guests, shares, &mut pools[slot], e)
+        });
+        dedup.count_pool(&pools[slot], u64::wrapping_sub);
+        self.settle_all();
         self.count_flushed(slot, before);
         self.pools[slot].live = false;
         self.guests.get_mut(self.pools[slot].guest).pools -= 1;
@@ -327,7 +342,7 @@ impl PageStore {
     /// Bytes of memory taken for everything.
     #[inline]
     pub fn footprint(&self) -> usize {
-        self.slab.footprint() + self.index_bytes() + Codec::FOOTPRINT
+        self.slab.footprint() + self.index_bytes() + self.dedup.touched_bytes() + Codec::FOOTPRINT
     }
 
     /// Bytes of objects, trees and the order of age.
@@ -347,6 +362,7 @@ impl PageStore {
             capacity_bytes: self.slab.capacity_bytes() as u64,
             objects: self.objects.live() as u64,
             moved: self.moved,
+            dedup: self.dedup.stats(),
         }
     }
 
@@ -381,7 +397,7 @@ impl PageStore {
     }
 
     fn read(&self, entry: Entry, into: &mut Page) -> Result<Loaded, Corrupt> {
-        match entry.form() {
+        match self.dedup.shares.plain(entry).form() {
             Form::Empty => return Ok(Loaded::Absent),
             Form::Same(word) => codec::fill(word, into),
             Form::Packed(loc, len) => {
@@ -393,14 +409,22 @@ impl PageStore {
             Form::Raw(loc) => {
                 into.copy_from_slice(self.slab.read(loc, PAGE_SIZE).ok_or(Corrupt::Misplaced)?);
             }
-            Form::Broken(_) => return Err(Corrupt::Misplaced),
+            Form::Shared(_) | Form::Broken(_) => return Err(Corrupt::Misplaced),
         }
         Ok(Loaded::Loaded)
     }
 
     pub(crate) fn release(&mut self, slot: usize, entry: Entry) {
-        let PageStore { slab, held, ages, guests, pools, .. } = self;
-        release(slab, held, ages, guests, &mut pools[slot], entry);
+        let PageStore { slab, held, ages, guests, pools, dedup, .. } = self;
+        release(slab, held, ages, guests, &mut dedup.shares, &mut pools[slot], entry);
+        self.settle();
+        self.fit_candidates(STEPS);
+    }
+
+    /// After pages went, many at once.
+    fn settle_all(&mut self) {
+        self.settle();
+        self.fit_candidates(usize::MAX);
     }
 
     fn count_flushed(&mut self, slot: usize, pages: u64) {
@@ -415,14 +439,17 @@ fn release(
     held: &mut Holdings,
     ages: &mut Ages,
     guests: &mut Guests,
+    shares: &mut Shares,
     pool: &mut Pool,
     entry: Entry,
 ) {
     pool.stats.pages -= 1;
     count(held, entry, u64::wrapping_sub);
+    let record = entry.record();
+    let entry = shares.leave(slab, held, entry);
     guests.discharge(pool.guest, slot_bytes(slab, entry), pool.kind.is_ephemeral());
-    if ages.is_live(entry.record()) {
-        ages.remove(entry.record());
+    if ages.is_live(record) {
+        ages.remove(record);
     }
     free(slab, entry);
 }
@@ -430,7 +457,7 @@ fn release(
 pub(crate) fn free(slab: &mut Slab, entry: Entry) {
     match entry.form() {
         Form::Packed(loc, _) | Form::Raw(loc) => slab.free(loc),
-        Form::Empty | Form::Same(_) | Form::Broken(_) => {}
+        Form::Empty | Form::Same(_) | Form::Shared(_) | Form::Broken(_) => {}
     }
 }
 
@@ -440,6 +467,8 @@ pub(crate) fn count(held: &mut Holdings, entry: Entry, op: fn(u64, u64) -> u64) 
         Form::Same(_) => (&mut held.same_pages, 0),
         Form::Packed(_, len) => (&mut held.packed_pages, len.min(LARGEST_PACKED)),
         Form::Raw(_) => (&mut held.raw_pages, PAGE_SIZE),
+        // The data is counted with the share.
+        Form::Shared(_) => (&mut held.shared_pages, 0),
         Form::Empty | Form::Broken(_) => return,
     };
     *kind = op(*kind, 1);

@@ -18,9 +18,9 @@ use crate::ops::Reason;
 use crate::pool::PageStore;
 use tmem_sys::PAGE_SIZE;
 
-/// What the tables may grow by in one put: a chain of new nodes, each on a page of its own. Kept free, so that the
+/// What the tables may grow by in one put: a chain of new nodes, each on a page of its own, a share and a candidate. Kept free, so that the
 /// limit holds after the put as it did before.
-const MARGIN: usize = 40 * PAGE_SIZE;
+const MARGIN: usize = 44 * PAGE_SIZE;
 /// Leaves of the index looked at when nothing is left to evict: the search for sparse chunks is spread over many
 /// puts.
 const COMPACTED_AT_ONCE: usize = 2;

@@ -6,11 +6,14 @@
 use crate::entry::Entry;
 use crate::nodes::NodeTable;
 use crate::ops::Reason;
-use tmem_sys::Errno;
+use crate::page_bytes;
+use tmem_sys::{Errno, Table};
 use tmem_sys::page::fetch_line;
 
 const BITS: u32 = 6;
 const WAYS: usize = 1 << BITS;
+/// Leaves beyond that have no id for their entries, which has 31 bits.
+const MOST_LEAVES: usize = (1 << (31 - BITS)) - 2;
 /// Inner levels above a leaf when an index uses all 64 bits.
 const MAX_HEIGHT: u32 = 10;
 
@@ -47,12 +50,19 @@ fn way(index: u64, level: u32) -> usize {
 pub(crate) struct Trees {
     inner: NodeTable<Inner>,
     pub(crate) leaves: NodeTable<Leaf>,
+    /// Number of the object that each leaf is of.
+    owners: Table<u32>,
 }
 
 impl Trees {
     pub fn new(max_leaves: usize) -> Result<Trees, Errno> {
+        let max_leaves = max_leaves.min(MOST_LEAVES);
         // A sparse tree may have a chain of inner nodes for each leaf; a dense one has one for 64.
-        Ok(Trees { inner: NodeTable::new(max_leaves / 2 + 64)?, leaves: NodeTable::new(max_leaves)? })
+        Ok(Trees {
+            inner: NodeTable::new(max_leaves / 2 + 64)?,
+            leaves: NodeTable::new(max_leaves)?,
+            owners: Table::new(max_leaves + 1)?,
+        })
     }
 
     /// The entry at an index; the empty one where there is none.
@@ -89,12 +99,43 @@ impl Trees {
         node
     }
 
-    /// Puts an entry where there is none.
-    pub fn insert(&mut self, root: &mut Root, index: u64, entry: Entry) -> Result<(), Reason> {
+    /// The id of the entry at an index; 0 where no leaf has it. It is the same as long as the entry is there.
+    #[inline]
+    pub fn id_of(&self, root: Root, index: u64) -> u32 {
+        match self.leaf_of(root, index) {
+            0 => 0,
+            leaf => leaf * WAYS as u32 + way(index, 0) as u32,
+        }
+    }
+
+    /// The entry of an id, with its object's number; `None` where that leaf is gone.
+    #[inline]
+    pub fn at(&self, id: u32) -> Option<(u32, Entry)> {
+        let (leaf, way) = (id / WAYS as u32, id as usize % WAYS);
+        self.leaves.is_live(leaf).then(|| (self.owners[leaf as usize], self.leaves[leaf][way]))
+    }
+
+    /// Changes the entry of an id, if there is one.
+    pub fn set_at(&mut self, id: u32, entry: Entry) {
+        let (leaf, way) = (id / WAYS as u32, id as usize % WAYS);
+        if self.leaves.is_live(leaf) && !self.leaves[leaf][way].is_empty() {
+            self.leaves[leaf][way] = entry;
+        }
+    }
+
+    /// Puts an entry of an object where there is none.
+    pub fn insert(
+        &mut self,
+        root: &mut Root,
+        index: u64,
+        entry: Entry,
+        object: u32,
+    ) -> Result<(), Reason> {
         debug_assert!(!entry.is_empty() && self.get(*root, index).is_empty());
         let mut leaf = self.leaf_of(*root, index);
         if leaf == 0 {
             leaf = self.make_leaf(root, index)?;
+            self.owners[leaf as usize] = object;
         }
         self.leaves[leaf][way(index, 0)] = entry;
         *self.leaves.used_mut(leaf) += 1;
@@ -203,7 +244,8 @@ impl Trees {
     }
 
     pub fn touched_bytes(&self) -> usize {
-        self.inner.touched_bytes() + self.leaves.touched_bytes()
+        let owners = page_bytes(self.leaves.fresh() as usize * size_of::<u32>());
+        self.inner.touched_bytes() + self.leaves.touched_bytes() + owners
     }
 
     /// Numbers of live inner nodes and leaves.
@@ -302,7 +344,7 @@ mod tests {
         indexes.extend((0..64).map(|b| !(1 << b)));
         indexes.extend([0, u64::MAX, 63, 65]);
         for (n, &i) in indexes.iter().enumerate() {
-            trees.insert(&mut root, i, Entry::same(n as u64)).unwrap();
+            trees.insert(&mut root, i, Entry::same(n as u64), 1).unwrap();
             model.insert(i, Entry::same(n as u64));
         }
         assert_eq!(all(&trees, root), model);
@@ -320,10 +362,10 @@ mod tests {
         let mut trees = Trees::new(3).unwrap();
         let mut root = Root::EMPTY;
         for i in 0..3 {
-            trees.insert(&mut root, i * 64, Entry::same(i)).unwrap();
+            trees.insert(&mut root, i * 64, Entry::same(i), 1).unwrap();
         }
         let before = (root, trees.live());
-        assert_eq!(trees.insert(&mut root, 1 << 40, Entry::same(0)), Err(Reason::IndexFull));
+        assert_eq!(trees.insert(&mut root, 1 << 40, Entry::same(0), 1), Err(Reason::IndexFull));
         assert_eq!((root, trees.live()), before);
         let mut count = 0;
         trees.drain(&mut root, &mut |_| count += 1);

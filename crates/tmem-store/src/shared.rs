@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: shares: data that several pages of one guest have in common, each with its place in the slab, how many pages refer
+//! to it and which. Callers: `dedup` makes and joins them, `pool` and `compact` read, leave and move them. Locks: the
+//! store's. Between operations a share has at least two pages: when all but one have left, that one gets its data back at
+//! once, and costs what a page costs that never was shared.
+//! Law 10: all pages of a share are of one guest. Law 11: the data is charged once, with the page that leaves last.
+//!
+//! The way back to the last page needs no list: a share keeps the ids of its pages, each of 32 bits, added up without carry.
+//! Who leaves takes its id off; what is left in the end is the id of who stayed.
+
+use crate::entry::{Entry, Form};
+use crate::guests::{GuestId, slot_bytes};
+use crate::nodes::NodeTable;
+use crate::pool::{PageStore, count};
+use crate::slab::{Loc, Slab};
+use crate::stats::Holdings;
+use std::collections::HashMap;
+use tmem_sys::Errno;
+
+tmem_sys::pod! {
+    /// The data of several pages.
+    #[derive(Debug, PartialEq, Eq)]
+    pub(crate) struct Share {
+        loc: u64,
+        /// Packed bytes, 0 for a raw page.
+        len: u16,
+        guest: u8,
+        /// 1 where the pages are ephemeral, which count apart: no share has both.
+        ephemeral: u8,
+        pages: u32,
+        /// The pages' ids, added up without carry.
+        ids: u32,
+        /// Under which tag it is a candidate.
+        tag: u32,
+        /// The next share that has lost all pages but one.
+        next: u32,
+    }
+}
+
+const NONE: Share = Share { loc: 0, len: 0, guest: 0, ephemeral: 0, pages: 0, ids: 0, tag: 0, next: 0 };
+
+/// Who may share with each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Circle {
+    pub guest: GuestId,
+    pub ephemeral: bool,
+}
+
+impl Share {
+    /// The entry that one page alone would have.
+    fn data(&self) -> Entry {
+        let loc = Loc(self.loc);
+        if self.len == 0 { Entry::raw(loc) } else { Entry::packed(loc, self.len.into()) }
+    }
+
+    fn circle(&self) -> Circle {
+        Circle { guest: GuestId(self.guest), ephemeral: self.ephemeral != 0 }
+    }
+}
+
+/// Bytes of an entry's data, before rounding to a slot.
+pub(crate) fn data_len(data: Entry) -> u64 {
+    let mut held = Holdings::default();
+    count(&mut held, data, u64::wrapping_add);
+    held.data_bytes
+}
+
+pub(crate) struct Shares {
+    all: NodeTable<Share>,
+    /// The last share that lost all pages but one in the operation under way, 0 for none.
+    lonely: u32,
+    /// Bytes of slots that the pages would take in addition if each had its own.
+    saved: u64,
+}
+
+impl Shares {
+    /// Room for the shares of so many pages.
+    pub fn new(max_pages: usize) -> Result<Shares, Errno> {
+        Ok(Shares { all: NodeTable::new(max_pages / 2 + 1)?, lonely: 0, saved: 0 })
+    }
+
+    pub fn has_room(&self) -> bool {
+        self.all.has_room(1)
+    }
+
+    pub fn live(&self) -> usize {
+        self.all.live()
+    }
+
+    pub fn saved_bytes(&self) -> u64 {
+        self.saved
+    }
+
+    pub fn touched_bytes(&self) -> usize {
+        if self.all.fresh() > 1 { self.all.touched_bytes() } else { 0 }
+    }
+
+    /// The data behind an entry: its own, or what it shares. Of a share that there is not it stays as it is.
+    #[inline]
+    pub fn plain(&self, entry: Entry) -> Entry {
+        match entry.form() {
+            Form::Shared(share) => self.get(share).map_or(entry, |(data, _)| data),
+            _ => entry,
+        }
+    }
+
+    /// A share's data, and who may join.
+    #[inline]
+    pub fn get(&self, share: u32) -> Option<(Entry, Circle)> {
+        self.all.is_live(share).then(|| (self.all[share].data(), self.all[share].circle()))
+    }
+
+    /// The data lies elsewhere now.
+    pub fn moved(&mut self, share: u32, to: Entry) {
+        if let (Form::Packed(loc, _) | Form::Raw(loc), true) = (to.form(), self.all.is_live(share)) {
+            self.all[share].loc = loc.0;
+        }
+    }
+
+    /// Makes a share of one page, the first; `None` when all are in use, or for a page without data of its own.
+    fn make(&mut self, first: u32, data: Entry, circle: Circle, tag: u32) -> Option<u32> {
+        let (loc, len) = match data.form() {
+            Form::Packed(loc, len) => (loc, len as u16),
+            Form::Raw(loc) => (loc, 0),
+            _ => return None,
+        };
+        let share = self.all.alloc()?;
+        let (guest, ephemeral) = (circle.guest.0, circle.ephemeral.into());
+        self.all[share] = Share { loc: loc.0, len, guest, ephemeral, pages: 1, ids: first, tag, next: 0 };
+        Some(share)
+    }
+
+    /// Adds a page whose entry has this id.
+    fn join(&mut self, share: u32, id: u32, slab: &Slab) {
+        self.saved += slot_bytes(slab, self.all[share].data()) as u64;
+        self.all[share].pages += 1;
+        self.all[share].ids ^= id;
+    }
+
+    /// Takes an entry out that is in the index no more. The entry whose data goes with it: itself, or the share's with the
+    /// last page, or the empty one while others stay.
+    pub fn leave(&mut self, slab: &Slab, held: &mut Holdings, entry: Entry) -> Entry {
+        let Form::Shared(number) = entry.form() else { return entry };
+        if !self.all.is_live(number) {
+            return Entry::EMPTY;
+        }
+        let share = &mut self.all[number];
+        let data = share.data();
+        // Wrapping: where stray writes changed an entry, `check` tells, and a put must not panic.
+        share.pages = share.pages.wrapping_sub(1);
+        share.ids ^= entry.id();
+        match share.pages {
+            0 => {
+                held.data_bytes = held.data_bytes.wrapping_sub(data_len(data));
+                return data;
+            }
+            1 => self.set_lonely(number),
+            _ => {}
+        }
+        self.saved = self.saved.wrapping_sub(slot_bytes(slab, data) as u64);
+        Entry::EMPTY
+    }
+
+    fn set_lonely(&mut self, share: u32) {
+        self.all[share].next = std::mem::replace(&mut self.lonely, share);
+    }
+
+    fn free(&mut self, share: u32) {
+        self.all[share] = NONE;
+        self.all.free(share);
+    }
+}
+
+impl PageStore {
+    /// Makes a share of a page's data, with that page as the first.
+    pub(crate) fn make_share(&mut self, id: u32, circle: Circle, tag: u32) -> Option<u32> {
+        let (_, entry) = self.objects.at(id)?;
+        let shares = &mut self.dedup.shares;
+        let share = shares.make(id, entry, circle, tag)?;
+        let shared = Entry::shared(share, id).with_record(entry.record());
+        count(&mut self.held, entry, u64::wrapping_sub);
+        count(&mut self.held, shared, u64::wrapping_add);
+        self.held.data_bytes += data_len(entry);
+        self.objects.trees.set_at(id, shared);
+        Some(share)
+    }
+
+    /// Gives an entry that was just stored as shared its id, and its share the page.
+    pub(crate) fn join_share(&mut self, share: u32, id: u32) {
+        if let Some((_, entry)) = self.objects.at(id) {
+            self.objects.trees.set_at(id, Entry::shared(share, id).with_record(entry.record()));
+            self.dedup.shares.join(share, id, &self.slab);
+        }
+    }
+
+    /// What a share is while its second page is on its way, which then does not come.
+    pub(crate) fn unmake_share(&mut self, share: u32) {
+        if self.dedup.shares.all[share].pages == 1 {
+            self.dedup.shares.set_lonely(share);
+            self.settle();
+        }
+    }
+
+    /// Ends the shares that have no page left, or one: that gets its data back. For the end of every operation in which
+    /// entries went, and not before: the entry that stays may be about to go.
+    #[inline]
+    pub(crate) fn settle(&mut self) {
+        while self.dedup.shares.lonely != 0 {
+            self.settle_one();
+        }
+    }
+
+    #[cold]
+    fn settle_one(&mut self) {
+        let shares = &mut self.dedup.shares;
+        let number = shares.lonely;
+        let share = shares.all[number];
+        shares.lonely = share.next;
+        shares.free(number);
+        let stays = match self.objects.at(share.ids) {
+            Some((_, entry)) if share.pages == 1 => Some(entry).filter(|e| e.form() == Form::Shared(number)),
+            _ => None,
+        };
+        if let Some(entry) = stays {
+            let alone = share.data().with_record(entry.record());
+            count(&mut self.held, entry, u64::wrapping_sub);
+            self.held.data_bytes = self.held.data_bytes.wrapping_sub(data_len(alone));
+            count(&mut self.held, alone, u64::wrapping_add);
+            self.objects.trees.set_at(share.ids, alone);
+        }
+        self.dedup.renamed(share.tag, number, stays.map(|_| share.ids));
+    }
+}
+
+/// What `check` found of each share: its pages, and their ids added up.
+#[derive(Default)]
+pub(crate) struct Met(HashMap<u32, (u32, u32)>);
+
+impl Met {
+    /// Counts a shared entry that has this id. The data, where it is the first of its share; the empty entry, where it is
+    /// not; any other entry is its own data.
+    pub fn meet(
+        &mut self,
+        shares: &Shares,
+        entry: Entry,
+        id: u32,
+        circle: Circle,
+        broken: &mut Vec<String>,
+    ) -> Entry {
+        let Form::Shared(number) = entry.form() else { return entry };
+        let Some((data, of)) = shares.get(number) else {
+            broken.push(format!("entry {id}: shares what there is not, {number}"));
+            return Entry::EMPTY;
+        };
+        if of != circle || entry.id() != id {
+            broken.push(format!("entry {id} of {circle:?} says it is {}: in a share of {of:?}", entry.id()));
+        }
+        let (pages, ids) = self.0.entry(number).or_default();
+        (*pages, *ids) = (*pages + 1, *ids ^ id);
+        if *pages == 1 { data } else { Entry::EMPTY }
+    }
+
+    /// Compares what was met with what the shares say of themselves.
+    pub fn compare(&self, shares: &Shares, slab: &Slab, broken: &mut Vec<String>) {
+        shares.all.check("shares", broken);
+        let mut saved = 0;
+        for (number, (pages, ids)) in &self.0 {
+            let share = &shares.all[*number];
+            if (share.pages, share.ids) != (*pages, *ids) || *pages < 2 {
+                broken.push(format!("share {number} is of {pages} pages, and says {share:?}"));
+            }
+            saved += slot_bytes(slab, share.data()) as u64 * u64::from(pages - 1);
+        }
+        if (self.0.len(), 0) != (shares.live(), shares.lonely) || saved != shares.saved {
+            broken.push(format!(
+                "{} shares that save {saved} bytes; the counters say {} and {}",
+                self.0.len(),
+                shares.live(),
+                shares.saved
+            ));
+        }
+    }
+}
+
+#[cfg(test)]
+impl Shares {
+    /// Changes a share's count, as stray writes would.
+    pub fn break_count(&mut self, share: u32) {
+        self.all[share].pages += 1;
+    }
+}
