@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: the table in which a page's twin is looked for: a name for each tag of 32 bits. Callers: `dedup`. Locks: the
 //! store's. Law: a name is a hint. What it names may be gone or have other bytes, so whoever takes it compares them; and
-//! an entry of the table may be lost at any time, which costs room and nothing else. So the table has no more entries than
-//! there are pages to find, eight bytes each, and none is looked for elsewhere when its bucket is full.
+//! an entry of the table may be lost at any time, which costs room and nothing else. So the table has hardly more entries
+//! than there are pages to find, eight bytes each: nine or ten bytes a page. Of two buckets that a tag may lie in, the emptier
+//! takes it: 95 of 100 entries stay, where they would be 75 with one bucket for a tag.
 
 use crate::page_bytes;
 use tmem_sys::page::fetch_line;
@@ -10,9 +11,11 @@ use tmem_sys::{Errno, PAGE_SIZE, Table};
 
 /// Entries of a bucket, which fills a line of the processor's caches.
 const SLOTS: usize = 8;
+/// Pages to find for each bucket.
+const PAGES: usize = 7;
 /// One page of buckets is the least.
 const FIRST: usize = PAGE_SIZE / size_of::<Bucket>();
-/// Buckets opened or closed by one put at most.
+/// Buckets moved by one put at most, when the table changes its size.
 pub(crate) const STEPS: usize = 4;
 
 /// Tag above, name below; 0 for none.
@@ -47,43 +50,54 @@ fn tag_of(entry: u64) -> u32 {
 }
 
 pub(crate) struct Candidates {
-    /// Linear hashing: buckets are opened one at a time, so no put pays for a whole rehash.
     buckets: Table<Bucket>,
+    /// Buckets in use. A tag's place among them follows its order among all tags, so that a table of another size is made
+    /// of this one bucket by bucket, and no put pays for a whole rehash.
     open: usize,
+    /// As many as there were before; the same where no change is under way. Of these, the buckets from `moved` on have
+    /// moved when the table grows, the buckets below when it shrinks.
+    before: usize,
+    moved: usize,
 }
 
 impl Candidates {
     pub fn new(max_pages: usize) -> Result<Candidates, Errno> {
-        let buckets = (max_pages / SLOTS).next_multiple_of(FIRST).max(FIRST);
-        Ok(Candidates { buckets: Table::new(buckets)?, open: 0 })
+        let buckets = Table::new((max_pages / PAGES).next_multiple_of(FIRST).max(FIRST))?;
+        Ok(Candidates { buckets, open: 0, before: 0, moved: 0 })
     }
 
     pub fn touched_bytes(&self) -> usize {
-        page_bytes(self.open * size_of::<Bucket>())
-    }
-
-    /// Asks for the memory of a tag's bucket.
-    #[inline]
-    pub fn expect(&self, tag: u32) {
-        if self.open > 0 {
-            fetch_line(&self.buckets[self.bucket_of(tag)]);
-        }
+        page_bytes(self.open.max(self.before) * size_of::<Bucket>())
     }
 
     pub fn find(&self, tag: u32) -> Option<Name> {
         if self.open == 0 {
             return None;
         }
-        let bucket = &self.buckets[self.bucket_of(tag)];
-        bucket.iter().find(|e| **e != 0 && tag_of(**e) == tag).map(|e| Name::of(*e))
+        let homes = self.homes(tag);
+        fetch_line(&self.buckets[homes[1]]);
+        let mut entries = homes.iter().flat_map(|home| &self.buckets[*home]);
+        entries.find(|e| **e != 0 && tag_of(**e) == tag).map(|e| Name::of(*e))
     }
 
     /// Names a candidate, instead of another of its tag or, where there is no room, of any.
     pub fn put(&mut self, tag: u32, name: Name) {
-        if self.open > 0 {
-            let at = self.bucket_of(tag);
-            insert(&mut self.buckets[at], tag, name);
+        if self.open == 0 {
+            return;
         }
+        let homes = self.homes(tag);
+        let place = |home: usize, is: &dyn Fn(u64) -> bool| {
+            self.buckets[home].iter().position(|e| is(*e)).map(|slot| (home, slot))
+        };
+        let has_tag = |e: u64| e != 0 && tag_of(e) == tag;
+        let known = homes.iter().find_map(|home| place(*home, &has_tag));
+        let free = || {
+            let full = |home: usize| self.buckets[home].iter().filter(|e| **e != 0).count();
+            place(if full(homes[1]) < full(homes[0]) { homes[1] } else { homes[0] }, &|e| e == 0)
+        };
+        // The low bits of a tag do not choose the first bucket.
+        let (home, slot) = known.or_else(free).unwrap_or((homes[0], tag as usize % SLOTS));
+        self.buckets[home][slot] = u64::from(tag) << 32 | name.bits();
     }
 
     /// Gives a candidate another name, or none, where it is still under this one.
@@ -91,77 +105,70 @@ impl Candidates {
         if self.open == 0 {
             return;
         }
-        let (at, whole) = (self.bucket_of(tag), u64::from(tag) << 32);
-        if let Some(entry) = self.buckets[at].iter_mut().find(|e| **e == whole | old.bits()) {
-            *entry = new.map_or(0, |new| whole | new.bits());
+        let whole = u64::from(tag) << 32;
+        for home in self.homes(tag) {
+            if let Some(entry) = self.buckets[home].iter_mut().find(|e| **e == whole | old.bits()) {
+                *entry = new.map_or(0, |new| whole | new.bits());
+            }
         }
     }
 
-    /// Opens or closes buckets, so many at most, until there is an entry for each of `pages`.
+    /// Brings the table nearer to the size that so many pages want: in so many steps at most, each of one bucket.
     pub fn fit(&mut self, pages: u64, at_most: usize) {
-        let wanted = (pages as usize / SLOTS).clamp(FIRST, self.buckets.len());
+        let wanted = (pages as usize / PAGES).clamp(FIRST, self.buckets.len());
+        // A part more than is wanted, and a part less before it shrinks: pages that come and go change nothing.
+        let roomy = (wanted + wanted / 8).min(self.buckets.len());
         for _ in 0..at_most {
-            match self.open {
-                0 => self.open = FIRST,
-                open if open < wanted => self.open_bucket(),
-                // A few more than wanted stay: pages that come and go open and close none.
-                open if open > wanted + wanted / 8 => self.close_bucket(),
-                _ => return,
+            if self.open != self.before {
+                self.move_bucket();
+            } else if self.open == 0 {
+                (self.open, self.before) = (FIRST, FIRST);
+            } else if wanted > self.open {
+                (self.open, self.moved) = (roomy, self.before);
+            } else if roomy + roomy / 8 < self.open {
+                (self.open, self.moved) = (roomy, 0);
+            } else {
+                return;
             }
         }
     }
 
-    fn bucket_of(&self, tag: u32) -> usize {
-        let span = self.open.next_power_of_two();
-        let at = tag as usize & (span - 1);
-        if at < self.open { at } else { at - span / 2 }
+    /// The buckets that a tag may lie in.
+    fn homes(&self, tag: u32) -> [usize; 2] {
+        let grows = self.open > self.before;
+        [tag, tag.wrapping_mul(0x9e37_79b1).rotate_left(16)].map(|hash| {
+            let place = |buckets: usize| (u64::from(hash) * buckets as u64 >> 32) as usize;
+            let old = place(self.before);
+            if (old >= self.moved) == grows { place(self.open) } else { old }
+        })
     }
 
-    /// The bucket that the entries of the last open one come from.
-    fn origin(&self) -> usize {
-        self.open - 1 - self.open.next_power_of_two() / 2
-    }
-
-    fn open_bucket(&mut self) {
-        self.open += 1;
-        let (old, new) = (self.origin(), self.open - 1);
-        for slot in 0..SLOTS {
-            let entry = self.buckets[old][slot];
-            if entry != 0 && self.bucket_of(tag_of(entry)) == new {
-                self.buckets[new][slot] = std::mem::take(&mut self.buckets[old][slot]);
-            }
-        }
-    }
-
-    fn close_bucket(&mut self) {
-        let (old, last) = (self.origin(), self.open - 1);
-        self.open = last;
-        for entry in std::mem::replace(&mut self.buckets[last], [0; SLOTS]) {
+    /// Moves one bucket to where its entries lie in the new size: the highest when the table grows, as they go up, and the
+    /// lowest when it shrinks, so that none is in the way of another.
+    fn move_bucket(&mut self) {
+        let grows = self.open > self.before;
+        let bucket = if grows { self.moved - 1 } else { self.moved };
+        self.moved = if grows { bucket } else { bucket + 1 };
+        for entry in std::mem::replace(&mut self.buckets[bucket], [0; SLOTS]) {
             if entry != 0 {
-                insert(&mut self.buckets[old], tag_of(entry), Name::of(entry));
+                self.put(tag_of(entry), Name::of(entry));
             }
         }
-        if last.is_multiple_of(FIRST) {
-            self.buckets.discard(last * size_of::<Bucket>()..(last + FIRST) * size_of::<Bucket>());
+        if self.moved == if grows { 0 } else { self.before } {
+            self.buckets.discard(self.open * size_of::<Bucket>()..self.before * size_of::<Bucket>());
+            self.before = self.open;
+            self.moved = 0;
         }
     }
 
     /// Finds entries that lie where nobody looks for them.
     pub fn check(&self, broken: &mut Vec<String>) {
-        for (at, bucket) in self.buckets[..self.open].iter().enumerate() {
-            if bucket.iter().any(|e| *e != 0 && self.bucket_of(tag_of(*e)) != at) {
+        for (at, bucket) in self.buckets[..self.open.max(self.before)].iter().enumerate() {
+            if bucket.iter().any(|e| *e != 0 && !self.homes(tag_of(*e)).contains(&at)) {
                 broken.push(format!("bucket {at} has a candidate of another"));
             }
         }
     }
-}
-
-fn insert(bucket: &mut Bucket, tag: u32, name: Name) {
-    let same = bucket.iter().position(|e| *e != 0 && tag_of(*e) == tag);
-    let slot = same.or_else(|| bucket.iter().position(|e| *e == 0));
-    // The high bits of a tag have not chosen the bucket.
-    let slot = slot.unwrap_or((tag >> 29) as usize);
-    bucket[slot] = u64::from(tag) << 32 | name.bits();
 }
 
 #[cfg(test)]
@@ -177,7 +184,7 @@ mod tests {
         let mut table = Candidates::new(100_000).unwrap();
         assert_eq!(table.find(7), None);
         for n in 1..=20_000 {
-            table.fit(n.into(), STEPS);
+            table.fit(n.into(), if n % 2 == 0 { STEPS } else { 0 });
             table.put(scattered(n), Name::Entry(n));
         }
         let found = |table: &Candidates| {
@@ -187,16 +194,16 @@ mod tests {
             assert!(broken.is_empty(), "{broken:?}");
             found
         };
-        assert!(table.touched_bytes() <= 20_000 * 8 + PAGE_SIZE);
+        assert!(table.touched_bytes() <= 20_000 * 10 + 2 * PAGE_SIZE);
         let full = found(&table);
-        assert!(full > 16_000, "{full} of 20,000");
+        assert!(full > 18_000, "{full} of 20,000");
         table.fit(5_000, usize::MAX);
-        assert!(table.touched_bytes() <= 6_000 * 8 + PAGE_SIZE);
+        assert!(table.touched_bytes() <= 6_500 * 10 + PAGE_SIZE);
         let quarter = found(&table);
         assert!(quarter > 4_000, "{quarter} in 5,000 places");
         table.fit(0, usize::MAX);
-        assert_eq!(table.touched_bytes(), PAGE_SIZE);
-        assert!(found(&table) > 400);
+        assert!(table.touched_bytes() <= 2 * PAGE_SIZE);
+        assert!(found(&table) > 250);
     }
 
     #[test]

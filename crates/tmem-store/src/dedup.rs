@@ -239,7 +239,6 @@ impl PageStore {
         let Pool { guest, kind, .. } = self.pools[slot];
         let circle = Circle { guest, ephemeral: kind.is_ephemeral() };
         let tag = self.dedup.tag(page, circle);
-        self.dedup.candidates.expect(tag);
         let mut effort = Effort::default();
         // Whatever makes room may forget or move the twin: it is looked for again.
         while let Some(twin) = self.find_twin(slot, circle, tag, page) {

@@ -7,8 +7,8 @@ use crate::entry::Entry;
 use crate::nodes::NodeTable;
 use crate::ops::Reason;
 use crate::page_bytes;
-use tmem_sys::{Errno, Table};
 use tmem_sys::page::fetch_line;
+use tmem_sys::{Errno, Table};
 
 const BITS: u32 = 6;
 const WAYS: usize = 1 << BITS;
@@ -124,13 +124,7 @@ impl Trees {
     }
 
     /// Puts an entry of an object where there is none.
-    pub fn insert(
-        &mut self,
-        root: &mut Root,
-        index: u64,
-        entry: Entry,
-        object: u32,
-    ) -> Result<(), Reason> {
+    pub fn insert(&mut self, root: &mut Root, index: u64, entry: Entry, object: u32) -> Result<(), Reason> {
         debug_assert!(!entry.is_empty() && self.get(*root, index).is_empty());
         let mut leaf = self.leaf_of(*root, index);
         if leaf == 0 {
