@@ -56,6 +56,8 @@ class Memory:
     free), `none` or None, a size, a directory, or (directory, size).
     `faults` is how missing pages are served: `auto`, `signal` (in the faulting thread) or `thread` (by a thread that
     reads the userfaultfd).
+    `dedup` is which pages the store looks up among those it has, and keeps once: `auto` a few, and all as long as enough
+    of them are there already; `on` all; `off` none. Every byte is compared first.
     `name` shows in `tmem stats` and in messages.
     `ops` is who is offered the pages before the swap device, in order: `store` (the page store, and all there is by
     default) or a FrontswapOps, which is pickled to a process of its own; that process and its memory are not in the
@@ -71,6 +73,7 @@ class Memory:
         *,
         swap: Swap = "auto",
         faults: str = "auto",
+        dedup: str = "auto",
         name: str | None = None,
         ops: Sequence[FrontswapOps | str] | None = None,
     ) -> None:
@@ -90,6 +93,7 @@ class Memory:
                 name=name or f"memory-{next(_NUMBERS)}",
                 backends=[b.socket.fileno() if isinstance(b, BackendProcess) else b for b in self._backends],
                 limit_ms=int(ANSWER_SECONDS * 1000),
+                dedup=dedup,
             )
         except BaseException:
             end_all(self._backends, 0.0)

@@ -16,7 +16,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tmem_store::swap::{SwapConfig, SwapOpenError};
 use tmem_store::{
-    BackendOps, Frontswap, LocalBackend, Mode, PoolConfig, ProcessBackend, StoreConfig, SwapDevice, testback,
+    BackendOps, Dedup, Frontswap, LocalBackend, Mode, PoolConfig, ProcessBackend, StoreConfig, SwapDevice,
+    testback,
 };
 use tmem_sys::LockGuard;
 use tmem_sys::counters::Counters;
@@ -50,6 +51,8 @@ pub struct Config {
     pub faults: Choice,
     pub name: String,
     pub backends: Vec<Backend>,
+    /// Which pages the store looks up among those it has.
+    pub dedup: Dedup,
 }
 
 /// One pager. Dropping the handle does not end it: arrays may live on; see [`Pager::close`].
@@ -326,7 +329,7 @@ pub(crate) fn build(config: &Config) -> Result<State, PagerError> {
     let frames = config.ram / PAGE_SIZE;
     // Standby pages, free frames, and holes enough to find runs among.
     let slots = (frames / 4).clamp(1024, 1 << 16);
-    let backends = config.backends.iter().map(|kind| backend(*kind, config.ram, arena_pages));
+    let backends = config.backends.iter().map(|kind| backend(*kind, config, arena_pages));
     let backends = backends.collect::<Result<Vec<_>, _>>()?;
     let stats =
         Stats(Counters::new(&config.name).map_err(|e| PagerError::Kernel("publishing statistics", e))?);
@@ -344,9 +347,9 @@ pub(crate) fn build(config: &Config) -> Result<State, PagerError> {
     Ok(state)
 }
 
-fn backend(kind: Backend, ram: usize, pages: usize) -> Result<Box<dyn BackendOps>, PagerError> {
+fn backend(kind: Backend, config: &Config, pages: usize) -> Result<Box<dyn BackendOps>, PagerError> {
     Ok(match kind {
-        Backend::Store => Box::new(local_store(ram)?),
+        Backend::Store => Box::new(local_store(config.ram, config.dedup)?),
         Backend::RefuseAll => Box::new(testback::RefuseAll::default()),
         Backend::Plain => Box::new(testback::PlainCopies::new(pages)?),
         Backend::Process { fd, limit_ms } => Box::new(ProcessBackend::new(fd, limit_ms, pages)?),
@@ -354,12 +357,12 @@ fn backend(kind: Backend, ram: usize, pages: usize) -> Result<Box<dyn BackendOps
 }
 
 /// At most three fifths of the budget; `State::share_out` sets what it may really take.
-fn local_store(ram: usize) -> Result<LocalBackend, PagerError> {
+fn local_store(ram: usize, dedup: Dedup) -> Result<LocalBackend, PagerError> {
     let capacity = ram / 5 * 3;
     let pages = (ARENA_BYTES / PAGE_SIZE) as u64;
     let config = StoreConfig { reserve_bytes: capacity, ..StoreConfig::for_pages(pages, capacity) };
     // An incompressible page gains nothing in the store: it goes down.
-    Ok(LocalBackend::new(config, PoolConfig::default())?)
+    Ok(LocalBackend::new(config, PoolConfig { dedup, ..PoolConfig::default() })?)
 }
 
 fn swap_device(config: &Config, pages: usize) -> Result<SwapOut, PagerError> {

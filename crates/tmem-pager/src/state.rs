@@ -293,6 +293,13 @@ impl State {
             s.set(Stat::StoreSame, store.held.same_pages);
             s.set(Stat::StorePacked, store.held.packed_pages);
             s.set(Stat::StoreData, store.held.data_bytes);
+            s.set(Stat::StoreShared, store.held.shared_pages);
+            s.set(Stat::StoreSaved, store.dedup.saved_bytes);
+            s.set(Stat::DedupAll, store.dedup.pools_all);
+            s.set(Stat::DedupHashed, store.dedup.hashed);
+            s.set(Stat::DedupFound, store.dedup.found);
+            s.set(Stat::DedupFailed, store.dedup.failed);
+            s.set(Stat::DedupNs, store.dedup.ns);
         }
         s.set(Stat::SwapUsed, pages(self.swap.used()));
         s.set(Stat::SwapCap, pages(self.swap.cap()));

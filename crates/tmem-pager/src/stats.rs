@@ -63,6 +63,13 @@ counters! {
     HandlerUnpinned = "handler_unpinned",
     HandlerWakes = "handler_wakes",
     Copied = "copied",
+    StoreShared = "store_shared",
+    StoreSaved = "store_saved",
+    DedupAll = "dedup_all",
+    DedupHashed = "dedup_hashed",
+    DedupFound = "dedup_found",
+    DedupFailed = "dedup_failed",
+    DedupNs = "dedup_ns",
     RefusedFirst = "refused_frozen",
 }
 

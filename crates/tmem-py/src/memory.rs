@@ -58,7 +58,7 @@ impl Memory {
 #[pymethods]
 impl Memory {
     #[new]
-    #[pyo3(signature = (ram, *, swap_dir, swap_bytes, faults, name, backends=vec![Kind::Named("store".into())], limit_ms=10_000))]
+    #[pyo3(signature = (ram, *, swap_dir, swap_bytes, faults, name, backends=vec![Kind::Named("store".into())], limit_ms=10_000, dedup="auto"))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
@@ -69,6 +69,7 @@ impl Memory {
         name: Option<String>,
         backends: Vec<Kind>,
         limit_ms: u64,
+        dedup: &str,
     ) -> PyResult<Memory> {
         let name = name.unwrap_or_default();
         let config = Config {
@@ -77,6 +78,7 @@ impl Memory {
             faults: choice(faults)?,
             name: name.clone(),
             backends: backends.iter().map(|kind| kind.backend(limit_ms)).collect::<PyResult<_>>()?,
+            dedup: crate::pool::dedup(dedup)?,
         };
         let pager = py.detach(|| Pager::new(config)).map_err(|e| to_python(py, e))?;
         let pager = Arc::new(pager);

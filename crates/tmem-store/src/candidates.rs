@@ -137,7 +137,7 @@ impl Candidates {
     fn homes(&self, tag: u32) -> [usize; 2] {
         let grows = self.open > self.before;
         [tag, tag.wrapping_mul(0x9e37_79b1).rotate_left(16)].map(|hash| {
-            let place = |buckets: usize| (u64::from(hash) * buckets as u64 >> 32) as usize;
+            let place = |buckets: usize| ((u64::from(hash) * buckets as u64) >> 32) as usize;
             let old = place(self.before);
             if (old >= self.moved) == grows { place(self.open) } else { old }
         })

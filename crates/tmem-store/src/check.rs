@@ -4,8 +4,9 @@
 
 use crate::class::LARGEST_PACKED;
 use crate::entry::{Entry, Form};
+use crate::forget::count;
 use crate::guests::{GuestHoldings, GuestId, MAX_GUESTS, slot_bytes};
-use crate::pool::{PageStore, count};
+use crate::pool::PageStore;
 use crate::shared::{Circle, Met, Shares, data_len};
 use crate::slab::{Loc, Slab};
 use crate::stats::Holdings;

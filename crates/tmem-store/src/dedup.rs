@@ -188,7 +188,7 @@ impl Duplicates {
             let wide = u128::from(mixed ^ word) * u128::from(self.salt ^ 0x9e37_79b9_7f4a_7c15);
             mixed = (wide as u64 ^ (wide >> 64) as u64).wrapping_add(n as u64);
         }
-        (mixed >> 32) as u32 % SAMPLED == 0
+        ((mixed >> 32) as u32).is_multiple_of(SAMPLED)
     }
 
     fn tag(&self, page: &Page, circle: Circle) -> u32 {

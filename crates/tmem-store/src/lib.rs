@@ -24,6 +24,7 @@ mod age;
 mod candidates;
 mod dedup;
 mod expect;
+mod forget;
 mod place;
 mod room;
 mod shared;

@@ -7,10 +7,11 @@ use crate::codec::Coded;
 use crate::config::Dedup;
 use crate::dedup::Search;
 use crate::entry::Entry;
+use crate::forget::{count, free};
 use crate::guests::slot_bytes;
 use crate::object::ObjectId;
 use crate::ops::Reason;
-use crate::pool::{PageStore, Pool, PoolConfig, count, free};
+use crate::pool::{PageStore, Pool, PoolConfig};
 use crate::room::Effort;
 use tmem_sys::{PAGE_SIZE, Page};
 

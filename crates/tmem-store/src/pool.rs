@@ -5,17 +5,15 @@
 //! then asks anything that may refuse.
 
 use crate::age::Ages;
-use crate::candidates::STEPS;
-use crate::class::LARGEST_PACKED;
 use crate::codec::{self, Codec, Coded};
 pub use crate::config::{Dedup, PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
 use crate::dedup::{Duplicates, Sampler};
 use crate::entry::{Entry, Form};
-use crate::guests::{GuestId, Guests, slot_bytes};
+use crate::forget::release;
+use crate::guests::{GuestId, Guests};
 use crate::object::{MAX_POOLS, ObjectId, Objects};
 use crate::ops::{Copied, Corrupt, Loaded, Outcome, Reason};
 use crate::room::UNLIMITED;
-use crate::shared::Shares;
 use crate::slab::Slab;
 use crate::stats::{Holdings, PoolStats, StoreStats, Traffic};
 use tmem_sys::page::fetch;
@@ -369,7 +367,8 @@ impl PageStore {
     /// # Errors
     /// [`StoreError::NoSuchPool`].
     pub fn pool_stats(&self, pool: PoolId) -> Result<PoolStats, StoreError> {
-        Ok(self.pools[self.live_slot(pool)?].stats)
+        let pool = &self.pools[self.live_slot(pool)?];
+        Ok(PoolStats { dedup_all: pool.sampler.is_all(pool.config.dedup), ..pool.stats })
     }
 
     #[inline]
@@ -414,63 +413,8 @@ impl PageStore {
         Ok(Loaded::Loaded)
     }
 
-    pub(crate) fn release(&mut self, slot: usize, entry: Entry) {
-        let PageStore { slab, held, ages, guests, pools, dedup, .. } = self;
-        release(slab, held, ages, guests, &mut dedup.shares, &mut pools[slot], entry);
-        self.settle();
-        self.fit_candidates(STEPS);
-    }
-
-    /// After pages went, many at once.
-    fn settle_all(&mut self) {
-        self.settle();
-        self.fit_candidates(usize::MAX);
-    }
-
     fn count_flushed(&mut self, slot: usize, pages: u64) {
         self.traffic.flushed += pages;
         self.pools[slot].stats.traffic.flushed += pages;
     }
-}
-
-/// Frees what an entry held and takes it off the counts. The entry is out of the index already.
-fn release(
-    slab: &mut Slab,
-    held: &mut Holdings,
-    ages: &mut Ages,
-    guests: &mut Guests,
-    shares: &mut Shares,
-    pool: &mut Pool,
-    entry: Entry,
-) {
-    pool.stats.pages -= 1;
-    count(held, entry, u64::wrapping_sub);
-    let record = entry.record();
-    let entry = shares.leave(slab, held, entry);
-    guests.discharge(pool.guest, slot_bytes(slab, entry), pool.kind.is_ephemeral());
-    if ages.is_live(record) {
-        ages.remove(record);
-    }
-    free(slab, entry);
-}
-
-pub(crate) fn free(slab: &mut Slab, entry: Entry) {
-    match entry.form() {
-        Form::Packed(loc, _) | Form::Raw(loc) => slab.free(loc),
-        Form::Empty | Form::Same(_) | Form::Shared(_) | Form::Broken(_) => {}
-    }
-}
-
-/// Adds an entry to the counts of what is held, or takes it off.
-pub(crate) fn count(held: &mut Holdings, entry: Entry, op: fn(u64, u64) -> u64) {
-    let (kind, bytes) = match entry.form() {
-        Form::Same(_) => (&mut held.same_pages, 0),
-        Form::Packed(_, len) => (&mut held.packed_pages, len.min(LARGEST_PACKED)),
-        Form::Raw(_) => (&mut held.raw_pages, PAGE_SIZE),
-        // The data is counted with the share.
-        Form::Shared(_) => (&mut held.shared_pages, 0),
-        Form::Empty | Form::Broken(_) => return,
-    };
-    *kind = op(*kind, 1);
-    held.data_bytes = op(held.data_bytes, bytes as u64);
 }

@@ -9,9 +9,10 @@
 //! Who leaves takes its id off; what is left in the end is the id of who stayed.
 
 use crate::entry::{Entry, Form};
+use crate::forget::count;
 use crate::guests::{GuestId, slot_bytes};
 use crate::nodes::NodeTable;
-use crate::pool::{PageStore, count};
+use crate::pool::PageStore;
 use crate::slab::{Loc, Slab};
 use crate::stats::Holdings;
 use std::collections::HashMap;

@@ -133,11 +133,14 @@ pub struct DedupStats {
 pub struct PoolStats {
     pub pages: u64,
     pub frozen: bool,
+    /// All pages are looked up, because it was wanted or because samples had twins.
+    pub dedup_all: bool,
     pub traffic: Traffic,
 }
 
 impl PoolStats {
-    pub(crate) const NONE: PoolStats = PoolStats { pages: 0, frozen: false, traffic: Traffic::NONE };
+    pub(crate) const NONE: PoolStats =
+        PoolStats { pages: 0, frozen: false, dedup_all: false, traffic: Traffic::NONE };
 }
 
 /// A swap device. Numbers of pages unless the name says otherwise.

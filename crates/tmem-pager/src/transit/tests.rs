@@ -21,6 +21,7 @@ fn pager() -> (&'static mut State, Worker) {
             faults: Choice::Only(Entry::Thread),
             name: "refused".into(),
             backends: vec![Backend::Store],
+            dedup: tmem_store::Dedup::Off,
         })
         .unwrap(),
     ));

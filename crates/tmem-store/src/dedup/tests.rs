@@ -44,7 +44,7 @@ fn pages_whose_hashes_collide_are_compared_and_told_apart() {
     for bits in [0, 1, 4] {
         let (mut store, pool) = store(ON);
         store.dedup.tag_bits = bits;
-        let different = |n: u64| if n % 3 == 0 { page(n % 21) } else { page(n) };
+        let different = |n: u64| if n.is_multiple_of(3) { page(n % 21) } else { page(n) };
         for n in 0..200 {
             put(&mut store, pool, n, &different(n));
         }

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: what goes when an entry has left the index: its data, its place in the order of age, what it counts for. Callers:
+//! `pool` on flushes, puts over a page and gets that take one, `room` on evictions. Locks: the store's. Law 11: counts and
+//! charges are exact after each.
+
+use crate::age::Ages;
+use crate::candidates::STEPS;
+use crate::class::LARGEST_PACKED;
+use crate::entry::{Entry, Form};
+use crate::guests::{Guests, slot_bytes};
+use crate::pool::{PageStore, Pool};
+use crate::shared::Shares;
+use crate::slab::Slab;
+use crate::stats::Holdings;
+use tmem_sys::PAGE_SIZE;
+
+impl PageStore {
+    pub(crate) fn release(&mut self, slot: usize, entry: Entry) {
+        let PageStore { slab, held, ages, guests, pools, dedup, .. } = self;
+        release(slab, held, ages, guests, &mut dedup.shares, &mut pools[slot], entry);
+        self.settle();
+        self.fit_candidates(STEPS);
+    }
+
+    /// After pages went, many at once.
+    pub(crate) fn settle_all(&mut self) {
+        self.settle();
+        self.fit_candidates(usize::MAX);
+    }
+}
+
+/// Frees what an entry held and takes it off the counts. The entry is out of the index already.
+pub(crate) fn release(
+    slab: &mut Slab,
+    held: &mut Holdings,
+    ages: &mut Ages,
+    guests: &mut Guests,
+    shares: &mut Shares,
+    pool: &mut Pool,
+    entry: Entry,
+) {
+    pool.stats.pages -= 1;
+    count(held, entry, u64::wrapping_sub);
+    let record = entry.record();
+    let entry = shares.leave(slab, held, entry);
+    guests.discharge(pool.guest, slot_bytes(slab, entry), pool.kind.is_ephemeral());
+    if ages.is_live(record) {
+        ages.remove(record);
+    }
+    free(slab, entry);
+}
+
+pub(crate) fn free(slab: &mut Slab, entry: Entry) {
+    match entry.form() {
+        Form::Packed(loc, _) | Form::Raw(loc) => slab.free(loc),
+        Form::Empty | Form::Same(_) | Form::Shared(_) | Form::Broken(_) => {}
+    }
+}
+
+/// Adds an entry to the counts of what is held, or takes it off.
+pub(crate) fn count(held: &mut Holdings, entry: Entry, op: fn(u64, u64) -> u64) {
+    let (kind, bytes) = match entry.form() {
+        Form::Same(_) => (&mut held.same_pages, 0),
+        Form::Packed(_, len) => (&mut held.packed_pages, len.min(LARGEST_PACKED)),
+        Form::Raw(_) => (&mut held.raw_pages, PAGE_SIZE),
+        // The data is counted with the share.
+        Form::Shared(_) => (&mut held.shared_pages, 0),
+        Form::Empty | Form::Broken(_) => return,
+    };
+    *kind = op(*kind, 1);
+    held.data_bytes = op(held.data_bytes, bytes as u64);
+}
