@@ -199,7 +199,7 @@ impl PageStore {
     }
 
     #[inline]
-    fn count_put(&mut self, slot: usize, placed: Result<(), Reason>) -> Outcome {
+    pub(crate) fn count_put(&mut self, slot: usize, placed: Result<(), Reason>) -> Outcome {
         let outcome = placed.map_or_else(Outcome::Refused, |()| Outcome::Stored);
         self.pools[slot].stats.traffic.count_put(outcome);
         self.traffic.count_put(outcome);
