@@ -162,6 +162,6 @@ def test_arrays_with_the_same_data_share_the_store(dedup: str) -> None:
             assert (stats.store_shared, stats.dedup_hashed) == (0, 0)
         arrays[3][:] ^= 255
         for n, array in enumerate(arrays):
-            assert (array == (rows ^ 255 if n == 3 else rows)).all()  # noqa: PLR2004
+            assert (array == (rows ^ 255 if n == 3 else rows)).all()
         assert memory.check() == []
         del array, arrays
