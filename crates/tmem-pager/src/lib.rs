@@ -19,6 +19,7 @@ mod slots;
 mod state;
 mod swapout;
 mod transit;
+mod writeback;
 
 mod admit;
 mod arm;

@@ -349,7 +349,7 @@ pub(crate) fn build(config: &Config) -> Result<State, PagerError> {
 
 fn backend(kind: Backend, config: &Config, pages: usize) -> Result<Box<dyn BackendOps>, PagerError> {
     Ok(match kind {
-        Backend::Store => Box::new(local_store(config.ram, config.dedup)?),
+        Backend::Store => Box::new(local_store(config)?),
         Backend::RefuseAll => Box::new(testback::RefuseAll::default()),
         Backend::Plain => Box::new(testback::PlainCopies::new(pages)?),
         Backend::Process { fd, limit_ms } => Box::new(ProcessBackend::new(fd, limit_ms, pages)?),
@@ -357,12 +357,14 @@ fn backend(kind: Backend, config: &Config, pages: usize) -> Result<Box<dyn Backe
 }
 
 /// At most three fifths of the budget; `State::share_out` sets what it may really take.
-fn local_store(ram: usize, dedup: Dedup) -> Result<LocalBackend, PagerError> {
-    let capacity = ram / 5 * 3;
+fn local_store(config: &Config) -> Result<LocalBackend, PagerError> {
+    let capacity = config.ram / 5 * 3;
     let pages = (ARENA_BYTES / PAGE_SIZE) as u64;
-    let config = StoreConfig { reserve_bytes: capacity, ..StoreConfig::for_pages(pages, capacity) };
-    // An incompressible page gains nothing in the store: it goes down.
-    Ok(LocalBackend::new(config, PoolConfig { dedup, ..PoolConfig::default() })?)
+    let store = StoreConfig { reserve_bytes: capacity, ..StoreConfig::for_pages(pages, capacity) };
+    // A page that does not shrink gains nothing in the store, but where there is a swap device it waits there for its turn
+    // to go down: sent past older pages, it would be fetched again sooner than they.
+    let pool = PoolConfig { raw: config.swap.is_some(), dedup: config.dedup, ..PoolConfig::default() };
+    Ok(LocalBackend::new(store, pool)?)
 }
 
 fn swap_device(config: &Config, pages: usize) -> Result<SwapOut, PagerError> {

@@ -126,6 +126,8 @@ pub struct State {
     /// Faults to let pass before reclaim is tried again after it found nothing.
     pub backoff: u32,
     pub overshot: bool,
+    /// Times to let pass before old pages are offered to the swap device again after it took none.
+    pub writing_rests: u32,
     /// Pages that threads work on without the lock.
     pub in_flight: usize,
     /// Of these, pages for which new frames are being made.
@@ -168,6 +170,7 @@ impl State {
             held: 0,
             backoff: 0,
             overshot: false,
+            writing_rests: 0,
             in_flight: 0,
             new_frames: 0,
             refused: Refused::default(),

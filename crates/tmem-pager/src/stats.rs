@@ -63,6 +63,7 @@ counters! {
     HandlerUnpinned = "handler_unpinned",
     HandlerWakes = "handler_wakes",
     Copied = "copied",
+    WrittenBack = "written_back",
     StoreShared = "store_shared",
     StoreSaved = "store_saved",
     DedupAll = "dedup_all",

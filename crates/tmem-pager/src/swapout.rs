@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use tmem_store::swap::MAX_RUN;
-use tmem_store::{Reason, SwapDevice, SwapSlot};
+use tmem_store::{Blob, Reason, SwapDevice, SwapSlot};
 use tmem_sys::syscall::die;
 use tmem_sys::{Errno, Page, Table};
 
@@ -53,7 +53,20 @@ impl SwapOut {
     }
 
     /// Writes pages out; how many of them, from the front, and why not the rest.
-    pub fn store(&mut self, pages: &[usize], data: &[&Page]) -> (usize, Option<Reason>) {
+    pub fn store(&mut self, pages: &[usize], blobs: &[Blob<'_>]) -> (usize, Option<Reason>) {
+        let mut scratch = Table::<Page>::new(64).unwrap();
+        for (b, into) in blobs.iter().zip(scratch.iter_mut()) {
+            match b {
+                Blob::Page(p) => into.copy_from_slice(*p),
+                Blob::Packed(b) => assert!(tmem_store::codec::decode(b, into)),
+                Blob::Same(w) => tmem_store::codec::fill(*w, into),
+            }
+        }
+        let mut data = [&tmem_sys::page::ZERO_PAGE.0; 64];
+        for i in 0..blobs.len() {
+            data[i] = &scratch[i];
+        }
+        let data = &data[..blobs.len()];
         let Some(device) = &mut self.device else {
             self.no_device += pages.len() as u64;
             return (0, Some(Reason::Unwilling));

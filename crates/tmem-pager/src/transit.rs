@@ -109,6 +109,7 @@ fn unpack(copied: Copied, packed: &Page, into: &mut Page) {
         Copied::Same(word) => codec::fill(word, into),
         Copied::Packed(len) if codec::decode(&packed[..len], into) => {}
         Copied::Packed(_) => die(Corrupt::Undecodable.text()),
+        Copied::Raw => into.copy_from_slice(packed),
     }
 }
 

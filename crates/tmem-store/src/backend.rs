@@ -3,8 +3,10 @@
 //! An area is an object, a page its index. Locks: the pager's. Laws 1 to 4, by way of the pool.
 
 use crate::codec::{Coded, same_filled};
+use crate::cold::ColdBatch;
 use crate::object::ObjectId;
-use crate::ops::{BackendOps, Copied, Corrupt, Loaded, Outcome, Reason, Soon};
+use crate::ops::{BackendOps, Copied, Corrupt, Loaded, Oldest, Outcome, Reason, Soon};
+use crate::order::Place;
 use crate::page_bytes;
 use crate::pool::{PageStore, PoolConfig, PoolId, StoreConfig, StoreError};
 use crate::stats::{Refusals, StoreStats};
@@ -33,8 +35,8 @@ fn object_of(area: u32) -> ObjectId {
 /// Pages refused unseen after the store was full: to pack each of them only to find no room costs more than all the rest.
 /// Whatever makes room ends it.
 const FULL_FOR: u32 = 32;
-/// Leaves of the index looked at when the store is full: the search for sparse chunks is spread over many puts.
-const COMPACTED_AT_ONCE: usize = 2;
+/// Pages moved at most when the store is full: one chunk comes free for each few puts.
+const COMPACTED_AT_ONCE: usize = 64;
 
 impl LocalBackend {
     /// `raw`: keep pages that do not shrink as they are, instead of refusing them.
@@ -72,8 +74,8 @@ impl LocalBackend {
     }
 
     /// As [`PageStore::compact`].
-    pub fn compact(&mut self, leaves: usize) -> usize {
-        self.store.compact(leaves)
+    pub fn compact(&mut self, pages: usize) -> usize {
+        self.store.compact(pages)
     }
 
     pub fn set_frozen(&mut self, frozen: bool) {
@@ -192,6 +194,39 @@ impl BackendOps for LocalBackend {
         self.store.expect(self.pool, object_of(area), page, soon);
     }
 
+    fn oldest(&self, after: u32) -> Option<Oldest<'_>> {
+        self.store.oldest(Place(after)).map(|(place, (_, object, index), blob)| Oldest {
+            after: place.0,
+            area: object.0[0] as u32,
+            page: index,
+            blob,
+        })
+    }
+
+    fn touch(&mut self, area: u32, page: u64) {
+        self.store.touch(self.pool, object_of(area), page);
+    }
+
+    fn set_clock(&mut self, now: u32) {
+        self.store.set_clock(now);
+    }
+
+    fn take_cold(&mut self, before: u32, batch: &mut ColdBatch) -> bool {
+        self.store.take_cold(before, batch)
+    }
+
+    fn settle_cold(&mut self, batch: &ColdBatch, n: usize, tighter: Option<&[u8]>) -> bool {
+        self.store.settle_cold(batch, n, tighter)
+    }
+
+    fn tidy(&mut self) -> bool {
+        let moved = self.store.is_sparse() && self.store.compact(COMPACTED_AT_ONCE) > 0;
+        if moved {
+            self.full_for = 0;
+        }
+        moved
+    }
+
     fn invalidate_page(&mut self, area: u32, page: u64) {
         self.flush(area, page);
     }
@@ -257,7 +292,8 @@ mod tests {
         assert!(b.is_full());
         for n in 0..1000 {
             let expected = if n % 2 == 0 { Outcome::Stored } else { Outcome::Refused(Reason::StoreFull) };
-            assert_eq!(b.store(0, 1000 + n, &noise(if n % 2 == 0 { n % full } else { 5000 + n })), expected);
+            let page = noise(if n % 2 == 0 { n % full } else { 5000 + n });
+            assert_eq!(b.store(0, 1000 + n, &page), expected, "page {n}, {full}, {:?}", b.stats().dedup);
         }
         let mut into = [0; PAGE_SIZE];
         for n in (0..1000).step_by(2) {

@@ -5,6 +5,7 @@
 //! than there are pages to find, eight bytes each: nine or ten bytes a page. Of two buckets that a tag may lie in, the emptier
 //! takes it: 95 of 100 entries stay, where they would be 75 with one bucket for a tag.
 
+use crate::entry::EntryId;
 use crate::page_bytes;
 use tmem_sys::page::fetch_line;
 use tmem_sys::{Errno, PAGE_SIZE, Table};
@@ -20,30 +21,6 @@ pub(crate) const STEPS: usize = 4;
 
 /// Tag above, name below; 0 for none.
 type Bucket = [u64; SLOTS];
-
-/// What may have a page's bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Name {
-    /// The id of an entry.
-    Entry(u32),
-    Share(u32),
-}
-
-const SHARE: u32 = 1 << 31;
-
-impl Name {
-    fn bits(self) -> u64 {
-        match self {
-            Name::Entry(id) => id.into(),
-            Name::Share(number) => (number | SHARE).into(),
-        }
-    }
-
-    fn of(bits: u64) -> Name {
-        let bits = bits as u32;
-        if bits & SHARE == 0 { Name::Entry(bits) } else { Name::Share(bits & !SHARE) }
-    }
-}
 
 fn tag_of(entry: u64) -> u32 {
     (entry >> 32) as u32
@@ -70,18 +47,18 @@ impl Candidates {
         page_bytes(self.open.max(self.before) * size_of::<Bucket>())
     }
 
-    pub fn find(&self, tag: u32) -> Option<Name> {
+    pub fn find(&self, tag: u32) -> Option<EntryId> {
         if self.open == 0 {
             return None;
         }
         let homes = self.homes(tag);
         fetch_line(&self.buckets[homes[1]]);
         let mut entries = homes.iter().flat_map(|home| &self.buckets[*home]);
-        entries.find(|e| **e != 0 && tag_of(**e) == tag).map(|e| Name::of(*e))
+        entries.find(|e| **e != 0 && tag_of(**e) == tag).map(|e| EntryId(*e as u32))
     }
 
     /// Names a candidate, instead of another of its tag or, where there is no room, of any.
-    pub fn put(&mut self, tag: u32, name: Name) {
+    pub fn put(&mut self, tag: u32, name: EntryId) {
         if self.open == 0 {
             return;
         }
@@ -97,18 +74,18 @@ impl Candidates {
         };
         // The low bits of a tag do not choose the first bucket.
         let (home, slot) = known.or_else(free).unwrap_or((homes[0], tag as usize % SLOTS));
-        self.buckets[home][slot] = u64::from(tag) << 32 | name.bits();
+        self.buckets[home][slot] = u64::from(tag) << 32 | u64::from(name.0);
     }
 
     /// Gives a candidate another name, or none, where it is still under this one.
-    pub fn rename(&mut self, tag: u32, old: Name, new: Option<Name>) {
+    pub fn rename(&mut self, tag: u32, old: EntryId, new: Option<EntryId>) {
         if self.open == 0 {
             return;
         }
         let whole = u64::from(tag) << 32;
         for home in self.homes(tag) {
-            if let Some(entry) = self.buckets[home].iter_mut().find(|e| **e == whole | old.bits()) {
-                *entry = new.map_or(0, |new| whole | new.bits());
+            if let Some(entry) = self.buckets[home].iter_mut().find(|e| **e == whole | u64::from(old.0)) {
+                *entry = new.map_or(0, |new| whole | u64::from(new.0));
             }
         }
     }
@@ -151,7 +128,7 @@ impl Candidates {
         self.moved = if grows { bucket } else { bucket + 1 };
         for entry in std::mem::replace(&mut self.buckets[bucket], [0; SLOTS]) {
             if entry != 0 {
-                self.put(tag_of(entry), Name::of(entry));
+                self.put(tag_of(entry), EntryId(entry as u32));
             }
         }
         if self.moved == if grows { 0 } else { self.before } {
@@ -185,10 +162,10 @@ mod tests {
         assert_eq!(table.find(7), None);
         for n in 1..=20_000 {
             table.fit(n.into(), if n % 2 == 0 { STEPS } else { 0 });
-            table.put(scattered(n), Name::Entry(n));
+            table.put(scattered(n), EntryId(n));
         }
         let found = |table: &Candidates| {
-            let found = (1..=20_000).filter(|n| table.find(scattered(*n)) == Some(Name::Entry(*n))).count();
+            let found = (1..=20_000).filter(|n| table.find(scattered(*n)) == Some(EntryId(*n))).count();
             let mut broken = Vec::new();
             table.check(&mut broken);
             assert!(broken.is_empty(), "{broken:?}");
@@ -210,15 +187,15 @@ mod tests {
     fn a_name_changes_only_while_it_is_the_one_that_is_known() {
         let mut table = Candidates::new(100).unwrap();
         table.fit(1, STEPS);
-        table.put(5, Name::Entry(64));
-        table.rename(5, Name::Share(64), None);
-        assert_eq!(table.find(5), Some(Name::Entry(64)));
-        table.rename(5, Name::Entry(64), Some(Name::Share(3)));
-        table.rename(5, Name::Entry(64), Some(Name::Entry(9)));
-        assert_eq!(table.find(5), Some(Name::Share(3)));
-        table.put(5, Name::Entry(70));
-        assert_eq!(table.find(5), Some(Name::Entry(70)));
-        table.rename(5, Name::Entry(70), None);
+        table.put(5, EntryId(64));
+        table.rename(5, EntryId::share(64), None);
+        assert_eq!(table.find(5), Some(EntryId(64)));
+        table.rename(5, EntryId(64), Some(EntryId::share(3)));
+        table.rename(5, EntryId(64), Some(EntryId(9)));
+        assert_eq!(table.find(5), Some(EntryId::share(3)));
+        table.put(5, EntryId(70));
+        assert_eq!(table.find(5), Some(EntryId(70)));
+        table.rename(5, EntryId(70), None);
         assert_eq!(table.find(5), None);
     }
 }

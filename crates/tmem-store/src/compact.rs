@@ -1,67 +1,82 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Owns: compaction: pages move out of sparse chunks into fuller ones of their class, so that chunks come free for
-//! other classes or for the kernel. Callers: the pager when it is idle or short. Locks: the store's, for one step.
-//! The index is walked leaf by leaf, so slots need no way back to their entries.
+//! Owns: compaction: a sparse chunk is emptied into the fuller ones of its class, so that it comes free for other classes
+//! or for the kernel. Callers: the pager when it is idle or short, `room`. Locks: the store's, for one step.
+//! A slot knows its entry, so a step costs what it moves. Law: no page is lost to it; what it cannot move stays.
 
-use crate::entry::{Entry, Form};
+use crate::class::CLASSES;
+use crate::entry::{Entry, EntryPlace, Form};
 use crate::pool::PageStore;
-use crate::slab::{Loc, Slab};
+use crate::slab::Loc;
 use tmem_sys::PAGE_SIZE;
 
 impl PageStore {
-    /// Looks at up to `leaves` leaves of the index (64 pages each), from where the last step ended, and moves what
-    /// lies in a sparse chunk while a fuller one has room. How many pages were moved.
-    pub fn compact(&mut self, leaves: usize) -> usize {
-        let end = self.objects.trees.leaves.fresh();
+    /// Empties chunks whose pages all fit into others of their class, until `pages` were moved or there is no such chunk.
+    /// How many pages were moved.
+    pub fn compact(&mut self, pages: usize) -> usize {
         let mut moved = 0;
-        for _ in 0..leaves.min(end as usize) {
-            self.compact_from = if self.compact_from + 1 >= end { 1 } else { self.compact_from + 1 };
-            if self.objects.trees.leaves.is_live(self.compact_from) {
-                moved += self.move_in_leaf(self.compact_from, Slab::relocate);
+        while moved < pages {
+            let Some(chunk) = self.slab.choose_leaving(self.compact_from as usize) else { break };
+            let all = self.empty_chunk(chunk);
+            moved += all.unwrap_or(0);
+            self.compact_from = (self.compact_from + 1) % CLASSES as u32;
+            if all.is_none() {
+                break;
             }
         }
         self.moved += moved as u64;
         moved
     }
 
-    /// Empties as many chunks as the free slots of their classes amount to, in one walk over the whole index. For a
-    /// store that is full of free slots of the wrong sizes; the walk is long, and what it frees must be worth it.
-    /// Whether there were such chunks.
-    pub(crate) fn evacuate(&mut self) -> bool {
-        if self.slab.choose_leaving() == 0 {
-            return false;
+    /// Moves all pages out of a chunk that was chosen for it; `None` where one cannot be moved.
+    fn empty_chunk(&mut self, chunk: usize) -> Option<usize> {
+        let (mut moved, mut from) = (0, 0);
+        while let Some(loc) = self.slab.next_taken(chunk, from) {
+            if !self.move_slot(loc) {
+                // Stray writes broke the way from slot to entry, and `check` will tell.
+                self.slab.settle(chunk);
+                return None;
+            }
+            moved += 1;
+            from = loc.slot() + 1;
         }
-        for leaf in 1..self.objects.trees.leaves.fresh() {
-            if self.objects.trees.leaves.is_live(leaf) {
-                self.moved += self.move_in_leaf(leaf, Slab::leave) as u64;
+        Some(moved)
+    }
+
+    /// Moves one slot's data, and tells its entry.
+    fn move_slot(&mut self, loc: Loc) -> bool {
+        let Some(owner) = self.slab.owner(loc) else { return false };
+        // What several pages share moves once, with its share.
+        let data = match owner.place() {
+            EntryPlace::Share(share) => self.dedup.shares.get(share).map(|(data, _)| data),
+            _ => self.objects.entry(owner),
+        };
+        let Some(data) = data else { return false };
+        let better = match data.form() {
+            Form::Packed(at, len) if at == loc => self.slab.leave(loc, len).map(|to| Entry::packed(to, len)),
+            Form::Raw(at) if at == loc => self.slab.leave(loc, PAGE_SIZE).map(Entry::raw),
+            _ => None,
+        };
+        let Some(better) = better else { return false };
+        match owner.place() {
+            EntryPlace::Share(share) => self.dedup.shares.moved(share, better),
+            _ => {
+                if let Some(entry) = self.objects.entry_mut(owner) {
+                    *entry = better.like(data);
+                }
             }
         }
-        self.slab.settle();
         true
     }
 
-    /// Offers every page of a leaf a better place; how many took it.
-    fn move_in_leaf(&mut self, leaf: u32, better_place: fn(&mut Slab, Loc, usize) -> Option<Loc>) -> usize {
-        let mut moved = 0;
-        for entry in &mut self.objects.trees.leaves[leaf] {
-            let slab = &mut self.slab;
-            // What several pages share moves once, with its share.
-            let better = match self.dedup.shares.plain(*entry).form() {
-                Form::Packed(loc, len) => better_place(slab, loc, len).map(|to| Entry::packed(to, len)),
-                Form::Raw(loc) => better_place(slab, loc, PAGE_SIZE).map(Entry::raw),
-                Form::Empty | Form::Same(_) | Form::Shared(_) | Form::Broken(_) => None,
-            };
-            if let Some(better) = better {
-                match entry.form() {
-                    Form::Shared(share) => self.dedup.shares.moved(share, better),
-                    _ => *entry = better.with_record(entry.record()),
-                }
-                moved += 1;
-            }
-        }
-        moved
+    /// Whether so much of the slab is free slots that compaction is worth its time.
+    pub fn is_sparse(&self) -> bool {
+        self.slab.free_bytes() > self.slab.mapped_bytes() / SPARSE_PART + SPARSE_LEAST
     }
 }
+
+/// Free slots may take this part of the slab and this many bytes more: a chunk of each class that is not full.
+const SPARSE_PART: usize = 16;
+const SPARSE_LEAST: usize = CLASSES / 2 * crate::class::CHUNK;
 
 #[cfg(test)]
 mod tests {
@@ -92,7 +107,7 @@ mod tests {
             assert_eq!(store.flush_page(pool, object, n), Ok(true));
         }
         let before = store.stats().mapped_bytes;
-        let moved: usize = (0..8).map(|_| store.compact(32)).sum();
+        let moved: usize = (0..80).map(|_| store.compact(32)).sum();
         store.trim();
         let after = store.stats();
         assert_eq!(after.moved, moved as u64);
@@ -104,6 +119,6 @@ mod tests {
             assert!(n % 5 != 0 || into == page(n));
         }
         assert_eq!(store.check(), Vec::<String>::new());
-        assert_eq!((0..8).map(|_| store.compact(64)).sum::<usize>(), 0, "nothing is moved to and fro");
+        assert_eq!(store.compact(64), 0, "nothing is moved to and fro");
     }
 }

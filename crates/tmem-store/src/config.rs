@@ -18,6 +18,8 @@ pub struct StoreConfig {
     /// Pages that the index must hold when they lie densely in their objects.
     pub max_pages: u64,
     pub max_objects: usize,
+    /// Keep persistent pages in the order of their puts, for [`PageStore::oldest`](crate::PageStore::oldest).
+    pub ordered: bool,
 }
 
 impl StoreConfig {
@@ -29,6 +31,7 @@ impl StoreConfig {
             reserve_bytes: whole.max(capacity_bytes),
             max_pages,
             max_objects: 1 << 16,
+            ordered: true,
         }
     }
 }

@@ -9,10 +9,10 @@
 //! pool that is left to decide samples: it looks up one page in 32, chosen by a few words of it, so that all twins are
 //! looked up or none. When some of those had a twin, all pages are looked up, until few enough have one.
 
-use crate::candidates::{Candidates, Name, STEPS};
+use crate::candidates::{Candidates, STEPS};
 use crate::codec::{self, same_filled};
 use crate::config::Dedup;
-use crate::entry::{Entry, Form};
+use crate::entry::{Entry, EntryId, EntryPlace, Form};
 use crate::object::ObjectId;
 use crate::ops::Reason;
 use crate::pool::{PageStore, Pool, PoolId};
@@ -86,7 +86,7 @@ pub(crate) enum Search {
 
 /// A stored page with the same bytes.
 enum Twin {
-    Entry(u32),
+    Entry(EntryId),
     Share(u32),
 }
 
@@ -175,8 +175,8 @@ impl Duplicates {
     }
 
     /// A share ended: its candidate is the page that stayed, if one did.
-    pub fn renamed(&mut self, tag: u32, share: u32, stays: Option<u32>) {
-        self.candidates.rename(tag, Name::Share(share), stays.map(Name::Entry));
+    pub fn renamed(&mut self, tag: u32, share: u32, stays: Option<EntryId>) {
+        self.candidates.rename(tag, EntryId::share(share), stays);
     }
 
     /// Whether a page is a sample.
@@ -240,10 +240,30 @@ impl PageStore {
         stored
     }
 
-    /// Lets a page be found that was stored under a handle and is not shared.
-    pub(crate) fn remember(&mut self, slot: usize, object: ObjectId, index: u64, tag: u32) {
-        let id = self.objects.id_of(slot as u32, object, index);
-        self.dedup.candidates.put(tag, Name::Entry(id));
+    /// Lets a stored page be found that is not shared.
+    pub(crate) fn remember(&mut self, id: EntryId, tag: u32) {
+        self.dedup.candidates.put(tag, id);
+    }
+
+    /// The entry of a page that may be a candidate has another id now: it is hashed once more, as nobody kept its tag.
+    pub(crate) fn rename_candidate(&mut self, slot: usize, entry: Entry, old: EntryId, new: EntryId) {
+        let Pool { config, sampler, guest, kind, .. } = self.pools[slot];
+        let PageStore { slab, dedup, .. } = self;
+        let whole = match entry.form() {
+            _ if config.dedup == Dedup::Off => false,
+            Form::Packed(loc, len) => {
+                slab.read(loc, len).is_some_and(|packed| codec::decode(packed, &mut dedup.beside[0]))
+            }
+            Form::Raw(loc) => {
+                slab.read(loc, PAGE_SIZE).map(|bytes| dedup.beside[0].copy_from_slice(bytes)).is_some()
+            }
+            // A share keeps its own name.
+            _ => false,
+        };
+        if whole && (sampler.is_all(config.dedup) || dedup.is_sample(&dedup.beside[0])) {
+            let tag = dedup.tag(&dedup.beside[0], Circle { guest, ephemeral: kind.is_ephemeral() });
+            dedup.candidates.rename(tag, old, Some(new));
+        }
     }
 
     /// As `Duplicates::fit`, for what is stored now.
@@ -275,9 +295,10 @@ impl PageStore {
         if !self.dedup.shares.has_room() {
             return None;
         }
-        let (twin, data, of) = match self.dedup.candidates.find(tag)? {
-            Name::Entry(id) => self.entry_twin(id)?,
-            Name::Share(share) => self.share_twin(share)?,
+        let id = self.dedup.candidates.find(tag)?;
+        let (twin, data, of) = match id.place() {
+            EntryPlace::Share(share) => self.share_twin(share)?,
+            _ => self.entry_twin(id)?,
         };
         let PageStore { slab, dedup, .. } = self;
         if of != circle {
@@ -296,11 +317,12 @@ impl PageStore {
         same.then_some(twin)
     }
 
-    fn entry_twin(&self, id: u32) -> Option<(Twin, Entry, Circle)> {
-        let (pool, entry) = self.objects.at(id)?;
+    fn entry_twin(&self, id: EntryId) -> Option<(Twin, Entry, Circle)> {
+        let entry = self.objects.entry(id).filter(|entry| !entry.is_empty())?;
         if let Form::Shared(share) = entry.form() {
             return self.share_twin(share);
         }
+        let (pool, ..) = self.objects.handle(id)?;
         let Pool { guest, kind, .. } = self.pools[pool as usize];
         Some((Twin::Entry(id), entry, Circle { guest, ephemeral: kind.is_ephemeral() }))
     }
@@ -329,14 +351,10 @@ impl PageStore {
         };
         let done = self.insert_shared(slot, object, index, page, share);
         match done {
-            Ok(()) => {
-                let id = self.objects.id_of(slot as u32, object, index);
-                self.join_share(share, id);
-                self.dedup.candidates.put(tag, Name::Share(share));
-            }
+            Ok(_) => self.dedup.candidates.put(tag, EntryId::share(share)),
             Err(_) => self.unmake_share(share),
         }
-        done
+        done.map(|_| ())
     }
 }
 

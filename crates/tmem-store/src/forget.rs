@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: what goes when an entry has left the index: its data, its place in the order of age, what it counts for. Callers:
-//! `pool` on flushes, puts over a page and gets that take one, `room` on evictions. Locks: the store's. Law 11: counts and
+//! `pool` on flushes, puts over a page and gets that take one, `room` on evictions, `cold` on exchanges. Locks: the store's. Law 11: counts and
 //! charges are exact after each.
 
 use crate::age::Ages;
 use crate::candidates::STEPS;
 use crate::class::LARGEST_PACKED;
-use crate::entry::{Entry, Form};
+use crate::entry::{Entry, EntryId, Form};
 use crate::guests::{Guests, slot_bytes};
+use crate::order::{Order, Place};
 use crate::pool::{PageStore, Pool};
 use crate::shared::Shares;
 use crate::slab::Slab;
@@ -16,24 +17,38 @@ use tmem_sys::PAGE_SIZE;
 
 impl PageStore {
     pub(crate) fn release(&mut self, slot: usize, entry: Entry) {
-        let PageStore { slab, held, ages, guests, pools, dedup, .. } = self;
-        release(slab, held, ages, guests, &mut dedup.shares, &mut pools[slot], entry);
-        self.settle();
+        let PageStore { slab, held, ages, order, guests, pools, dedup, .. } = self;
+        release(slab, held, ages, order, guests, &mut dedup.shares, &mut pools[slot], entry);
+        self.settle_shares();
         self.fit_candidates(STEPS);
     }
 
     /// After pages went, many at once.
     pub(crate) fn settle_all(&mut self) {
-        self.settle();
+        self.settle_shares();
         self.fit_candidates(usize::MAX);
+    }
+
+    /// Accounts for an entry that takes another's place, and frees what the old one held.
+    pub(crate) fn exchange(&mut self, id: EntryId, old: Entry, new: Entry) {
+        let Some((pool, ..)) = self.objects.handle(id) else { return };
+        let Pool { guest, kind, .. } = self.pools[pool as usize];
+        let (was, is) = (slot_bytes(&self.slab, old), slot_bytes(&self.slab, new));
+        self.guests.discharge(guest, was, kind.is_ephemeral());
+        self.guests.charge(guest, is, kind.is_ephemeral());
+        count(&mut self.held, old, u64::wrapping_sub);
+        count(&mut self.held, new, u64::wrapping_add);
+        free(&mut self.slab, old);
     }
 }
 
 /// Frees what an entry held and takes it off the counts. The entry is out of the index already.
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn release(
     slab: &mut Slab,
     held: &mut Holdings,
     ages: &mut Ages,
+    order: &mut Order,
     guests: &mut Guests,
     shares: &mut Shares,
     pool: &mut Pool,
@@ -44,7 +59,9 @@ pub(crate) fn release(
     let record = entry.record();
     let entry = shares.leave(slab, held, entry);
     guests.discharge(pool.guest, slot_bytes(slab, entry), pool.kind.is_ephemeral());
-    if ages.is_live(record) {
+    if !pool.kind.is_ephemeral() {
+        order.remove(Place(record));
+    } else if ages.is_live(record) {
         ages.remove(record);
     }
     free(slab, entry);

@@ -57,6 +57,7 @@ impl Host {
             reserve_bytes,
             max_pages: leaves as u64 * 8,
             max_objects: leaves,
+            ordered: false,
         };
         let mut store = PageStore::with_ephemeral(store, leaves * 8)?;
         store.set_limit(config.limit_bytes);

@@ -22,9 +22,12 @@ pub mod pool;
 
 mod age;
 mod candidates;
+mod cold;
 mod dedup;
 mod expect;
 mod forget;
+mod oldest;
+mod order;
 mod place;
 mod room;
 mod shared;
@@ -50,11 +53,12 @@ mod check;
 pub mod stats;
 
 pub use backend::LocalBackend;
+pub use cold::ColdBatch;
 pub use frontswap::{Frontswap, FrontswapCounters, Mode};
 pub use guests::{GuestError, GuestHoldings, GuestId, GuestLimits, GuestStats};
 pub use host::{Host, HostConfig, HostError};
 pub use object::ObjectId;
-pub use ops::{BackendOps, Copied, Corrupt, Loaded, Outcome, Reason, Soon};
+pub use ops::{BackendOps, Blob, Copied, Corrupt, Loaded, Oldest, Outcome, Reason, Soon};
 pub use pool::{Dedup, PageStore, PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
 pub use process::ProcessBackend;
 pub use stack::{Lost, Stack};

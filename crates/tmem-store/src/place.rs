@@ -6,12 +6,13 @@
 use crate::codec::Coded;
 use crate::config::Dedup;
 use crate::dedup::Search;
-use crate::entry::Entry;
+use crate::entry::{Entry, EntryId, Form};
 use crate::forget::{count, free};
 use crate::guests::slot_bytes;
-use crate::object::ObjectId;
+use crate::object::{Inserted, ObjectId};
 use crate::ops::Reason;
-use crate::pool::{PageStore, Pool, PoolConfig};
+use crate::order::Place;
+use crate::pool::{PageStore, Pool, PoolConfig, PoolKind};
 use crate::room::Effort;
 use tmem_sys::{PAGE_SIZE, Page};
 
@@ -101,9 +102,9 @@ impl PageStore {
             return Ok(());
         }
         let (offer, packed) = offer(self)?;
-        self.place_offer(slot, object, index, page, offer, packed)?;
+        let id = self.place_offer(slot, object, index, page, offer, packed)?;
         if let Search::New(tag) = search {
-            self.remember(slot, object, index, tag);
+            self.remember(id, tag);
         }
         Ok(())
     }
@@ -116,7 +117,7 @@ impl PageStore {
         index: u64,
         page: &Page,
         share: u32,
-    ) -> Result<(), Reason> {
+    ) -> Result<EntryId, Reason> {
         self.insert(slot, object, index, page, Offer::Shared(share), None)
     }
 
@@ -128,7 +129,7 @@ impl PageStore {
         page: &Page,
         offer: Offer,
         packed: Option<&[u8]>,
-    ) -> Result<(), Reason> {
+    ) -> Result<EntryId, Reason> {
         let (guest, len) = (self.pools[slot].guest, offer.len());
         let mut effort = Effort::default();
         loop {
@@ -150,7 +151,7 @@ impl PageStore {
         page: &Page,
         offer: Offer,
         packed: Option<&[u8]>,
-    ) -> Result<(), Reason> {
+    ) -> Result<EntryId, Reason> {
         let Pool { guest, kind, .. } = self.pools[slot];
         let entry = match offer {
             Offer::Same(word) => Some(Entry::same(word)),
@@ -159,7 +160,7 @@ impl PageStore {
                 self.slab.store(bytes).map(|loc| Entry::packed(loc, len))
             }
             Offer::Raw => self.slab.store(page).map(Entry::raw),
-            Offer::Shared(share) => Some(Entry::shared(share, 0)),
+            Offer::Shared(share) => Some(Entry::shared(share, EntryId::NONE)),
         };
         let mut entry = entry.ok_or(Reason::StoreFull)?;
         let bytes = slot_bytes(&self.slab, entry);
@@ -172,14 +173,15 @@ impl PageStore {
         }
         let done = done.and_then(|_| self.objects.insert(slot as u32, object, index, entry));
         match done {
-            Ok(number) => {
+            Ok(inserted) => {
                 self.pools[slot].stats.pages += 1;
                 count(&mut self.held, entry, u64::wrapping_add);
                 self.guests.charge(guest, bytes, kind.is_ephemeral());
-                if entry.record() != 0 {
-                    self.ages.link(entry.record(), guest, number, index);
+                if kind.is_ephemeral() {
+                    self.ages.link(entry.record(), guest, inserted.object, index);
                 }
-                Ok(())
+                self.settle(inserted, entry, kind);
+                Ok(inserted.id)
             }
             Err(reason) => {
                 if entry.record() != 0 {
@@ -189,5 +191,37 @@ impl PageStore {
                 Err(reason)
             }
         }
+    }
+
+    /// Tells a stored page's slot whose it is, and gives a persistent page its place in the order.
+    #[inline]
+    fn settle(&mut self, inserted: Inserted, entry: Entry, kind: PoolKind) {
+        if let Some(moved) = inserted.moved {
+            self.renumber(EntryId::lone(inserted.object), moved);
+        }
+        match entry.form() {
+            Form::Packed(loc, _) | Form::Raw(loc) => self.slab.set_owner(loc, inserted.id),
+            Form::Shared(share) => self.join_share(share, inserted.id),
+            _ => return,
+        }
+        if !kind.is_ephemeral() {
+            self.push(inserted.id);
+        }
+    }
+
+    /// An entry has another number now.
+    #[cold]
+    fn renumber(&mut self, old: EntryId, id: EntryId) {
+        let Some(entry) = self.objects.entry_mut(id).copied() else { return };
+        match entry.form() {
+            Form::Packed(loc, _) | Form::Raw(loc) => self.slab.set_owner(loc, id),
+            Form::Shared(share) => self.rename_in_share(share, entry, id),
+            _ => return,
+        }
+        let Some((pool, ..)) = self.objects.handle(id) else { return };
+        if !self.pools[pool as usize].kind.is_ephemeral() {
+            self.order.rename(Place(entry.record()), id);
+        }
+        self.rename_candidate(pool as usize, entry, old, id);
     }
 }

@@ -13,6 +13,7 @@ use crate::forget::release;
 use crate::guests::{GuestId, Guests};
 use crate::object::{MAX_POOLS, ObjectId, Objects};
 use crate::ops::{Copied, Corrupt, Loaded, Outcome, Reason};
+use crate::order::Order;
 use crate::room::UNLIMITED;
 use crate::slab::Slab;
 use crate::stats::{Holdings, PoolStats, StoreStats, Traffic};
@@ -47,6 +48,7 @@ pub struct PageStore {
     pub(crate) codec: Codec,
     pub(crate) slab: Slab,
     pub(crate) ages: Ages,
+    pub(crate) order: Order,
     pub(crate) guests: Guests,
     pub(crate) dedup: Duplicates,
     /// Bytes that may be taken for everything; `room` keeps it.
@@ -79,6 +81,7 @@ impl PageStore {
             codec: Codec::new()?,
             slab: Slab::new(config.capacity_bytes, config.reserve_bytes)?,
             ages: Ages::new(max_ephemeral)?,
+            order: Order::new(if config.ordered { config.max_pages as usize } else { 0 })?,
             guests: Guests::new(),
             dedup: Duplicates::new(config.max_pages as usize)?,
             limit: UNLIMITED,
@@ -156,7 +159,7 @@ impl PageStore {
         Ok(self.count_put(slot, placed))
     }
 
-    /// Copies a persistent page's packed bytes, or its word. `None` for a page in another form, and where there is none.
+    /// Copies a persistent page as it is stored. `None` where there is none.
     ///
     /// # Errors
     /// As [`PageStore::get`].
@@ -170,14 +173,20 @@ impl PageStore {
         let slot = self.live_slot(pool)?;
         let entry = self.objects.get(slot as u32, object, index);
         let copied = match self.dedup.shares.plain(entry).form() {
-            _ if entry.record() != 0 => return Ok(None),
+            _ if self.pools[slot].kind.is_ephemeral() => return Ok(None),
             Form::Same(word) => Copied::Same(word),
             Form::Packed(loc, len) => {
                 let bytes = self.slab.read(loc, len).ok_or(StoreError::Corrupt(Corrupt::Misplaced))?;
                 into[..len].copy_from_slice(bytes);
                 Copied::Packed(len)
             }
-            Form::Empty | Form::Raw(_) => return Ok(None),
+            Form::Raw(loc) => {
+                into.copy_from_slice(
+                    self.slab.read(loc, PAGE_SIZE).ok_or(StoreError::Corrupt(Corrupt::Misplaced))?,
+                );
+                Copied::Raw
+            }
+            Form::Empty => return Ok(None),
             _ => return Err(StoreError::Corrupt(Corrupt::Misplaced)),
         };
         for traffic in [&mut self.traffic, &mut self.pools[slot].stats.traffic] {
@@ -221,7 +230,7 @@ impl PageStore {
         let slot = self.live_slot(pool)?;
         let entry = self.objects.get(slot as u32, object, index);
         let loaded = self.read(entry, into).map_err(StoreError::Corrupt)?;
-        if entry.record() != 0 {
+        if !entry.is_empty() && self.pools[slot].kind.is_ephemeral() {
             self.age(slot, object, index, entry)?;
         }
         let hit = u64::from(loaded == Loaded::Loaded);
@@ -263,10 +272,10 @@ impl PageStore {
     pub fn flush_object(&mut self, pool: PoolId, object: ObjectId) -> Result<u64, StoreError> {
         let slot = self.live_slot(pool)?;
         let before = self.pools[slot].stats.pages;
-        let PageStore { objects, slab, held, ages, guests, pools, dedup, .. } = self;
+        let PageStore { objects, slab, held, ages, order, guests, pools, dedup, .. } = self;
         let shares = &mut dedup.shares;
         objects.remove_object(slot as u32, object, &mut |e| {
-            release(slab, held, ages, guests, shares, &mut pools[slot], e)
+            release(slab, held, ages, order, guests, shares, &mut pools[slot], e)
         });
         self.settle_all();
         let flushed = before - self.pools[slot].stats.pages;
@@ -281,10 +290,10 @@ impl PageStore {
     pub fn destroy(&mut self, pool: PoolId) -> Result<u64, StoreError> {
         let slot = self.live_slot(pool)?;
         let before = self.pools[slot].stats.pages;
-        let PageStore { objects, slab, held, ages, guests, pools, dedup, .. } = self;
+        let PageStore { objects, slab, held, ages, order, guests, pools, dedup, .. } = self;
         let shares = &mut dedup.shares;
         objects.remove_pool(slot as u32, &mut |e| {
-            release(slab, held, ages, guests, shares, &mut pools[slot], e)
+            release(slab, held, ages, order, guests, shares, &mut pools[slot], e)
         });
         dedup.count_pool(&pools[slot], u64::wrapping_sub);
         self.settle_all();
@@ -346,7 +355,7 @@ impl PageStore {
     /// Bytes of objects, trees and the order of age.
     #[inline]
     fn index_bytes(&self) -> usize {
-        self.objects.touched_bytes() + self.ages.touched_bytes()
+        self.objects.touched_bytes() + self.ages.touched_bytes() + self.order.touched_bytes()
     }
 
     pub fn stats(&self) -> StoreStats {

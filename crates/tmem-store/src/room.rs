@@ -21,9 +21,8 @@ use tmem_sys::PAGE_SIZE;
 /// What the tables may grow by in one put: a chain of new nodes, each on a page of its own, a share and a candidate. Kept free, so that the
 /// limit holds after the put as it did before.
 const MARGIN: usize = 44 * PAGE_SIZE;
-/// Leaves of the index looked at when nothing is left to evict: the search for sparse chunks is spread over many
-/// puts.
-const COMPACTED_AT_ONCE: usize = 2;
+/// Pages moved at most when nothing is left to evict: a chunk comes free for each few puts.
+const COMPACTED_AT_ONCE: usize = 64;
 /// Evictions after which chunks are emptied by moving pages: this part of all there are, within these bounds. Fewer, and
 /// the walk that moves them would not be worth it; more, and one put would keep all others waiting.
 const EVICTED_PART: u64 = 32;
@@ -51,7 +50,7 @@ impl PageStore {
             self.refit();
         }
         if self.is_over() {
-            self.evacuate();
+            self.compact(usize::MAX);
             self.refit();
         }
     }
@@ -141,7 +140,7 @@ impl PageStore {
             let left: u64 = self.guests.iter().map(|(_, g)| g.held.ephemeral_pages).sum();
             if effort.evicted >= (left / EVICTED_PART).clamp(EVICTED_LEAST, EVICTED_MOST) {
                 effort.evicted = 0;
-                self.evacuate();
+                self.compact(usize::MAX);
             }
         }
         evicted
@@ -153,7 +152,8 @@ impl PageStore {
         if self.limit == UNLIMITED || std::mem::replace(&mut effort.compacted, true) {
             return false;
         }
-        if effort.evicted > 0 { self.evacuate() } else { self.compact(COMPACTED_AT_ONCE) > 0 }
+        let most = if effort.evicted > 0 { usize::MAX } else { COMPACTED_AT_ONCE };
+        self.compact(most) > 0
     }
 
     /// The guest that loses the next ephemeral page; `None` when nobody has one.

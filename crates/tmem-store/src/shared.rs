@@ -8,7 +8,7 @@
 //! The way back to the last page needs no list: a share keeps the ids of its pages, each of 32 bits, added up without carry.
 //! Who leaves takes its id off; what is left in the end is the id of who stayed.
 
-use crate::entry::{Entry, Form};
+use crate::entry::{Entry, EntryId, Form};
 use crate::forget::count;
 use crate::guests::{GuestId, slot_bytes};
 use crate::nodes::NodeTable;
@@ -77,7 +77,7 @@ pub(crate) struct Shares {
 impl Shares {
     /// Room for the shares of so many pages.
     pub fn new(max_pages: usize) -> Result<Shares, Errno> {
-        Ok(Shares { all: NodeTable::new(max_pages / 2 + 1)?, lonely: 0, saved: 0 })
+        Ok(Shares { all: NodeTable::new((max_pages / 2 + 1).min(EntryId::SHARES - 2))?, lonely: 0, saved: 0 })
     }
 
     pub fn has_room(&self) -> bool {
@@ -119,7 +119,7 @@ impl Shares {
     }
 
     /// Makes a share of one page, the first; `None` when all are in use, or for a page without data of its own.
-    fn make(&mut self, first: u32, data: Entry, circle: Circle, tag: u32) -> Option<u32> {
+    fn make(&mut self, first: EntryId, data: Entry, circle: Circle, tag: u32) -> Option<u32> {
         let (loc, len) = match data.form() {
             Form::Packed(loc, len) => (loc, len as u16),
             Form::Raw(loc) => (loc, 0),
@@ -127,15 +127,22 @@ impl Shares {
         };
         let share = self.all.alloc()?;
         let (guest, ephemeral) = (circle.guest.0, circle.ephemeral.into());
-        self.all[share] = Share { loc: loc.0, len, guest, ephemeral, pages: 1, ids: first, tag, next: 0 };
+        self.all[share] = Share { loc: loc.0, len, guest, ephemeral, pages: 1, ids: first.0, tag, next: 0 };
         Some(share)
     }
 
     /// Adds a page whose entry has this id.
-    fn join(&mut self, share: u32, id: u32, slab: &Slab) {
+    fn join(&mut self, share: u32, id: EntryId, slab: &Slab) {
         self.saved += slot_bytes(slab, self.all[share].data()) as u64;
         self.all[share].pages += 1;
-        self.all[share].ids ^= id;
+        self.all[share].ids ^= id.0;
+    }
+
+    /// A page's entry has another id now.
+    fn rename(&mut self, share: u32, old: EntryId, new: EntryId) {
+        if self.all.is_live(share) {
+            self.all[share].ids ^= old.0 ^ new.0;
+        }
     }
 
     /// Takes an entry out that is in the index no more. The entry whose data goes with it: itself, or the share's with the
@@ -149,7 +156,7 @@ impl Shares {
         let data = share.data();
         // Wrapping: where stray writes changed an entry, `check` tells, and a put must not panic.
         share.pages = share.pages.wrapping_sub(1);
-        share.ids ^= entry.id();
+        share.ids ^= entry.id().0;
         match share.pages {
             0 => {
                 held.data_bytes = held.data_bytes.wrapping_sub(data_len(data));
@@ -174,23 +181,31 @@ impl Shares {
 
 impl PageStore {
     /// Makes a share of a page's data, with that page as the first.
-    pub(crate) fn make_share(&mut self, id: u32, circle: Circle, tag: u32) -> Option<u32> {
-        let (_, entry) = self.objects.at(id)?;
-        let shares = &mut self.dedup.shares;
-        let share = shares.make(id, entry, circle, tag)?;
-        let shared = Entry::shared(share, id).with_record(entry.record());
-        count(&mut self.held, entry, u64::wrapping_sub);
-        count(&mut self.held, shared, u64::wrapping_add);
-        self.held.data_bytes += data_len(entry);
-        self.objects.trees.set_at(id, shared);
+    pub(crate) fn make_share(&mut self, id: EntryId, circle: Circle, tag: u32) -> Option<u32> {
+        let entry = self.objects.entry_mut(id)?;
+        let data = *entry;
+        let share = self.dedup.shares.make(id, data, circle, tag)?;
+        *entry = Entry::shared(share, id).like(data);
+        count(&mut self.held, data, u64::wrapping_sub);
+        count(&mut self.held, *entry, u64::wrapping_add);
+        self.held.data_bytes += data_len(data);
+        self.set_slot_owner(data, EntryId::share(share));
         Some(share)
     }
 
     /// Gives an entry that was just stored as shared its id, and its share the page.
-    pub(crate) fn join_share(&mut self, share: u32, id: u32) {
-        if let Some((_, entry)) = self.objects.at(id) {
-            self.objects.trees.set_at(id, Entry::shared(share, id).with_record(entry.record()));
+    pub(crate) fn join_share(&mut self, share: u32, id: EntryId) {
+        if let Some(entry) = self.objects.entry_mut(id) {
+            *entry = Entry::shared(share, id).like(*entry);
             self.dedup.shares.join(share, id, &self.slab);
+        }
+    }
+
+    /// A shared entry has another id now.
+    pub(crate) fn rename_in_share(&mut self, share: u32, old: Entry, id: EntryId) {
+        if let Some(entry) = self.objects.entry_mut(id) {
+            *entry = Entry::shared(share, id).like(old);
+            self.dedup.shares.rename(share, old.id(), id);
         }
     }
 
@@ -198,38 +213,46 @@ impl PageStore {
     pub(crate) fn unmake_share(&mut self, share: u32) {
         if self.dedup.shares.all[share].pages == 1 {
             self.dedup.shares.set_lonely(share);
-            self.settle();
+            self.settle_shares();
         }
     }
 
     /// Ends the shares that have no page left, or one: that gets its data back. For the end of every operation in which
     /// entries went, and not before: the entry that stays may be about to go.
     #[inline]
-    pub(crate) fn settle(&mut self) {
+    pub(crate) fn settle_shares(&mut self) {
         while self.dedup.shares.lonely != 0 {
-            self.settle_one();
+            self.settle_share();
         }
     }
 
     #[cold]
-    fn settle_one(&mut self) {
+    fn settle_share(&mut self) {
         let shares = &mut self.dedup.shares;
         let number = shares.lonely;
         let share = shares.all[number];
         shares.lonely = share.next;
         shares.free(number);
-        let stays = match self.objects.at(share.ids) {
-            Some((_, entry)) if share.pages == 1 => Some(entry).filter(|e| e.form() == Form::Shared(number)),
+        let id = EntryId(share.ids);
+        let entry = if share.pages == 1 { self.objects.entry_mut(id) } else { None };
+        let stays = match entry {
+            Some(entry) if entry.form() == Form::Shared(number) => {
+                let shared = std::mem::replace(entry, share.data().like(*entry));
+                count(&mut self.held, shared, u64::wrapping_sub);
+                self.held.data_bytes = self.held.data_bytes.wrapping_sub(data_len(share.data()));
+                count(&mut self.held, share.data(), u64::wrapping_add);
+                self.set_slot_owner(share.data(), id);
+                Some(id)
+            }
             _ => None,
         };
-        if let Some(entry) = stays {
-            let alone = share.data().with_record(entry.record());
-            count(&mut self.held, entry, u64::wrapping_sub);
-            self.held.data_bytes = self.held.data_bytes.wrapping_sub(data_len(alone));
-            count(&mut self.held, alone, u64::wrapping_add);
-            self.objects.trees.set_at(share.ids, alone);
+        self.dedup.renamed(share.tag, number, stays);
+    }
+
+    fn set_slot_owner(&mut self, data: Entry, owner: EntryId) {
+        if let Form::Packed(loc, _) | Form::Raw(loc) = data.form() {
+            self.slab.set_owner(loc, owner);
         }
-        self.dedup.renamed(share.tag, number, stays.map(|_| share.ids));
     }
 }
 
@@ -244,20 +267,20 @@ impl Met {
         &mut self,
         shares: &Shares,
         entry: Entry,
-        id: u32,
+        id: EntryId,
         circle: Circle,
         broken: &mut Vec<String>,
     ) -> Entry {
         let Form::Shared(number) = entry.form() else { return entry };
         let Some((data, of)) = shares.get(number) else {
-            broken.push(format!("entry {id}: shares what there is not, {number}"));
+            broken.push(format!("{id:?}: shares what there is not, {number}"));
             return Entry::EMPTY;
         };
         if of != circle || entry.id() != id {
-            broken.push(format!("entry {id} of {circle:?} says it is {}: in a share of {of:?}", entry.id()));
+            broken.push(format!("{id:?} of {circle:?} says it is {:?}: in a share of {of:?}", entry.id()));
         }
         let (pages, ids) = self.0.entry(number).or_default();
-        (*pages, *ids) = (*pages + 1, *ids ^ id);
+        (*pages, *ids) = (*pages + 1, *ids ^ id.0);
         if *pages == 1 { data } else { Entry::EMPTY }
     }
 

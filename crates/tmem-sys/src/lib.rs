@@ -28,6 +28,7 @@ pub mod pagemap;
 
 pub mod uffd;
 
+pub mod background;
 pub mod entry;
 #[cfg(feature = "fake-kernel")]
 pub mod fake;

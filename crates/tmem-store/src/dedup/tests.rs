@@ -106,6 +106,57 @@ fn a_share_whose_pages_all_go_at_once_leaves_nothing() {
 }
 
 #[test]
+fn shared_pages_go_down_in_their_turn_as_they_are_packed() {
+    let (mut store, pool) = store(ON);
+    (0..9).for_each(|n| put(&mut store, pool, n, &page(n % 3)));
+    let mut after = crate::order::Place::NONE;
+    for n in 0..9 {
+        let (place, (_, object, index), blob) = store.oldest(after).unwrap();
+        let crate::Blob::Packed(packed) = blob else { panic!("not packed") };
+        let mut into = [0; PAGE_SIZE];
+        assert!(codec::decode(packed, &mut into) && into == page(n % 3));
+        assert_eq!((object, index), (OBJECT, n));
+        after = place;
+    }
+    // The oldest go, the youngest of each share stays and is in its place.
+    (0..6).for_each(|n| assert_eq!(store.flush_page(pool, OBJECT, n), Ok(true)));
+    checked(&store);
+    store.touch(pool, OBJECT, 6);
+    let order: Vec<u64> =
+        std::iter::successors(store.oldest(crate::order::Place::NONE), |(place, ..)| store.oldest(*place))
+            .map(|(_, (.., index), _)| index)
+            .collect();
+    assert_eq!(order, [7, 8, 6]);
+    assert_eq!(store.stats().held.shared_pages, 0);
+    checked(&store);
+}
+
+#[test]
+fn the_only_page_of_an_object_shares_and_goes_on_to_when_more_come() {
+    let (mut store, pool) = store(ON);
+    let lone = |n: u64| ObjectId([n, 9, 9]);
+    for n in 0..50 {
+        assert_eq!(store.put(pool, lone(n), 5, &page(1)), Ok(Outcome::Stored));
+    }
+    checked(&store);
+    // The object's second page moves its first, which is the twin itself, or shares with others.
+    for n in 0..50 {
+        let twin = page(if n % 2 == 0 { 1 } else { 2 + n });
+        assert_eq!(store.put(pool, lone(n), 6, &twin), Ok(Outcome::Stored));
+        assert_eq!(store.put(pool, lone(100 + n), 7, &page(200 + n)), Ok(Outcome::Stored));
+        assert_eq!(store.put(pool, lone(100 + n), 8, &page(200 + n)), Ok(Outcome::Stored));
+        checked(&store);
+    }
+    assert_eq!(store.stats().held.shared_pages, 50 + 25 + 100);
+    for n in (0..50).rev() {
+        assert_eq!(store.flush_page(pool, lone(n), 5), Ok(true));
+        assert_eq!(store.flush_page(pool, lone(100 + n), 7), Ok(true));
+        checked(&store);
+    }
+    assert_eq!(store.stats().held.shared_pages, 25);
+}
+
+#[test]
 fn a_put_over_a_shared_page_changes_no_other() {
     let (mut store, pool) = store(ON);
     (0..3).for_each(|n| put(&mut store, pool, n, &page(7)));
@@ -153,10 +204,10 @@ fn two_guests_and_two_kinds_share_nothing() {
         assert_eq!((stats.dedup.found, stats.held.shared_pages), (0, 0));
     }
     // Even where a tag names another guest's page.
-    let id = store.objects.id_of(mine.slot() as u32, OBJECT, 19);
+    let id = store.objects.id(mine.slot() as u32, OBJECT, 19).unwrap();
     let circle = Circle { guest: other, ephemeral: false };
     let tag = store.dedup.tag(&page(19), circle);
-    store.dedup.candidates.put(tag, Name::Entry(id));
+    store.dedup.candidates.put(tag, id);
     put(&mut store, theirs, 50, &page(19));
     assert_eq!(store.stats().dedup.found, 0);
     checked(&store);
@@ -169,8 +220,8 @@ fn check_convicts_damage_to_shares() {
         ("count", |s, share| s.dedup.shares.break_count(share)),
         ("saved bytes", |s, share| s.dedup.shares.moved(share, Entry::raw(crate::slab::Loc(1 << 16)))),
         ("entry lost", |s, _| s.objects.trees.leaves[1][0] = Entry::EMPTY),
-        ("id", |s, share| s.objects.trees.leaves[1][0] = Entry::shared(share, 1)),
-        ("number", |s, share| s.objects.trees.leaves[1][0] = Entry::shared(share + 1, 64)),
+        ("id", |s, share| s.objects.trees.leaves[1][0] = Entry::shared(share, EntryId(1))),
+        ("number", |s, share| s.objects.trees.leaves[1][0] = Entry::shared(share + 1, EntryId(64))),
     ];
     for (name, damage) in damages {
         let (mut store, pool) = store(ON);

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: which stored pages have been cold long enough for a tighter form, and the exchange of one form for another.
+//! Callers: `backend`, for the pager's keeper, which packs the pages again between the two calls. Locks: the store's, for
+//! each call; not in between. Law 12: a form is exchanged only where the very bytes are stored that it was made of.
+
+use crate::class::{class_of, slot_size};
+use crate::entry::{Entry, EntryId, Form};
+use crate::order::Place;
+use crate::pool::PageStore;
+use tmem_sys::{Errno, PAGE_SIZE, Page, Table};
+
+/// Pages moved at most to make room for a tighter form in a full store.
+const COMPACTED_AT_ONCE: usize = 64;
+
+/// A cold page's stored bytes, copied out.
+#[derive(Clone, Copy, Debug, Default)]
+struct Job {
+    id: u32,
+    len: u16,
+}
+
+/// Cold pages on their way to a tighter form.
+pub struct ColdBatch {
+    jobs: [Job; ColdBatch::MOST],
+    count: usize,
+    bytes: Table<Page>,
+}
+
+impl ColdBatch {
+    /// Pages of a batch: what one hold of the lock copies out or exchanges.
+    pub const MOST: usize = 32;
+    /// Bytes it takes.
+    pub const FOOTPRINT: usize = ColdBatch::MOST * PAGE_SIZE;
+
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn new() -> Result<ColdBatch, Errno> {
+        Ok(ColdBatch {
+            jobs: [Job::default(); ColdBatch::MOST],
+            count: 0,
+            bytes: Table::new(ColdBatch::MOST)?,
+        })
+    }
+
+    /// Pages in it.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The stored bytes of the `n`th: packed, or the page itself where there are [`PAGE_SIZE`] of them.
+    pub fn stored(&self, n: usize) -> &[u8] {
+        &self.bytes[n][..self.jobs[n].len.into()]
+    }
+
+    fn push(&mut self, id: EntryId, stored: &[u8]) {
+        self.jobs[self.count] = Job { id: id.0, len: stored.len() as u16 };
+        self.bytes[self.count][..stored.len()].copy_from_slice(stored);
+        self.count += 1;
+    }
+}
+
+impl PageStore {
+    /// Sets the clock by which puts are dated, in any unit.
+    pub(crate) fn set_clock(&mut self, now: u32) {
+        self.order.set_clock(now);
+    }
+
+    /// Copies out pages that were put before `before`, oldest first, and were not looked at yet. False when there are no more.
+    pub(crate) fn take_cold(&mut self, before: u32, batch: &mut ColdBatch) -> bool {
+        let PageStore { order, objects, slab, .. } = self;
+        batch.count = 0;
+        order.sweep(before, ColdBatch::MOST, &mut |_, id| {
+            let entry = objects.entry(id).filter(|e| !e.is_settled());
+            let stored = entry.and_then(|entry| match entry.form() {
+                Form::Packed(loc, len) => slab.read(loc, len),
+                Form::Raw(loc) => slab.read(loc, PAGE_SIZE),
+                _ => None,
+            });
+            if let Some(stored) = stored {
+                batch.push(id, stored);
+            }
+        })
+    }
+
+    /// Stores the `n`th page of a batch in a tighter form, or notes that there is none. True where bytes were saved.
+    pub(crate) fn settle_cold(&mut self, batch: &ColdBatch, n: usize, tighter: Option<&[u8]>) -> bool {
+        let id = EntryId(batch.jobs[n].id);
+        let Some(entry) = self.objects.entry(id).filter(|e| self.order.id(Place(e.record())) == id) else {
+            return false;
+        };
+        let (loc, len) = match entry.form() {
+            Form::Packed(loc, len) => (loc, len),
+            Form::Raw(loc) => (loc, PAGE_SIZE),
+            _ => return false,
+        };
+        if self.slab.read(loc, len) != Some(batch.stored(n)) {
+            // Another page by now.
+            return false;
+        }
+        let better = tighter.and_then(|bytes| self.store_tighter(id, entry, slot_size(class_of(len)), bytes));
+        if let Some(entry) = self.objects.entry_mut(id) {
+            *entry = better.unwrap_or(*entry).like(*entry).settled();
+        }
+        better.is_some()
+    }
+
+    /// Puts the tighter bytes of a page into a slot of their own; `None` where there is none to be had.
+    fn store_tighter(&mut self, id: EntryId, old: Entry, size: usize, bytes: &[u8]) -> Option<Entry> {
+        if slot_size(class_of(bytes.len())) >= size {
+            return None;
+        }
+        let mut loc = self.slab.store(bytes);
+        if loc.is_none() && self.compact(COMPACTED_AT_ONCE) > 0 {
+            loc = self.slab.store(bytes);
+        }
+        let loc = loc?;
+        self.slab.set_owner(loc, id);
+        let new = Entry::packed(loc, bytes.len());
+        // Compaction may have moved it.
+        let old = self.objects.entry(id).unwrap_or(old);
+        self.exchange(id, old, new);
+        Some(new)
+    }
+}
