@@ -13,11 +13,12 @@ use crate::swapout::SwapOut;
 use crate::verbs::Advice;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tmem_store::swap::{SwapConfig, SwapOpenError};
 use tmem_store::{
-    BackendOps, Dedup, Frontswap, LocalBackend, Mode, PoolConfig, ProcessBackend, StoreConfig, SwapDevice,
-    testback,
+    BackendOps, Dedup, Dictionaries, Frontswap, LocalBackend, Mode, PoolConfig, ProcessBackend, StoreConfig,
+    SwapDevice, testback,
 };
 use tmem_sys::LockGuard;
 use tmem_sys::counters::Counters;
@@ -329,7 +330,9 @@ pub(crate) fn build(config: &Config) -> Result<State, PagerError> {
     let frames = config.ram / PAGE_SIZE;
     // Standby pages, free frames, and holes enough to find runs among.
     let slots = (frames / 4).clamp(1024, 1 << 16);
-    let backends = config.backends.iter().map(|kind| backend(*kind, config, arena_pages));
+    let dictionaries = Dictionaries::new();
+    let mut shared = Some(dictionaries.clone());
+    let backends = config.backends.iter().map(|kind| backend(*kind, config, arena_pages, &mut shared));
     let backends = backends.collect::<Result<Vec<_>, _>>()?;
     let stats =
         Stats(Counters::new(&config.name).map_err(|e| PagerError::Kernel("publishing statistics", e))?);
@@ -341,15 +344,22 @@ pub(crate) fn build(config: &Config) -> Result<State, PagerError> {
         frontswap: Frontswap::new(backends, 0, arena_pages, Mode::default())?,
         swap: swap_device(config, arena_pages)?,
         stats,
+        dictionaries,
     };
     let mut state = State::new(setup)?;
     state.publish();
     Ok(state)
 }
 
-fn backend(kind: Backend, config: &Config, pages: usize) -> Result<Box<dyn BackendOps>, PagerError> {
+/// `shared`: the workers' dictionaries, which the first store has too.
+fn backend(
+    kind: Backend,
+    config: &Config,
+    pages: usize,
+    shared: &mut Option<Arc<Dictionaries>>,
+) -> Result<Box<dyn BackendOps>, PagerError> {
     Ok(match kind {
-        Backend::Store => Box::new(local_store(config)?),
+        Backend::Store => Box::new(local_store(config, shared.take())?),
         Backend::RefuseAll => Box::new(testback::RefuseAll::default()),
         Backend::Plain => Box::new(testback::PlainCopies::new(pages)?),
         Backend::Process { fd, limit_ms } => Box::new(ProcessBackend::new(fd, limit_ms, pages)?),
@@ -357,14 +367,17 @@ fn backend(kind: Backend, config: &Config, pages: usize) -> Result<Box<dyn Backe
 }
 
 /// At most three fifths of the budget; `State::share_out` sets what it may really take.
-fn local_store(config: &Config) -> Result<LocalBackend, PagerError> {
+fn local_store(config: &Config, shared: Option<Arc<Dictionaries>>) -> Result<LocalBackend, PagerError> {
     let capacity = config.ram / 5 * 3;
     let pages = (ARENA_BYTES / PAGE_SIZE) as u64;
     let store = StoreConfig { reserve_bytes: capacity, ..StoreConfig::for_pages(pages, capacity) };
     // A page that does not shrink gains nothing in the store, but where there is a swap device it waits there for its turn
     // to go down: sent past older pages, it would be fetched again sooner than they.
     let pool = PoolConfig { raw: config.swap.is_some(), dedup: config.dedup, ..PoolConfig::default() };
-    Ok(LocalBackend::new(store, pool)?)
+    Ok(match shared {
+        Some(dictionaries) => LocalBackend::sharing(store, pool, dictionaries)?,
+        None => LocalBackend::new(store, pool)?,
+    })
 }
 
 fn swap_device(config: &Config, pages: usize) -> Result<SwapOut, PagerError> {

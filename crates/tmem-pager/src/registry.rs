@@ -241,7 +241,7 @@ pub fn slots() -> impl DoubleEndedIterator<Item = &'static Slot> {
 pub fn workers(state: &State) -> Result<[Worker; WORKERS], Errno> {
     let mut made = Vec::with_capacity(WORKERS);
     for _ in 0..WORKERS {
-        made.push(Worker::new(state.secret.clone())?);
+        made.push(Worker::new(state.secret.clone(), state.dictionaries.clone())?);
     }
     made.try_into().map_err(|_| Errno::ENOMEM)
 }

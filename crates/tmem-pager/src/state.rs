@@ -15,7 +15,7 @@ use crate::stats::{Stat, Stats, refusal_place};
 use crate::swapout::SwapOut;
 use crate::transit::Refused;
 use std::sync::Arc;
-use tmem_store::{Frontswap, Reason};
+use tmem_store::{Dictionaries, Frontswap, Reason};
 use tmem_sys::entry::Entry;
 use tmem_sys::frames::Frames;
 use tmem_sys::hash::PageHash;
@@ -70,6 +70,7 @@ pub struct Setup {
     pub frontswap: Frontswap,
     pub swap: SwapOut,
     pub stats: Stats,
+    pub dictionaries: Arc<Dictionaries>,
 }
 
 /// Windows whose pages keep their packed copies while they are in RAM: those that streams are at. A copy takes memory that
@@ -110,6 +111,8 @@ pub struct State {
     /// Never written, so that it takes no memory: what fresh pages are copied from.
     pub zeros: Table<Page>,
     pub secret: Arc<PageHash>,
+    /// Of the first store there is, and of the workers.
+    pub dictionaries: Arc<Dictionaries>,
     pub ram: usize,
     /// One past the highest page that has room in the tables: every page of an extent is below.
     pub top: usize,
@@ -160,6 +163,7 @@ impl State {
             scratch: Table::new(GROUP)?,
             zeros: Table::new(GROUP)?,
             secret: Arc::new(PageHash::new()?),
+            dictionaries: setup.dictionaries,
             ram: setup.ram,
             top: 0,
             reach: 0,

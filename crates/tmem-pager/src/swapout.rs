@@ -58,7 +58,9 @@ impl SwapOut {
         for (b, into) in blobs.iter().zip(scratch.iter_mut()) {
             match b {
                 Blob::Page(p) => into.copy_from_slice(*p),
-                Blob::Packed(b) => assert!(tmem_store::codec::decode(b, into)),
+                Blob::Packed(b) => assert!(
+                    tmem_store::codec::Decoder::new(tmem_store::Dictionaries::new()).unwrap().decode(b, into)
+                ),
                 Blob::Same(w) => tmem_store::codec::fill(*w, into),
             }
         }

@@ -3,6 +3,7 @@
 //! `pool` links and unlinks, `room` asks who is oldest. Locks: the store's.
 //! Law: stamps rise along each list, so the oldest page of all is the oldest of the lists' heads.
 
+use crate::entry::Entry;
 use crate::guests::{GuestId, MAX_GUESTS};
 use crate::nodes::NodeTable;
 use tmem_sys::Errno;
@@ -37,7 +38,7 @@ impl Ages {
     /// Room for `max_pages` ephemeral pages.
     pub fn new(max_pages: usize) -> Result<Ages, Errno> {
         Ok(Ages {
-            records: NodeTable::new(max_pages)?,
+            records: NodeTable::new(max_pages.min(Entry::RECORDS - 2))?,
             oldest: [0; MAX_GUESTS],
             youngest: [0; MAX_GUESTS],
             stamp: 0,

@@ -2,7 +2,7 @@
 //! Owns: the backend in this process: a page store and its private persistent pool. Callers: the frontswap hook.
 //! An area is an object, a page its index. Locks: the pager's. Laws 1 to 4, by way of the pool.
 
-use crate::codec::{Coded, same_filled};
+use crate::codec::{Coded, Dictionaries, same_filled};
 use crate::cold::ColdBatch;
 use crate::object::ObjectId;
 use crate::ops::{BackendOps, Copied, Corrupt, Loaded, Oldest, Outcome, Reason, Soon};
@@ -10,6 +10,7 @@ use crate::order::Place;
 use crate::page_bytes;
 use crate::pool::{PageStore, PoolConfig, PoolId, StoreConfig, StoreError};
 use crate::stats::{Refusals, StoreStats};
+use std::sync::Arc;
 use tmem_sys::{Errno, Page, Table};
 
 /// Areas are numbered below this.
@@ -44,7 +45,23 @@ impl LocalBackend {
     /// # Errors
     /// `ENOMEM` when the address space cannot hold the reserves.
     pub fn new(config: StoreConfig, pool: PoolConfig) -> Result<LocalBackend, Errno> {
-        let mut store = PageStore::new(config)?;
+        LocalBackend::of(PageStore::new(config)?, pool)
+    }
+
+    /// As [`LocalBackend::new`], with dictionaries that whoever takes packed pages out has too. They count in the footprint:
+    /// one backend shares them.
+    ///
+    /// # Errors
+    /// As [`LocalBackend::new`].
+    pub fn sharing(
+        config: StoreConfig,
+        pool: PoolConfig,
+        dictionaries: Arc<Dictionaries>,
+    ) -> Result<LocalBackend, Errno> {
+        LocalBackend::of(PageStore::sharing(config, dictionaries)?, pool)
+    }
+
+    fn of(mut store: PageStore, pool: PoolConfig) -> Result<LocalBackend, Errno> {
         // A new store has room for a pool; the error type of a full one has no errno of its own.
         let pool = store.new_pool(pool).map_err(|_| Errno::ENOMEM)?;
         Ok(LocalBackend {
@@ -213,6 +230,10 @@ impl BackendOps for LocalBackend {
 
     fn take_cold(&mut self, before: u32, batch: &mut ColdBatch) -> bool {
         self.store.take_cold(before, batch)
+    }
+
+    fn sample(&self, step: u32, most: usize, batch: &mut ColdBatch) -> u32 {
+        self.store.sample(step, most, batch)
     }
 
     fn settle_cold(&mut self, batch: &ColdBatch, n: usize, tighter: Option<&[u8]>) -> bool {

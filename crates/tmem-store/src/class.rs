@@ -45,6 +45,8 @@ const fn count_classes() -> usize {
 
 pub(crate) const CLASSES: usize = count_classes();
 pub(crate) const PAGE_CLASS: usize = CLASSES - 1;
+/// Slots of a chunk of the smallest class.
+pub(crate) const MOST_SLOTS: usize = slots_at(1);
 /// Slots of a chunk of whole pages.
 pub(crate) const PAGES: usize = CHUNK / PAGE_SIZE;
 /// Slots begin at a line of the processor's caches.

@@ -86,6 +86,25 @@ impl PageStore {
         })
     }
 
+    /// Copies out up to `most` pages of one step of the order, for a sample of all; the next step, 0 after the last.
+    pub(crate) fn sample(&self, step: u32, most: usize, batch: &mut ColdBatch) -> u32 {
+        batch.count = 0;
+        self.order.sample(step, most.min(ColdBatch::MOST), &mut |id| {
+            if let Some(stored) = self.objects.entry(id).and_then(|entry| self.stored(entry)) {
+                batch.push(id, stored);
+            }
+        })
+    }
+
+    /// The bytes that an entry's page takes.
+    fn stored(&self, entry: Entry) -> Option<&[u8]> {
+        match entry.form() {
+            Form::Packed(loc, len) => self.slab.read(loc, len),
+            Form::Raw(loc) => self.slab.read(loc, PAGE_SIZE),
+            _ => None,
+        }
+    }
+
     /// Stores the `n`th page of a batch in a tighter form, or notes that there is none. True where bytes were saved.
     pub(crate) fn settle_cold(&mut self, batch: &ColdBatch, n: usize, tighter: Option<&[u8]>) -> bool {
         let id = EntryId(batch.jobs[n].id);
@@ -103,7 +122,7 @@ impl PageStore {
         }
         let better = tighter.and_then(|bytes| self.store_tighter(id, entry, slot_size(class_of(len)), bytes));
         if let Some(entry) = self.objects.entry_mut(id) {
-            *entry = better.unwrap_or(*entry).like(*entry).settled();
+            *entry = better.unwrap_or(*entry).with_record(entry.record()).settled();
         }
         better.is_some()
     }
@@ -119,7 +138,7 @@ impl PageStore {
         }
         let loc = loc?;
         self.slab.set_owner(loc, id);
-        let new = Entry::packed(loc, bytes.len());
+        let new = Entry::cold(loc, bytes.len());
         // Compaction may have moved it.
         let old = self.objects.entry(id).unwrap_or(old);
         self.exchange(id, old, new);

@@ -4,7 +4,7 @@
 //! A slot knows its entry, so a step costs what it moves. Law: no page is lost to it; what it cannot move stays.
 
 use crate::class::CLASSES;
-use crate::entry::{Entry, EntryPlace, Form};
+use crate::entry::{EntryPlace, Form};
 use crate::pool::PageStore;
 use crate::slab::Loc;
 use tmem_sys::PAGE_SIZE;
@@ -44,27 +44,20 @@ impl PageStore {
 
     /// Moves one slot's data, and tells its entry.
     fn move_slot(&mut self, loc: Loc) -> bool {
-        let Some(owner) = self.slab.owner(loc) else { return false };
-        // What several pages share moves once, with its share.
-        let data = match owner.place() {
-            EntryPlace::Share(share) => self.dedup.shares.get(share).map(|(data, _)| data),
-            _ => self.objects.entry(owner),
-        };
-        let Some(data) = data else { return false };
-        let better = match data.form() {
-            Form::Packed(at, len) if at == loc => self.slab.leave(loc, len).map(|to| Entry::packed(to, len)),
-            Form::Raw(at) if at == loc => self.slab.leave(loc, PAGE_SIZE).map(Entry::raw),
+        let PageStore { slab, objects, dedup, .. } = self;
+        let entry = slab.owner(loc).and_then(|owner| match owner.place() {
+            // What several pages share moves once, with its share.
+            EntryPlace::Share(share) => dedup.shares.data_mut(share),
+            _ => objects.entry_mut(owner),
+        });
+        let Some(entry) = entry else { return false };
+        let to = match entry.form() {
+            Form::Packed(at, len) if at == loc => slab.leave(loc, len),
+            Form::Raw(at) if at == loc => slab.leave(loc, PAGE_SIZE),
             _ => None,
         };
-        let Some(better) = better else { return false };
-        match owner.place() {
-            EntryPlace::Share(share) => self.dedup.shares.moved(share, better),
-            _ => {
-                if let Some(entry) = self.objects.entry_mut(owner) {
-                    *entry = better.like(data);
-                }
-            }
-        }
+        let Some(to) = to else { return false };
+        *entry = entry.moved(to);
         true
     }
 

@@ -10,7 +10,7 @@
 //! looked up or none. When some of those had a twin, all pages are looked up, until few enough have one.
 
 use crate::candidates::{Candidates, STEPS};
-use crate::codec::{self, same_filled};
+use crate::codec::same_filled;
 use crate::config::Dedup;
 use crate::entry::{Entry, EntryId, EntryPlace, Form};
 use crate::object::ObjectId;
@@ -248,11 +248,11 @@ impl PageStore {
     /// The entry of a page that may be a candidate has another id now: it is hashed once more, as nobody kept its tag.
     pub(crate) fn rename_candidate(&mut self, slot: usize, entry: Entry, old: EntryId, new: EntryId) {
         let Pool { config, sampler, guest, kind, .. } = self.pools[slot];
-        let PageStore { slab, dedup, .. } = self;
+        let PageStore { slab, dedup, codec, .. } = self;
         let whole = match entry.form() {
             _ if config.dedup == Dedup::Off => false,
             Form::Packed(loc, len) => {
-                slab.read(loc, len).is_some_and(|packed| codec::decode(packed, &mut dedup.beside[0]))
+                slab.read(loc, len).is_some_and(|packed| codec.decode(packed, &mut dedup.beside[0]))
             }
             Form::Raw(loc) => {
                 slab.read(loc, PAGE_SIZE).map(|bytes| dedup.beside[0].copy_from_slice(bytes)).is_some()
@@ -300,14 +300,14 @@ impl PageStore {
             EntryPlace::Share(share) => self.share_twin(share)?,
             _ => self.entry_twin(id)?,
         };
-        let PageStore { slab, dedup, .. } = self;
+        let PageStore { slab, dedup, codec, .. } = self;
         if of != circle {
             return None;
         }
         let same = match data.form() {
             Form::Packed(loc, len) if config.pack => {
                 let packed = slab.read(loc, len)?;
-                codec::decode(packed, &mut dedup.beside[0]) && dedup.beside[0] == *page
+                codec.decode(packed, &mut dedup.beside[0]) && dedup.beside[0] == *page
             }
             Form::Raw(loc) if config.raw => slab.read(loc, PAGE_SIZE)? == page,
             // A form that the pool keeps no page in.

@@ -85,5 +85,6 @@ pub(crate) fn count(held: &mut Holdings, entry: Entry, op: fn(u64, u64) -> u64) 
         Form::Empty | Form::Broken(_) => return,
     };
     *kind = op(*kind, 1);
+    held.cold_pages = op(held.cold_pages, entry.is_cold().into());
     held.data_bytes = op(held.data_bytes, bytes as u64);
 }

@@ -256,6 +256,11 @@ impl Frontswap {
         self.page_store().is_some_and(|store| store.take_cold(before, batch))
     }
 
+    /// As [`BackendOps::sample`].
+    pub fn sample(&mut self, step: u32, most: usize, batch: &mut ColdBatch) -> u32 {
+        self.page_store().map_or(0, |store| store.sample(step, most, batch))
+    }
+
     /// As [`BackendOps::settle_cold`].
     pub fn settle_cold(&mut self, batch: &ColdBatch, n: usize, tighter: Option<&[u8]>) -> bool {
         self.page_store().is_some_and(|store| store.settle_cold(batch, n, tighter))

@@ -26,6 +26,7 @@ mod cold;
 mod dedup;
 mod expect;
 mod forget;
+mod lend;
 mod oldest;
 mod order;
 mod place;
@@ -53,6 +54,7 @@ mod check;
 pub mod stats;
 
 pub use backend::LocalBackend;
+pub use codec::Dictionaries;
 pub use cold::ColdBatch;
 pub use frontswap::{Frontswap, FrontswapCounters, Mode};
 pub use guests::{GuestError, GuestHoldings, GuestId, GuestLimits, GuestStats};

@@ -34,6 +34,7 @@ tmem_sys::pod! {
         /// Neighbours in the pool's list.
         next: u32,
         prev: u32,
+        spare: u32,
     }
 }
 
@@ -325,7 +326,8 @@ impl Objects {
             self.objects[next].prev = object;
         }
         let chain = std::mem::replace(&mut self.buckets[bucket], object);
-        self.objects[object] = Object { id: id.0, pages: 0, first: Entry::EMPTY, pool, chain, next, prev: 0 };
+        self.objects[object] =
+            Object { id: id.0, pages: 0, first: Entry::EMPTY, pool, chain, next, prev: 0, spare: 0 };
         Ok(object)
     }
 
@@ -419,7 +421,7 @@ impl Objects {
 }
 
 const ZERO: Object =
-    Object { id: [0; 3], pages: 0, first: Entry::EMPTY, pool: 0, chain: 0, next: 0, prev: 0 };
+    Object { id: [0; 3], pages: 0, first: Entry::EMPTY, pool: 0, chain: 0, next: 0, prev: 0, spare: 0 };
 
 #[cfg(test)]
 mod tests {

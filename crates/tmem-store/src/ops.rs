@@ -278,6 +278,13 @@ pub trait BackendOps: Send {
         false
     }
 
+    /// Copies out up to `most` stored pages of one step of a walk over all, which begins at step 0; the next step, 0 after the
+    /// last.
+    fn sample(&self, step: u32, most: usize, batch: &mut ColdBatch) -> u32 {
+        let _ = (step, most, batch);
+        0
+    }
+
     /// Stores the `n`th page of a batch in a tighter form, if it is still the one that was copied out, or notes that it has none.
     /// True where bytes were saved.
     fn settle_cold(&mut self, batch: &ColdBatch, n: usize, tighter: Option<&[u8]>) -> bool {

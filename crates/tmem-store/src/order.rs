@@ -4,7 +4,7 @@
 //! Law: a page's place is the page's until it leaves; what leaves costs one write. Neighbouring blocks that are both
 //! sparse become one, a bounded piece of work at a time, so that the order takes at most twice what its pages need.
 
-use crate::entry::EntryId;
+use crate::entry::{Entry, EntryId};
 use crate::page_bytes;
 use tmem_sys::{Errno, PAGE_SIZE, Table};
 
@@ -85,7 +85,7 @@ impl Order {
     /// `ENOMEM`.
     pub fn new(max_pages: usize) -> Result<Order, Errno> {
         // Twice what the pages need, and what is never used of the last block of all.
-        let blocks = (max_pages.div_ceil(BLOCK) * 3 + 8).min(u32::MAX as usize / BLOCK - 1);
+        let blocks = (max_pages.div_ceil(BLOCK) * 3 + 8).min(Entry::RECORDS / BLOCK);
         Ok(Order {
             ids: Table::new(blocks * BLOCK)?,
             blocks: Table::new(blocks)?,
@@ -222,11 +222,6 @@ impl Order {
             }
         }
         block.younger
-    }
-
-    /// Blocks in the order: that many steps of [`Order::sample`] see it all.
-    pub fn blocks(&self) -> usize {
-        self.in_chain
     }
 
     /// The block to go on with, and where in it; 0 where all that are old enough were swept.

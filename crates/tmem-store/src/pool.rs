@@ -12,7 +12,7 @@ use crate::entry::{Entry, Form};
 use crate::forget::release;
 use crate::guests::{GuestId, Guests};
 use crate::object::{MAX_POOLS, ObjectId, Objects};
-use crate::ops::{Copied, Corrupt, Loaded, Outcome, Reason};
+use crate::ops::{Corrupt, Loaded, Outcome, Reason};
 use crate::order::Order;
 use crate::room::UNLIMITED;
 use crate::slab::Slab;
@@ -46,6 +46,8 @@ pub struct PageStore {
     pub(crate) pools: [Pool; MAX_POOLS],
     pub(crate) objects: Objects,
     pub(crate) codec: Codec,
+    /// Whoever takes packed pages out has this store's dictionaries too.
+    pub(crate) shares: bool,
     pub(crate) slab: Slab,
     pub(crate) ages: Ages,
     pub(crate) order: Order,
@@ -79,6 +81,7 @@ impl PageStore {
             pools: [NO_POOL; MAX_POOLS],
             objects: Objects::new(config.max_objects, leaves)?,
             codec: Codec::new()?,
+            shares: false,
             slab: Slab::new(config.capacity_bytes, config.reserve_bytes)?,
             ages: Ages::new(max_ephemeral)?,
             order: Order::new(if config.ordered { config.max_pages as usize } else { 0 })?,
@@ -157,43 +160,6 @@ impl PageStore {
         self.forget_old(slot, object, index);
         let placed = self.place_coded(slot, object, index, page, coded);
         Ok(self.count_put(slot, placed))
-    }
-
-    /// Copies a persistent page as it is stored. `None` where there is none.
-    ///
-    /// # Errors
-    /// As [`PageStore::get`].
-    pub fn copy_packed(
-        &mut self,
-        pool: PoolId,
-        object: ObjectId,
-        index: u64,
-        into: &mut Page,
-    ) -> Result<Option<Copied>, StoreError> {
-        let slot = self.live_slot(pool)?;
-        let entry = self.objects.get(slot as u32, object, index);
-        let copied = match self.dedup.shares.plain(entry).form() {
-            _ if self.pools[slot].kind.is_ephemeral() => return Ok(None),
-            Form::Same(word) => Copied::Same(word),
-            Form::Packed(loc, len) => {
-                let bytes = self.slab.read(loc, len).ok_or(StoreError::Corrupt(Corrupt::Misplaced))?;
-                into[..len].copy_from_slice(bytes);
-                Copied::Packed(len)
-            }
-            Form::Raw(loc) => {
-                into.copy_from_slice(
-                    self.slab.read(loc, PAGE_SIZE).ok_or(StoreError::Corrupt(Corrupt::Misplaced))?,
-                );
-                Copied::Raw
-            }
-            Form::Empty => return Ok(None),
-            _ => return Err(StoreError::Corrupt(Corrupt::Misplaced)),
-        };
-        for traffic in [&mut self.traffic, &mut self.pools[slot].stats.traffic] {
-            traffic.gets += 1;
-            traffic.hits += 1;
-        }
-        Ok(Some(copied))
     }
 
     /// Law 3, outermost: what the handle held goes first.
@@ -349,7 +315,8 @@ impl PageStore {
     /// Bytes of memory taken for everything.
     #[inline]
     pub fn footprint(&self) -> usize {
-        self.slab.footprint() + self.index_bytes() + self.dedup.touched_bytes() + Codec::FOOTPRINT
+        let codec = Codec::FOOTPRINT + self.codec.dictionaries().footprint();
+        self.slab.footprint() + self.index_bytes() + self.dedup.touched_bytes() + codec
     }
 
     /// Bytes of objects, trees and the order of age.
@@ -404,13 +371,13 @@ impl PageStore {
         Ok(())
     }
 
-    fn read(&self, entry: Entry, into: &mut Page) -> Result<Loaded, Corrupt> {
+    fn read(&mut self, entry: Entry, into: &mut Page) -> Result<Loaded, Corrupt> {
         match self.dedup.shares.plain(entry).form() {
             Form::Empty => return Ok(Loaded::Absent),
             Form::Same(word) => codec::fill(word, into),
             Form::Packed(loc, len) => {
                 let packed = self.slab.read(loc, len).ok_or(Corrupt::Misplaced)?;
-                if !codec::decode(packed, into) {
+                if !self.codec.decode(packed, into) {
                     return Err(Corrupt::Undecodable);
                 }
             }

@@ -13,7 +13,7 @@ use crate::forget::count;
 use crate::guests::{GuestId, slot_bytes};
 use crate::nodes::NodeTable;
 use crate::pool::PageStore;
-use crate::slab::{Loc, Slab};
+use crate::slab::Slab;
 use crate::stats::Holdings;
 use std::collections::HashMap;
 use tmem_sys::Errno;
@@ -22,12 +22,8 @@ tmem_sys::pod! {
     /// The data of several pages.
     #[derive(Debug, PartialEq, Eq)]
     pub(crate) struct Share {
-        loc: u64,
-        /// Packed bytes, 0 for a raw page.
-        len: u16,
-        guest: u8,
-        /// 1 where the pages are ephemeral, which count apart: no share has both.
-        ephemeral: u8,
+        /// The entry that one page alone would have.
+        data: Entry,
         pages: u32,
         /// The pages' ids, added up without carry.
         ids: u32,
@@ -35,10 +31,13 @@ tmem_sys::pod! {
         tag: u32,
         /// The next share that has lost all pages but one.
         next: u32,
+        guest: u16,
+        /// 1 where the pages are ephemeral, which count apart: no share has both.
+        ephemeral: u16,
     }
 }
 
-const NONE: Share = Share { loc: 0, len: 0, guest: 0, ephemeral: 0, pages: 0, ids: 0, tag: 0, next: 0 };
+const NONE: Share = Share { data: Entry::EMPTY, pages: 0, ids: 0, tag: 0, next: 0, guest: 0, ephemeral: 0 };
 
 /// Who may share with each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,14 +47,8 @@ pub(crate) struct Circle {
 }
 
 impl Share {
-    /// The entry that one page alone would have.
-    fn data(&self) -> Entry {
-        let loc = Loc(self.loc);
-        if self.len == 0 { Entry::raw(loc) } else { Entry::packed(loc, self.len.into()) }
-    }
-
     fn circle(&self) -> Circle {
-        Circle { guest: GuestId(self.guest), ephemeral: self.ephemeral != 0 }
+        Circle { guest: GuestId(self.guest as u8), ephemeral: self.ephemeral != 0 }
     }
 }
 
@@ -108,32 +101,29 @@ impl Shares {
     /// A share's data, and who may join.
     #[inline]
     pub fn get(&self, share: u32) -> Option<(Entry, Circle)> {
-        self.all.is_live(share).then(|| (self.all[share].data(), self.all[share].circle()))
+        self.all.is_live(share).then(|| (self.all[share].data, self.all[share].circle()))
     }
 
-    /// The data lies elsewhere now.
-    pub fn moved(&mut self, share: u32, to: Entry) {
-        if let (Form::Packed(loc, _) | Form::Raw(loc), true) = (to.form(), self.all.is_live(share)) {
-            self.all[share].loc = loc.0;
-        }
+    /// A share's data, to say where it lies now.
+    pub fn data_mut(&mut self, share: u32) -> Option<&mut Entry> {
+        self.all.is_live(share).then(|| &mut self.all[share].data)
     }
 
     /// Makes a share of one page, the first; `None` when all are in use, or for a page without data of its own.
     fn make(&mut self, first: EntryId, data: Entry, circle: Circle, tag: u32) -> Option<u32> {
-        let (loc, len) = match data.form() {
-            Form::Packed(loc, len) => (loc, len as u16),
-            Form::Raw(loc) => (loc, 0),
-            _ => return None,
-        };
+        if !matches!(data.form(), Form::Packed(..) | Form::Raw(_)) {
+            return None;
+        }
         let share = self.all.alloc()?;
-        let (guest, ephemeral) = (circle.guest.0, circle.ephemeral.into());
-        self.all[share] = Share { loc: loc.0, len, guest, ephemeral, pages: 1, ids: first.0, tag, next: 0 };
+        let (guest, ephemeral) = (circle.guest.0.into(), circle.ephemeral.into());
+        let data = data.with_record(0);
+        self.all[share] = Share { data, pages: 1, ids: first.0, tag, next: 0, guest, ephemeral };
         Some(share)
     }
 
     /// Adds a page whose entry has this id.
     fn join(&mut self, share: u32, id: EntryId, slab: &Slab) {
-        self.saved += slot_bytes(slab, self.all[share].data()) as u64;
+        self.saved += slot_bytes(slab, self.all[share].data) as u64;
         self.all[share].pages += 1;
         self.all[share].ids ^= id.0;
     }
@@ -153,7 +143,7 @@ impl Shares {
             return Entry::EMPTY;
         }
         let share = &mut self.all[number];
-        let data = share.data();
+        let data = share.data;
         // Wrapping: where stray writes changed an entry, `check` tells, and a put must not panic.
         share.pages = share.pages.wrapping_sub(1);
         share.ids ^= entry.id().0;
@@ -185,7 +175,7 @@ impl PageStore {
         let entry = self.objects.entry_mut(id)?;
         let data = *entry;
         let share = self.dedup.shares.make(id, data, circle, tag)?;
-        *entry = Entry::shared(share, id).like(data);
+        *entry = Entry::shared(share, id).with_record(data.record());
         count(&mut self.held, data, u64::wrapping_sub);
         count(&mut self.held, *entry, u64::wrapping_add);
         self.held.data_bytes += data_len(data);
@@ -196,7 +186,7 @@ impl PageStore {
     /// Gives an entry that was just stored as shared its id, and its share the page.
     pub(crate) fn join_share(&mut self, share: u32, id: EntryId) {
         if let Some(entry) = self.objects.entry_mut(id) {
-            *entry = Entry::shared(share, id).like(*entry);
+            *entry = Entry::shared(share, id).with_record(entry.record());
             self.dedup.shares.join(share, id, &self.slab);
         }
     }
@@ -204,7 +194,7 @@ impl PageStore {
     /// A shared entry has another id now.
     pub(crate) fn rename_in_share(&mut self, share: u32, old: Entry, id: EntryId) {
         if let Some(entry) = self.objects.entry_mut(id) {
-            *entry = Entry::shared(share, id).like(old);
+            *entry = Entry::shared(share, id).with_record(old.record());
             self.dedup.shares.rename(share, old.id(), id);
         }
     }
@@ -237,11 +227,11 @@ impl PageStore {
         let entry = if share.pages == 1 { self.objects.entry_mut(id) } else { None };
         let stays = match entry {
             Some(entry) if entry.form() == Form::Shared(number) => {
-                let shared = std::mem::replace(entry, share.data().like(*entry));
+                let shared = std::mem::replace(entry, share.data.with_record(entry.record()));
                 count(&mut self.held, shared, u64::wrapping_sub);
-                self.held.data_bytes = self.held.data_bytes.wrapping_sub(data_len(share.data()));
-                count(&mut self.held, share.data(), u64::wrapping_add);
-                self.set_slot_owner(share.data(), id);
+                self.held.data_bytes = self.held.data_bytes.wrapping_sub(data_len(share.data));
+                count(&mut self.held, share.data, u64::wrapping_add);
+                self.set_slot_owner(share.data, id);
                 Some(id)
             }
             _ => None,
@@ -293,7 +283,7 @@ impl Met {
             if (share.pages, share.ids) != (*pages, *ids) || *pages < 2 {
                 broken.push(format!("share {number} is of {pages} pages, and says {share:?}"));
             }
-            saved += slot_bytes(slab, share.data()) as u64 * u64::from(pages - 1);
+            saved += slot_bytes(slab, share.data) as u64 * u64::from(pages - 1);
         }
         if (self.0.len(), 0) != (shares.live(), shares.lonely) || saved != shares.saved {
             broken.push(format!(

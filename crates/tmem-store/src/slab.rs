@@ -5,11 +5,19 @@
 //! after the capacity was lowered; then no slot is given out until flushes have made up for it.
 
 use crate::chunks::{Chunk, Chunks};
-use crate::class::{CHUNK, CLASSES, PAGE_CLASS, PAGES, WORD, class_of, slot_size, slot_start, slots_in};
+use crate::class::{
+    CHUNK, CLASSES, MOST_SLOTS, PAGE_CLASS, PAGES, WORD, class_of, slot_size, slot_start, slots_in,
+};
 use crate::entry::EntryId;
 use crate::page_bytes;
 use tmem_sys::page::{fetch_all, fetch_line};
 use tmem_sys::{Errno, Table};
+
+/// Bits of a slot's number in its location.
+const SLOT_BITS: u32 = 10;
+const _: () = assert!(MOST_SLOTS <= 1 << SLOT_BITS);
+/// Chunks are numbered below this.
+const MOST_CHUNKS: usize = 1 << 30;
 
 /// Marks the word of a free slot; the rest of it is the next of the chain, plus one.
 const FREE: u32 = 1 << 31;
@@ -17,21 +25,21 @@ const FREE: u32 = 1 << 31;
 /// Empty chunks that stay mapped, so that a store in steady state gives back and maps again nothing.
 const KEEP_IDLE: usize = 8;
 
-/// Where a slot is: chunk number above, slot number in the low 16 bits.
+/// Where a slot is: chunk number above, slot number in the low 10 bits; 40 bits in all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Loc(pub u64);
 
 impl Loc {
     fn new(chunk: usize, slot: usize) -> Loc {
-        Loc((chunk as u64) << 16 | slot as u64)
+        Loc((chunk as u64) << SLOT_BITS | slot as u64)
     }
 
     pub fn chunk(self) -> usize {
-        (self.0 >> 16) as usize
+        (self.0 >> SLOT_BITS) as usize
     }
 
     pub fn slot(self) -> usize {
-        (self.0 & 0xffff) as usize
+        (self.0 & ((1 << SLOT_BITS) - 1)) as usize
     }
 }
 
@@ -46,7 +54,7 @@ pub(crate) struct Slab {
 impl Slab {
     /// Reserves address space for `reserve` bytes; capacity can be set up to that.
     pub fn new(capacity: usize, reserve: usize) -> Result<Slab, Errno> {
-        let chunks = (reserve / CHUNK).max(1);
+        let chunks = (reserve / CHUNK).clamp(1, MOST_CHUNKS);
         let mut slab = Slab {
             bytes: Table::new(chunks.checked_mul(CHUNK).ok_or(Errno::ENOMEM)?)?,
             chunks: Chunks::new(chunks)?,

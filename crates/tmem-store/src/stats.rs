@@ -35,6 +35,8 @@ impl Refusals {
 pub struct Holdings {
     pub same_pages: u64,
     pub packed_pages: u64,
+    /// Of these, pages in a form for pages that stay cold.
+    pub cold_pages: u64,
     pub raw_pages: u64,
     /// Pages that have their data in common with another.
     pub shared_pages: u64,

@@ -15,7 +15,7 @@ pub(crate) const WAYS: usize = 1 << BITS;
 /// Inner levels above a leaf when an index uses all 64 bits.
 const MAX_HEIGHT: u32 = 10;
 
-/// 64 entries: 1 KiB.
+/// 64 entries: 768 bytes.
 type Leaf = [Entry; WAYS];
 /// 64 node numbers, 0 for none: leaves below height 1, inner nodes above.
 type Inner = [u32; WAYS];

@@ -51,6 +51,7 @@ pub mod kept;
 pub mod lz4;
 pub mod pack;
 pub mod proc;
+pub mod zstd;
 
 pub use errno::Errno;
 pub use lock::{Lock, LockGuard};

@@ -29,7 +29,7 @@ fn pager() -> (&'static mut State, Worker) {
     s.allocate(0..PAGES);
     s.arm(Entry::Thread, false).unwrap();
     (0..PAGES).for_each(|page| write(s, page, |i| (page * 512 + i / 32) as u64));
-    let worker = Worker::new(s.secret.clone()).unwrap();
+    let worker = Worker::new(s.secret.clone(), s.dictionaries.clone()).unwrap();
     (s, worker)
 }
 

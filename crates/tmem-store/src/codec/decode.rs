@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: the way back from packed bytes to a page. Callers: `pool`, under the store's lock, and the pager's workers without
+//! it: each thread has a decoder of its own. Law 12: bytes that are no packed page are told, and harm nothing.
+
+use super::dictionaries::Dictionaries;
+use super::{
+    DICTIONARY, DICTIONARY_SHUFFLED, LZ4, PLANES, RANGE, RECORDS, SHUFFLED, STEPS, ZSTD, ZSTD_SHUFFLED,
+};
+use std::sync::Arc;
+use tmem_sys::pack::shuffle::unshuffle;
+use tmem_sys::pack::{Form, frame, planes, records};
+use tmem_sys::zstd::Decompressor;
+use tmem_sys::{Errno, PAGE_SIZE, Page, lz4};
+
+/// What a thread needs to decode pages.
+pub struct Decoder {
+    zstd: Decompressor,
+    dictionaries: Arc<Dictionaries>,
+}
+
+impl Decoder {
+    /// What it takes before the first page in a cold form; from then on `dictionaries` counts the rest.
+    pub const FOOTPRINT: usize = 4 * PAGE_SIZE;
+
+    /// A decoder for pages packed with these dictionaries, or without one.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn new(dictionaries: Arc<Dictionaries>) -> Result<Decoder, Errno> {
+        let zstd = Decompressor::new()?;
+        dictionaries.join();
+        Ok(Decoder { zstd, dictionaries })
+    }
+
+    pub fn dictionaries(&self) -> &Arc<Dictionaries> {
+        &self.dictionaries
+    }
+
+    /// False when the bytes are no packed page; `into` is then garbage.
+    #[must_use]
+    pub fn decode(&mut self, packed: &[u8], into: &mut Page) -> bool {
+        let form = Form::best();
+        let Some((code, data)) = packed.split_first() else { return false };
+        match *code {
+            LZ4 => lz4::decompress(data, into),
+            SHUFFLED => mixed(form, into, |mixed| lz4::decompress(data, mixed)),
+            PLANES => planes::unpack(form, data, into),
+            RANGE => frame::unpack_range(form, data, into),
+            STEPS => frame::unpack_steps(form, data, into),
+            RECORDS => records::unpack(form, data, into),
+            ZSTD => self.zstd.decompress(data, None, into),
+            ZSTD_SHUFFLED => mixed(form, into, |mixed| self.zstd.decompress(data, None, mixed)),
+            DICTIONARY => self.with_dictionary(data, into),
+            DICTIONARY_SHUFFLED => mixed(form, into, |mixed| self.with_dictionary(data, mixed)),
+            _ => false,
+        }
+    }
+
+    fn with_dictionary(&mut self, data: &[u8], into: &mut Page) -> bool {
+        let Some((id, data)) = data.split_first() else { return false };
+        let Some(known) = self.dictionaries.get(*id) else { return false };
+        self.zstd.decompress(data, Some(known), into)
+    }
+}
+
+impl Drop for Decoder {
+    fn drop(&mut self) {
+        self.dictionaries.leave();
+    }
+}
+
+/// Decodes a shuffled page and puts its bytes back in order.
+fn mixed(form: Form, into: &mut Page, decode: impl FnOnce(&mut Page) -> bool) -> bool {
+    let mut mixed = [0; PAGE_SIZE];
+    let whole = decode(&mut mixed);
+    if whole {
+        unshuffle(form, &mixed, into);
+    }
+    whole
+}
