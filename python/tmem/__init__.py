@@ -31,7 +31,7 @@ from tmem.ops import FrontswapOps
 from tmem.outcome import Outcome, Reason, Refused, Stored
 from tmem.pool import Pool, PoolStats
 from tmem.process import ProcessStats, stats
-from tmem.steering import advise, evict, is_paged, pin, prefetch
+from tmem.steering import TIERS, advise, evict, is_paged, pin, prefetch, tiers
 
 __all__ = [
     "BudgetError",
@@ -66,6 +66,7 @@ __all__ = [
     "SwapDevice",
     "SwapDeviceStats",
     "SwapError",
+    "TIERS",
     "TmemError",
     "TmemWarning",
     "__version__",
@@ -77,5 +78,6 @@ __all__ = [
     "pin",
     "prefetch",
     "stats",
+    "tiers",
     "uninstall",
 ]

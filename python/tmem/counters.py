@@ -40,8 +40,11 @@ class Stats:
     store_bytes: int = 0  # RAM taken by the page store
     store_pages: int = 0  # pages it holds
     store_packed: int = 0  # of these, pages that are compressed
+    store_cold: int = 0  # of the compressed ones, pages packed tighter because they stay cold
     store_same: int = 0  # of these, pages of one repeated value, which take no room
     store_data: int = 0  # the compressed pages' own size; what pages share counts once
+    store_slots: int = 0  # the same, rounded up to the sizes of slots
+    store_mapped: int = 0  # memory that the slots are in; what is more than theirs is fragmentation
     store_shared: int = 0  # of the pages, those that share their data with others
     store_saved: int = 0  # what these would take in addition, each by itself
     dedup_all: int = 0  # 1 while every page is looked up among those stored already
@@ -66,6 +69,7 @@ class Stats:
     move_retries: int = 0  # moves that the kernel asked to be tried again
     unshared: int = 0  # pages copied free of a forked child
     spurious_faults: int = 0  # faults that another thread had served already
+    recoded: int = 0  # pages packed tighter because they stayed cold
     copies_dropped: int = 0  # packed copies of resident pages, given up for room
     swap_loads: int = 0  # pages read from the swap device
     swap_stores: int = 0  # pages written to it

@@ -30,7 +30,7 @@ impl Pager {
             must_arm = self.with(passes_budget)?;
         }
         let armed = if must_arm { Some(arm::prepare(self.choice, self.planned)?) } else { None };
-        self.with(|s| {
+        let address = self.with(|s| {
             if let Some((entry, guarded)) = armed
                 && !s.is_armed()
             {
@@ -51,7 +51,9 @@ impl Pager {
             }
             s.allocate(range.clone());
             Ok(s.frames.arena_addr() + range.start * PAGE_SIZE)
-        })?
+        })?;
+        self.start_keeper();
+        address
     }
 
     /// Begins paging if it has not begun.
@@ -66,6 +68,7 @@ impl Pager {
             let (entry, guarded) = arm::prepare(self.choice, self.planned)?;
             self.with(|s| if s.is_armed() { Ok(()) } else { s.arm(entry, guarded) })??;
             self.slot().note_paged();
+            self.start_keeper();
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! this has happened and a page costs what plain memory costs.
 
 use crate::error::PagerError;
+use crate::keeper;
 use crate::notices::Notice;
 use crate::page::{Event, PageState};
 use crate::registry;
@@ -96,6 +97,7 @@ impl State {
             .map_err(scan)?;
         self.entry = Some(entry);
         self.guarded = guarded;
+        self.frontswap.set_clock(keeper::clock());
         self.bring_kept();
         Ok(())
     }

@@ -31,10 +31,12 @@ mod error;
 mod extents;
 mod huge;
 mod idle;
+mod keeper;
 mod notices;
 mod pager;
 mod runs;
 pub mod stats;
+mod tiers;
 
 #[doc(hidden)]
 pub use page::{Event, PageState, next};
@@ -44,4 +46,5 @@ pub use blocks::Block;
 pub use error::PagerError;
 pub use pager::{Backend, Config, MIN_RAM, Pager, finalize};
 pub use readahead::Pattern;
+pub use tiers::Tier;
 pub use verbs::Advice;

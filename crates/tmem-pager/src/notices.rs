@@ -19,9 +19,10 @@ pub enum Notice {
     Uncovered,
     Handlers,
     Refused,
+    NoKeeper,
 }
 
-const KINDS: usize = 6;
+const KINDS: usize = 7;
 
 impl Notice {
     const ALL: [Notice; KINDS] = [
@@ -31,6 +32,7 @@ impl Notice {
         Notice::Uncovered,
         Notice::Handlers,
         Notice::Refused,
+        Notice::NoKeeper,
     ];
 
     /// The text: what is so, what follows, what to do.
@@ -57,6 +59,10 @@ impl Notice {
             Notice::Refused => {
                 "a system call on paged memory was refused before it started, because it cannot be guarded (io_uring, \
                  kernel AIO, or a message larger than may be held). Use faults=\"thread\" with privilege, or a plain buffer"
+            }
+            Notice::NoKeeper => {
+                "cold pages stay as they are: the thread that packs them tighter could not be started. Raise the limit on \
+                 threads (ulimit -u), or call settle() now and then"
             }
         }
     }

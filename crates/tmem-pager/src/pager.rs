@@ -6,6 +6,8 @@ use crate::arm::{self, Choice};
 use crate::error::PagerError;
 use crate::extents::Extents;
 use crate::fork;
+use crate::keeper;
+use crate::notices::Notice;
 use crate::registry::{self, Slot};
 use crate::state::{Setup, State};
 use crate::stats::{Stat, Stats};
@@ -52,6 +54,8 @@ pub struct Config {
     pub faults: Choice,
     pub name: String,
     pub backends: Vec<Backend>,
+    /// Have the process's background thread pack cold pages tighter.
+    pub background: bool,
     /// Which pages the store looks up among those it has.
     pub dedup: Dedup,
 }
@@ -94,6 +98,7 @@ impl Pager {
             PagerError::Budget(format!("{} Memory objects live already; close some", registry::MAX_PAGERS))
         })?;
         registry::slot(index).fill(state, workers);
+        registry::slot(index).set_kept(config.background);
         Ok(Pager { index, choice: config.faults, planned })
     }
 
@@ -103,6 +108,24 @@ impl Pager {
 
     pub(crate) fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> Result<R, PagerError> {
         self.slot().lock().as_mut().map(f).ok_or(PagerError::Closed)
+    }
+
+    /// Packs everything stored as tightly as can be, as if it had been cold for long.
+    ///
+    /// # Errors
+    /// `Closed`; `Kernel` without memory for it.
+    pub fn settle(&self) -> Result<(), PagerError> {
+        self.with(|_| ())?;
+        keeper::settle_all(self.slot()).map_err(|e| PagerError::Kernel("packing cold pages", e))?;
+        self.with(State::publish)
+    }
+
+    /// Where memory is paged, sees to it that the process has its background thread; a forked child has none at first. Not for
+    /// under the pager's lock.
+    pub(crate) fn start_keeper(&self) {
+        if self.slot().is_paged() && self.slot().is_kept() && keeper::start().is_err() {
+            let _ = self.with(|state| state.notices.tell(Notice::NoKeeper));
+        }
     }
 
     pub fn is_closed(&self) -> bool {
@@ -205,7 +228,7 @@ impl Pager {
     }
 
     /// The pages of a byte range, if one live extent holds them all.
-    fn pages(&self, addr: usize, bytes: usize) -> Result<Range<usize>, PagerError> {
+    pub(crate) fn pages(&self, addr: usize, bytes: usize) -> Result<Range<usize>, PagerError> {
         let extents = self.extents();
         let first = self.with(|s| s.page_of(addr))?.ok_or(PagerError::NotOurs)?;
         let end = (addr % PAGE_SIZE).checked_add(bytes).map(pages_for).ok_or(PagerError::NotOurs)?;

@@ -300,6 +300,9 @@ impl State {
             s.set(Stat::StoreSame, store.held.same_pages);
             s.set(Stat::StorePacked, store.held.packed_pages);
             s.set(Stat::StoreData, store.held.data_bytes);
+            s.set(Stat::StoreCold, store.held.cold_pages);
+            s.set(Stat::StoreSlots, store.slot_bytes);
+            s.set(Stat::StoreMapped, store.mapped_bytes);
             s.set(Stat::StoreShared, store.held.shared_pages);
             s.set(Stat::StoreSaved, store.dedup.saved_bytes);
             s.set(Stat::DedupAll, store.dedup.pools_all);

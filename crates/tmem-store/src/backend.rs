@@ -240,6 +240,10 @@ impl BackendOps for LocalBackend {
         self.store.settle_cold(batch, n, tighter)
     }
 
+    fn is_cold(&self, area: u32, page: u64) -> bool {
+        self.store.is_cold(self.pool, object_of(area), page)
+    }
+
     fn tidy(&mut self) -> bool {
         let moved = self.store.is_sparse() && self.store.compact(COMPACTED_AT_ONCE) > 0;
         if moved {

@@ -5,8 +5,9 @@
 
 use crate::class::{class_of, slot_size};
 use crate::entry::{Entry, EntryId, Form};
+use crate::object::ObjectId;
 use crate::order::Place;
-use crate::pool::PageStore;
+use crate::pool::{PageStore, PoolId};
 use tmem_sys::{Errno, PAGE_SIZE, Page, Table};
 
 /// Pages moved at most to make room for a tighter form in a full store.
@@ -94,6 +95,11 @@ impl PageStore {
                 batch.push(id, stored);
             }
         })
+    }
+
+    /// Whether a page is in a form for pages that stay cold.
+    pub(crate) fn is_cold(&self, pool: PoolId, object: ObjectId, index: u64) -> bool {
+        self.live_slot(pool).is_ok_and(|slot| self.objects.get(slot as u32, object, index).is_cold())
     }
 
     /// The bytes that an entry's page takes.

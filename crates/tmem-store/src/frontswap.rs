@@ -266,6 +266,12 @@ impl Frontswap {
         self.page_store().is_some_and(|store| store.settle_cold(batch, n, tighter))
     }
 
+    /// Whether a page is stored in a form for pages that stay cold.
+    pub fn is_cold(&self, page: usize) -> bool {
+        let holder = self.holder.get(page).and_then(|h| usize::from(*h).checked_sub(1));
+        holder.is_some_and(|holder| self.backends[holder].is_cold(self.area, page as u64))
+    }
+
     /// As [`BackendOps::tidy`], of each backend.
     pub fn tidy(&mut self) -> bool {
         self.backends.iter_mut().fold(false, |done, b| b.tidy() | done)

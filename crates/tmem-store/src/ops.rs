@@ -292,6 +292,12 @@ pub trait BackendOps: Send {
         false
     }
 
+    /// Whether a page is stored in a form for pages that stay cold.
+    fn is_cold(&self, area: u32, page: u64) -> bool {
+        let _ = (area, page);
+        false
+    }
+
     /// Makes whole pieces of memory of what is free in many, a bounded piece of work. Whether anything was done.
     fn tidy(&mut self) -> bool {
         false

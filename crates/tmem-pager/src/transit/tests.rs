@@ -20,6 +20,7 @@ fn pager() -> (&'static mut State, Worker) {
             swap: Some((std::env::temp_dir(), 64 << 20)),
             faults: Choice::Only(Entry::Thread),
             name: "refused".into(),
+            background: false,
             backends: vec![Backend::Store],
             dedup: tmem_store::Dedup::Off,
         })

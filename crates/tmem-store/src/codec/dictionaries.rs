@@ -83,11 +83,13 @@ impl Dictionaries {
         self.in_use.store(true, Relaxed);
     }
 
-    pub(super) fn charge(&self, bytes: usize) {
+    /// Counts so many bytes more.
+    pub fn charge(&self, bytes: usize) {
         self.bytes.fetch_add(bytes, Relaxed);
     }
 
-    pub(super) fn discharge(&self, bytes: usize) {
+    /// Counts so many bytes less.
+    pub fn discharge(&self, bytes: usize) {
         self.bytes.fetch_sub(bytes, Relaxed);
     }
 
