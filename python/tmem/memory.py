@@ -68,7 +68,7 @@ class Memory:
     made, KernelUnsupported where faults cannot be served, TypeError for a backend that cannot be sent to a process.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each says another thing about the memory
         self,
         ram: Size,
         *,
