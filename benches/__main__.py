@@ -8,7 +8,9 @@ import sys
 
 from benches import machine
 
-ALL = ("kernel_edge", "packers", "put_get_vs_memcpy", "pool_vs_memcpy", "python_backend", "unchanged_code")
+ALL = (
+    "cold", "kernel_edge", "packers", "put_get_vs_memcpy", "pool_vs_memcpy", "python_backend", "unchanged_code",
+)  # fmt: skip
 
 if __name__ == "__main__":
     codes = [

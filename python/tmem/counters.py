@@ -73,7 +73,9 @@ class Stats:
     copies_dropped: int = 0  # packed copies of resident pages, given up for room
     swap_loads: int = 0  # pages read from the swap device
     swap_stores: int = 0  # pages written to it
-    written_back: int = 0  # of these, the oldest of the page store, as they were packed, so that younger ones found room
+    written_back: int = (
+        0  # of these, the oldest of the page store, as they were packed, so that younger ones found room
+    )
     loads: int = 0  # pages that frontswap gave back
     succ_stores: int = 0  # pages that frontswap took
     failed_stores: int = 0  # pages that it refused; why is in `refused`

@@ -52,7 +52,7 @@ impl Pager {
             s.allocate(range.clone());
             Ok(s.frames.arena_addr() + range.start * PAGE_SIZE)
         })?;
-        self.start_keeper();
+        self.start_background();
         address
     }
 
@@ -68,7 +68,7 @@ impl Pager {
             let (entry, guarded) = arm::prepare(self.choice, self.planned)?;
             self.with(|s| if s.is_armed() { Ok(()) } else { s.arm(entry, guarded) })??;
             self.slot().note_paged();
-            self.start_keeper();
+            self.start_background();
         }
         Ok(())
     }

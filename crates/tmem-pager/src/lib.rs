@@ -26,12 +26,12 @@ mod arm;
 mod fork;
 mod verbs;
 
+mod background;
 mod blocks;
 mod error;
 mod extents;
 mod huge;
 mod idle;
-mod keeper;
 mod notices;
 mod pager;
 mod runs;

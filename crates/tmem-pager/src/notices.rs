@@ -19,7 +19,7 @@ pub enum Notice {
     Uncovered,
     Handlers,
     Refused,
-    NoKeeper,
+    NoBackground,
 }
 
 const KINDS: usize = 7;
@@ -32,7 +32,7 @@ impl Notice {
         Notice::Uncovered,
         Notice::Handlers,
         Notice::Refused,
-        Notice::NoKeeper,
+        Notice::NoBackground,
     ];
 
     /// The text: what is so, what follows, what to do.
@@ -60,7 +60,7 @@ impl Notice {
                 "a system call on paged memory was refused before it started, because it cannot be guarded (io_uring, \
                  kernel AIO, or a message larger than may be held). Use faults=\"thread\" with privilege, or a plain buffer"
             }
-            Notice::NoKeeper => {
+            Notice::NoBackground => {
                 "cold pages stay as they are: the thread that packs them tighter could not be started. Raise the limit on \
                  threads (ulimit -u), or call settle() now and then"
             }

@@ -3,10 +3,10 @@
 //! Callers: `tmem-py`. Locks, in order: extents, then state. Never called from a fault.
 
 use crate::arm::{self, Choice};
+use crate::background;
 use crate::error::PagerError;
 use crate::extents::Extents;
 use crate::fork;
-use crate::keeper;
 use crate::notices::Notice;
 use crate::registry::{self, Slot};
 use crate::state::{Setup, State};
@@ -116,15 +116,15 @@ impl Pager {
     /// `Closed`; `Kernel` without memory for it.
     pub fn settle(&self) -> Result<(), PagerError> {
         self.with(|_| ())?;
-        keeper::settle_all(self.slot()).map_err(|e| PagerError::Kernel("packing cold pages", e))?;
+        background::settle_all(self.slot()).map_err(|e| PagerError::Kernel("packing cold pages", e))?;
         self.with(State::publish)
     }
 
     /// Where memory is paged, sees to it that the process has its background thread; a forked child has none at first. Not for
     /// under the pager's lock.
-    pub(crate) fn start_keeper(&self) {
-        if self.slot().is_paged() && self.slot().is_kept() && keeper::start().is_err() {
-            let _ = self.with(|state| state.notices.tell(Notice::NoKeeper));
+    pub(crate) fn start_background(&self) {
+        if self.slot().is_paged() && self.slot().is_kept() && background::start().is_err() {
+            let _ = self.with(|state| state.notices.tell(Notice::NoBackground));
         }
     }
 

@@ -244,8 +244,12 @@ impl BackendOps for LocalBackend {
         self.store.is_cold(self.pool, object_of(area), page)
     }
 
-    fn tidy(&mut self) -> bool {
-        let moved = self.store.is_sparse() && self.store.compact(COMPACTED_AT_ONCE) > 0;
+    fn has_cold(&mut self, before: u32) -> bool {
+        self.store.has_cold(before)
+    }
+
+    fn tidy(&mut self, wholly: bool) -> bool {
+        let moved = (wholly || self.store.is_sparse()) && self.store.compact(COMPACTED_AT_ONCE) > 0;
         if moved {
             self.full_for = 0;
         }

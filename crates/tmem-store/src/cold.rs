@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: which stored pages have been cold long enough for a tighter form, and the exchange of one form for another.
-//! Callers: `backend`, for the pager's keeper, which packs the pages again between the two calls. Locks: the store's, for
+//! Callers: `backend`, for the pager's background work, which packs the pages again between the two calls. Locks: the store's, for
 //! each call; not in between. Law 12: a form is exchanged only where the very bytes are stored that it was made of.
 
 use crate::class::{class_of, slot_size};
@@ -68,6 +68,11 @@ impl PageStore {
     /// Sets the clock by which puts are dated, in any unit.
     pub(crate) fn set_clock(&mut self, now: u32) {
         self.order.set_clock(now);
+    }
+
+    /// Whether [`PageStore::take_cold`] would find pages to look at.
+    pub(crate) fn has_cold(&mut self, before: u32) -> bool {
+        self.order.has_unswept(before)
     }
 
     /// Copies out pages that were put before `before`, oldest first, and were not looked at yet. False when there are no more.
@@ -149,5 +154,93 @@ impl PageStore {
         let old = self.objects.entry(id).unwrap_or(old);
         self.exchange(id, old, new);
         Some(new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::Recoder;
+    use crate::ops::{Loaded, Outcome};
+    use crate::pool::{PoolConfig, StoreConfig};
+    use crate::{ObjectId, PoolId};
+
+    /// Text-like pages, different for each `n`.
+    fn page(n: u64) -> Page {
+        let mut x = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut word = [0; 8];
+        std::array::from_fn(|i| {
+            if i % 8 == 0 {
+                x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                word = ((x >> 56).wrapping_mul(0x0101_7351_1133_0717) & 0x1f1f_1f1f_1f1f_1f1f
+                    | 0x6060_6060_6060_6060)
+                    .to_le_bytes();
+            }
+            word[i % 8]
+        })
+    }
+
+    fn store(pages: u64) -> (PageStore, PoolId) {
+        let mut store = PageStore::new(StoreConfig::for_pages(pages, 64 << 20)).unwrap();
+        let pool = store.new_pool(PoolConfig { raw: true, ..PoolConfig::default() }).unwrap();
+        store.set_clock(1);
+        for n in 0..pages {
+            assert_eq!(store.put(pool, ObjectId([0; 3]), n, &page(n)), Ok(Outcome::Stored));
+        }
+        (store, pool)
+    }
+
+    #[test]
+    fn cold_pages_are_exchanged_and_what_changed_meanwhile_is_not() {
+        let (mut store, pool) = store(3000);
+        let object = ObjectId([0; 3]);
+        let mut recoder = Recoder::new(store.dictionaries().clone()).unwrap();
+        let mut batch = ColdBatch::new().unwrap();
+        assert!(!store.take_cold(1, &mut batch) && batch.is_empty(), "nothing is that old");
+        store.set_clock(10);
+        let before = store.stats();
+        let (mut saved, mut rounds) = (0, 0);
+        while store.take_cold(2, &mut batch) {
+            assert!(!batch.is_empty());
+            // One is gone, and one is another page, when the tighter forms are ready.
+            let first = rounds * ColdBatch::MOST as u64;
+            assert_eq!(store.flush_page(pool, object, first), Ok(true));
+            assert_eq!(store.put(pool, object, first + 1, &page(first + 70_000)), Ok(Outcome::Stored));
+            for n in 0..batch.len() {
+                let mut whole = [0; PAGE_SIZE];
+                assert!(store.codec.decode(batch.stored(n), &mut whole));
+                let tighter = recoder.recode(&whole, Some(batch.stored(n)));
+                saved += u64::from(store.settle_cold(&batch, n, tighter));
+            }
+            rounds += 1;
+        }
+        let after = store.stats();
+        assert_eq!(after.held.cold_pages, saved);
+        assert!(saved > 2500 && after.slot_bytes < before.slot_bytes, "{saved} exchanged, {after:?}");
+        assert_eq!(store.check(), Vec::<String>::new());
+        let mut into = [0; PAGE_SIZE];
+        for n in 0..3000 {
+            let (gone, other) = (n % 32 == 0 && n / 32 < rounds, n % 32 == 1 && n / 32 < rounds);
+            let expected = if gone { Loaded::Absent } else { Loaded::Loaded };
+            assert_eq!(store.get(pool, object, n, &mut into), Ok(expected));
+            assert!(gone || into == page(if other { n - 1 + 70_000 } else { n }), "page {n}");
+        }
+    }
+
+    #[test]
+    fn a_sample_comes_from_all_of_the_order() {
+        let (store, _) = store(5000);
+        let mut batch = ColdBatch::new().unwrap();
+        let (mut step, mut seen, mut steps) = (0, 0, 0);
+        loop {
+            step = store.sample(step, 8, &mut batch);
+            assert!(batch.len() <= 8);
+            seen += batch.len();
+            steps += 1;
+            if step == 0 {
+                break;
+            }
+        }
+        assert!(steps == 5 && seen > 30, "{seen} pages in {steps} steps");
     }
 }

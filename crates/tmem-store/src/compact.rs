@@ -68,8 +68,8 @@ impl PageStore {
 }
 
 /// Free slots may take this part of the slab and this many bytes more: a chunk of each class that is not full.
-const SPARSE_PART: usize = 16;
-const SPARSE_LEAST: usize = CLASSES / 2 * crate::class::CHUNK;
+const SPARSE_PART: usize = 32;
+const SPARSE_LEAST: usize = CLASSES / 4 * crate::class::CHUNK;
 
 #[cfg(test)]
 mod tests {

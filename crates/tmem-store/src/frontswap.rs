@@ -251,6 +251,11 @@ impl Frontswap {
         self.backends.iter_mut().for_each(|b| b.set_clock(now));
     }
 
+    /// As [`BackendOps::has_cold`], of the page store among the backends.
+    pub fn has_cold(&mut self, before: u32) -> bool {
+        self.page_store().is_some_and(|store| store.has_cold(before))
+    }
+
     /// As [`BackendOps::take_cold`], of the page store among the backends.
     pub fn take_cold(&mut self, before: u32, batch: &mut ColdBatch) -> bool {
         self.page_store().is_some_and(|store| store.take_cold(before, batch))
@@ -273,8 +278,8 @@ impl Frontswap {
     }
 
     /// As [`BackendOps::tidy`], of each backend.
-    pub fn tidy(&mut self) -> bool {
-        self.backends.iter_mut().fold(false, |done, b| b.tidy() | done)
+    pub fn tidy(&mut self, wholly: bool) -> bool {
+        self.backends.iter_mut().fold(false, |done, b| b.tidy(wholly) | done)
     }
 
     fn page_store(&mut self) -> Option<&mut Box<dyn BackendOps>> {

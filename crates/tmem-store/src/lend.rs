@@ -65,3 +65,47 @@ impl PageStore {
         Ok(Some(copied))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::samples::sentences;
+    use crate::codec::{Coded, Decoder, Recoder};
+    use crate::ops::Loaded;
+    use crate::pool::PoolConfig;
+    use tmem_sys::PAGE_SIZE;
+
+    const OBJECT: ObjectId = ObjectId([1, 0, 0]);
+
+    /// A store with one page that is packed with a dictionary.
+    fn holds_cold(mut store: PageStore, page: &Page) -> (PageStore, PoolId) {
+        let mut recoder = Recoder::new(store.dictionaries().clone()).unwrap();
+        let samples: Vec<Page> = (0..300).map(|seed| *sentences(seed)).collect();
+        let before = store.footprint();
+        assert_eq!(recoder.train(&samples, 100_000), Ok(1));
+        assert!(store.footprint() >= before + (16 << 10), "the dictionary is counted");
+        let bytes = recoder.recode(page, None).unwrap();
+        assert!(needs_dictionary(bytes));
+        let pool = store.new_pool(PoolConfig::default()).unwrap();
+        assert!(store.put_coded(pool, OBJECT, 0, page, &Coded::Packed(bytes)).unwrap().is_stored());
+        (store, pool)
+    }
+
+    #[test]
+    fn a_page_with_a_dictionary_leaves_packed_only_where_others_have_it() {
+        let config = StoreConfig::for_pages(100, 1 << 20);
+        let (page, mut into, mut back) = (sentences(1000), [0; PAGE_SIZE], [0; PAGE_SIZE]);
+        let (mut alone, pool) = holds_cold(PageStore::new(config).unwrap(), &page);
+        assert_eq!(alone.copy_packed(pool, OBJECT, 0, &mut into), Ok(None));
+        assert_eq!(alone.get(pool, OBJECT, 0, &mut back), Ok(Loaded::Loaded));
+        assert_eq!(back, *page);
+
+        let dictionaries = Dictionaries::new();
+        let mut decoder = Decoder::new(dictionaries.clone()).unwrap();
+        let (mut shared, pool) = holds_cold(PageStore::sharing(config, dictionaries).unwrap(), &page);
+        let Ok(Some(Copied::Packed(len))) = shared.copy_packed(pool, OBJECT, 0, &mut into) else {
+            panic!("it stays")
+        };
+        assert!(decoder.decode(&into[..len], &mut back) && back == *page);
+    }
+}

@@ -271,6 +271,12 @@ pub trait BackendOps: Send {
         let _ = now;
     }
 
+    /// Whether [`BackendOps::take_cold`] would find pages to look at.
+    fn has_cold(&mut self, before: u32) -> bool {
+        let _ = before;
+        false
+    }
+
     /// Copies out pages stored before `before` that were not looked at yet; the batch is empty for a backend that has no tighter
     /// forms. False when there are no more.
     fn take_cold(&mut self, before: u32, batch: &mut ColdBatch) -> bool {
@@ -298,8 +304,10 @@ pub trait BackendOps: Send {
         false
     }
 
-    /// Makes whole pieces of memory of what is free in many, a bounded piece of work. Whether anything was done.
-    fn tidy(&mut self) -> bool {
+    /// Makes whole pieces of memory of what is free in many, a bounded piece of work: where that is much, or `wholly`. Whether
+    /// anything was done.
+    fn tidy(&mut self, wholly: bool) -> bool {
+        let _ = wholly;
         false
     }
 

@@ -12,6 +12,9 @@ use tmem_sys::{Errno, PAGE_SIZE, Table};
 const BLOCK: usize = PAGE_SIZE / size_of::<u32>();
 /// Two neighbours with no more than this between them become one.
 const SPARSE: u32 = BLOCK as u32;
+/// A block of at least so many is done when it was begun this long ago, by the caller's clock.
+const DATED: usize = 64;
+const SPAN: u32 = 4;
 /// Blocks looked at for a sparse neighbour whenever a new block is begun.
 const LOOKED_AT: usize = 16;
 /// And pairs made one then, at most.
@@ -109,7 +112,7 @@ impl Order {
     /// Puts a page at the young end. [`Place::NONE`] where there is no room: the page is then in no order, and stays.
     /// `moved` is told which entries have another place now.
     pub fn push(&mut self, id: EntryId, moved: &mut impl FnMut(EntryId, Place)) -> Place {
-        if self.youngest == 0 || usize::from(self.blocks[self.youngest as usize].to) == BLOCK {
+        if self.youngest == 0 || self.is_done(&self.blocks[self.youngest as usize]) {
             if !self.begin_block() {
                 return Place::NONE;
             }
@@ -123,6 +126,13 @@ impl Order {
         self.live += 1;
         self.ids[place.0 as usize] = id.0;
         place
+    }
+
+    /// Whether the next page is to begin a block: this one is full, or its date would be wrong by too much.
+    #[inline]
+    fn is_done(&self, block: &Block) -> bool {
+        let at = usize::from(block.to);
+        at == BLOCK || (at >= DATED && self.now.saturating_sub(block.begun) >= SPAN)
     }
 
     /// Takes a page out.
@@ -202,6 +212,11 @@ impl Order {
             self.sweeping = 0;
         }
         true
+    }
+
+    /// Whether [`Order::sweep`] would show anything.
+    pub fn has_unswept(&mut self, before: u32) -> bool {
+        self.swept_to(before).0 != 0
     }
 
     /// Shows up to `most` pages of one block at even distances, and answers with the next block, 0 after the last. `block` 0 is

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Owns: the one thread of the process that works when nobody else wants the processor. Callers: the pager's keeper. No locks.
+//! Owns: the one thread of the process that works when nobody else wants the processor. Callers: the pager's background work. No locks.
 //! Law 16: it hands the kernel no memory but its own, so that the guard need not cover it. A forked child has none until it is
 //! started there.
 
@@ -26,7 +26,7 @@ pub fn start(work: fn()) -> Result<(), Errno> {
     TID.store(0, Ordering::Release);
     // New threads inherit the mask: this one takes none of the program's signals.
     let blocked = signals::Blocked::new();
-    let thread = std::thread::Builder::new().name("tmem-keeper".into()).stack_size(256 << 10);
+    let thread = std::thread::Builder::new().name("tmem-background".into()).stack_size(256 << 10);
     let spawned = thread.spawn(move || {
         guard::exempt(gettid());
         TID.store(gettid(), Ordering::Release);

@@ -45,7 +45,7 @@ impl Compressor {
     pub fn new(level: i32) -> Result<Compressor, Errno> {
         // With a dictionary, the page's own tables are as without, or those of the dictionary's plan for a page alone.
         let alone = plan(level, 0);
-        let after = plan(level, LARGEST_DICTIONARY);
+        let after = digest_plan(level, LARGEST_DICTIONARY);
         let beside = ZSTD_compressionParameters {
             hashLog: after.hashLog.min(PAGE_LOG),
             chainLog: after.chainLog.min(PAGE_LOG),
@@ -98,7 +98,7 @@ impl Compressor {
 pub struct Decompressor {
     context: NonNull<ZSTD_DCtx>,
     /// Where the context lies.
-    _room: Mapping,
+    room: Mapping,
 }
 
 // SAFETY: as for the compressor.
@@ -107,17 +107,16 @@ unsafe impl Send for Decompressor {}
 unsafe impl Sync for Decompressor {}
 
 impl Decompressor {
-    /// The most that its context takes; asked of the library when one is made.
-    pub const FOOTPRINT: usize = 96 << 10;
+    /// Memory that is touched when one is made.
+    pub const IDLE: usize = 4 * PAGE_SIZE;
+    /// Memory that is touched once pages were decompressed: of a context of 94 KiB, the rest is for longer texts.
+    pub const FOOTPRINT: usize = 10 * PAGE_SIZE;
 
     /// # Errors
-    /// `ENOMEM`; `EINVAL` for a library that needs more than is counted.
+    /// `ENOMEM`; `EINVAL` for a library without what a page's frame needs.
     pub fn new() -> Result<Decompressor, Errno> {
         // SAFETY: a pure function of the library.
         let bytes = unsafe { zstd_sys::ZSTD_estimateDCtxSize() };
-        if bytes > Decompressor::FOOTPRINT {
-            return Err(Errno::EINVAL);
-        }
         let room = Mapping::new(bytes)?;
         // SAFETY: as for the compressor.
         let context = unsafe { zstd_sys::ZSTD_initStaticDCtx(room.addr() as *mut c_void, room.len()) };
@@ -129,7 +128,7 @@ impl Decompressor {
             zstd_sys::ZSTD_DCtx_setParameter(context.as_ptr(), name, format)
         };
         length(answer).ok_or(Errno::EINVAL)?;
-        Ok(Decompressor { context, _room: room })
+        Ok(Decompressor { context, room })
     }
 
     /// Decompresses `src` into a page; false when the bytes are not a whole page compressed with this dictionary. A page
@@ -213,7 +212,7 @@ impl Digest {
     /// `ENOMEM`; `EINVAL` where the library does not take it.
     pub fn new(dictionary: Arc<Dictionary>, level: i32) -> Result<Digest, Errno> {
         let (len, reference) = (dictionary.len, ZSTD_dictLoadMethod_e::ZSTD_dlm_byRef);
-        let plan = plan(level, len);
+        let plan = digest_plan(level, len);
         // SAFETY: a pure function of the library.
         let need = unsafe { zstd_sys::ZSTD_estimateCDictSize_advanced(len, plan, reference) };
         let room = Mapping::new(need)?;
@@ -271,18 +270,118 @@ pub fn train(samples: &[Page], size: usize) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// How a page is compressed after a dictionary of so many bytes. The tables are no larger than what they are to hold.
+/// How the library compresses a page at a level, after a dictionary of so many bytes.
 fn plan(level: i32, dictionary: usize) -> ZSTD_compressionParameters {
-    let log = (dictionary + PAGE_SIZE).next_power_of_two().ilog2();
     // SAFETY: a pure function of the library.
-    let mut plan = unsafe { zstd_sys::ZSTD_getCParams(level, PAGE_SIZE as u64, dictionary) };
-    plan.hashLog = plan.hashLog.min(log);
-    plan.chainLog = plan.chainLog.min(log);
-    plan
+    unsafe { zstd_sys::ZSTD_getCParams(level, PAGE_SIZE as u64, dictionary) }
+}
+
+/// The tables of a dictionary: no larger than what they are to hold. Strings are looked up in rows of a hash table at the
+/// levels that matter here, and chains not used; at others less is found.
+fn digest_plan(level: i32, dictionary: usize) -> ZSTD_compressionParameters {
+    let log = (dictionary + PAGE_SIZE).next_power_of_two().ilog2();
+    let plan = plan(level, dictionary);
+    ZSTD_compressionParameters {
+        hashLog: plan.hashLog.min(log),
+        chainLog: plan.chainLog.min(zstd_sys::ZSTD_CHAINLOG_MIN),
+        ..plan
+    }
 }
 
 /// The library's answer, if it is no error.
 fn length(answer: usize) -> Option<usize> {
     // SAFETY: a pure function of the library.
     (unsafe { zstd_sys::ZSTD_isError(answer) } == 0).then_some(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(seed: usize) -> Page {
+        let mut page = [0; PAGE_SIZE];
+        page.iter_mut().enumerate().for_each(|(i, b)| *b = ((i * (seed + 3) / 7) as u8) ^ (i >> 5) as u8);
+        page
+    }
+
+    #[test]
+    fn pages_come_back_and_bad_bytes_do_not() {
+        let (mut compressor, mut decompressor) = (Compressor::new(6).unwrap(), Decompressor::new().unwrap());
+        let (page, mut packed, mut back) = (page(1), [0u8; PAGE_SIZE], [1u8; PAGE_SIZE]);
+        let n = compressor.compress(&page, None, &mut packed).unwrap();
+        assert!(decompressor.decompress(&packed[..n], None, &mut back));
+        assert_eq!(page, back);
+        assert!(!decompressor.decompress(&packed[..n / 2], None, &mut back));
+        assert!(!decompressor.decompress(
+            &[packed[..n].to_vec(), packed[..n].to_vec()].concat(),
+            None,
+            &mut back
+        ));
+        assert!(!decompressor.decompress(&[], None, &mut back));
+        assert_eq!(compressor.compress(&page, None, &mut packed[..n - 1]), None, "it does not fit");
+        assert_eq!(compressor.compress(&page, None, &mut packed), Some(n), "and is whole again after that");
+    }
+
+    #[test]
+    fn every_level_and_size_of_dictionary_finds_its_memory() {
+        let samples: Vec<Page> = (0..100).map(page).collect();
+        let mut decompressor = Decompressor::new().unwrap();
+        for level in [1, 3, 6, 9, 13, 16, 19, 22] {
+            let mut compressor = Compressor::new(level).unwrap();
+            for size in [4 << 10, 16 << 10, 64 << 10, LARGEST_DICTIONARY] {
+                let bytes = train(&samples, size).unwrap();
+                assert!(bytes.len() <= size);
+                let dictionary = Arc::new(Dictionary::new(&bytes).unwrap());
+                let digest = Digest::new(dictionary.clone(), level).unwrap();
+                for (page, digest) in
+                    samples[..20].iter().flat_map(|page| [(page, Some(&digest)), (page, None)])
+                {
+                    let (mut packed, mut back) = ([0u8; 2 * PAGE_SIZE], [1u8; PAGE_SIZE]);
+                    let n = compressor.compress(page, digest, &mut packed);
+                    let n = n
+                        .unwrap_or_else(|| panic!("level {level}, {size}, dictionary: {}", digest.is_some()));
+                    let known = digest.map(|_| &*dictionary);
+                    assert!(decompressor.decompress(&packed[..n], known, &mut back) && back == *page);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_decompressor_touches_what_is_counted() {
+        let mut decompressor = Decompressor::new().unwrap();
+        let there = |decompressor: &Decompressor| {
+            let mut count = 0;
+            let pages = decompressor.room.len() / PAGE_SIZE;
+            crate::pagemap::each_page(decompressor.room.addr(), pages, |_, there| {
+                count += usize::from(there)
+            })
+            .unwrap();
+            count * PAGE_SIZE
+        };
+        assert!(there(&decompressor) <= Decompressor::IDLE, "{} bytes", there(&decompressor));
+        let samples: Vec<Page> = (0..100).map(page).collect();
+        let dictionary = Arc::new(Dictionary::new(&train(&samples, 16 << 10).unwrap()).unwrap());
+        for level in [1, 6, 19] {
+            let mut compressor = Compressor::new(level).unwrap();
+            let digest = Digest::new(dictionary.clone(), level).unwrap();
+            for (page, digest) in samples.iter().flat_map(|page| [(page, Some(&digest)), (page, None)]) {
+                let (mut packed, mut back) = ([0u8; 2 * PAGE_SIZE], [1u8; PAGE_SIZE]);
+                let n = compressor.compress(page, digest, &mut packed).unwrap();
+                assert!(decompressor.decompress(&packed[..n], digest.map(|_| &*dictionary), &mut back));
+            }
+        }
+        let touched = there(&decompressor);
+        assert!(touched <= Decompressor::FOOTPRINT, "{touched} bytes");
+        eprintln!("TOUCHED {touched}");
+    }
+
+    #[test]
+    fn what_is_no_dictionary_is_refused() {
+        assert!(Dictionary::new(&[7; 5000]).is_err());
+        assert!(Dictionary::new(&[]).is_err());
+        assert!(Dictionary::new(&vec![7; LARGEST_DICTIONARY + 1]).is_err());
+        assert!(train(&[], 4096).is_none());
+        assert!(train(&[[0; PAGE_SIZE]; 3], 4096).is_none());
+    }
 }

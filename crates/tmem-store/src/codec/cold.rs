@@ -4,11 +4,13 @@
 //! Law: as the codec's. Nothing is allocated but in constructors, `train` and `adopt`.
 //!
 //! LZ4 and the typed packers unpack in 0.5 to 2.5 microseconds, ZSTD in 2.5 to 5: a page that comes back pays some 3
-//! more, once, and the thread that packs it 20 to 60. That is worth a sixteenth of the page's slot, and one step of the slots'
-//! sizes: less would be lost in rounding. Higher levels than this take ten times as long for a twentieth.
+//! more, and the thread that packs it 20 to 60. An eighth of its slot and one step of the slots' sizes are worth that: with a
+//! sixteenth as the bound, a table of flights took 0.6 % less for a seventh more pages that are slow to come back. Levels
+//! beyond this one take three to ten times as long for a twentieth; ZSTD of bit planes saves 3 % of that table, and of the
+//! differences of words 5 % of a Python heap where no dictionary does more.
 
 use super::dictionaries::Dictionaries;
-use super::{DICTIONARY, DICTIONARY_SHUFFLED, ZSTD, ZSTD_SHUFFLED, is_cold};
+use super::{Codec, Coded, DICTIONARY, DICTIONARY_SHUFFLED, ZSTD, ZSTD_SHUFFLED, is_cold};
 use crate::class::{LARGEST_PACKED, class_of, slot_size};
 use std::sync::Arc;
 use tmem_sys::pack::Form;
@@ -19,7 +21,7 @@ use tmem_sys::{Errno, PAGE_SIZE, Page, Table};
 const LEVEL: i32 = 6;
 /// A new form must save this many bytes of the slot, and this part.
 const LEAST_SAVED: usize = 64;
-const PART_SAVED: usize = 16;
+const PART_SAVED: usize = 8;
 /// Dictionaries have this many bytes for each page they are for, within these bounds: what a page gains by a larger one
 /// falls fast.
 const SIZE_PER_PAGE: usize = 16;
@@ -36,24 +38,45 @@ const SELDOM: u32 = 16;
 /// Present forms that are told apart: raw, and the codes of the codec.
 const FORMS: usize = ZSTD as usize;
 
+/// Pages of one form in a row for which it was not worth it, until others of that form are passed over; ever more of them, up
+/// to 2 to the last.
+const PATIENCE: u32 = 8;
+const LONGEST: u32 = 4;
+
 /// What pages of one present form prefer.
 #[derive(Clone, Copy, Default)]
 struct Leaning {
     /// Above zero for the shuffle.
     shuffled: i8,
     pages: u32,
+    /// Pages in a row that stayed as they were.
+    fails: u32,
+    /// Pages left to pass over.
+    rest: u32,
 }
 
 impl Leaning {
-    /// Whether to try the page as it is, and its shuffle.
-    fn orders(&mut self) -> [bool; 2] {
+    /// Whether to try the page as it is, and its shuffle; `None` for a page to pass over.
+    fn ask(&mut self) -> Option<[bool; 2]> {
+        if self.rest > 0 {
+            self.rest -= 1;
+            return None;
+        }
         self.pages = self.pages.wrapping_add(1);
         let both = self.shuffled.abs() < SURE || self.pages.is_multiple_of(SELDOM);
-        [both || self.shuffled < 0, both || self.shuffled > 0]
+        Some([both || self.shuffled < 0, both || self.shuffled > 0])
     }
 
-    fn tell(&mut self, shuffled: bool) {
+    fn prefer(&mut self, shuffled: bool) {
         self.shuffled = (self.shuffled + if shuffled { 1 } else { -1 }).clamp(-SURE, SURE);
+    }
+
+    fn tell(&mut self, worth: bool) {
+        self.fails = if worth { 0 } else { self.fails.saturating_add(1) };
+        self.rest = match self.fails.checked_sub(PATIENCE) {
+            Some(beyond) => 1 << beyond.min(LONGEST),
+            None => 0,
+        };
     }
 }
 
@@ -94,7 +117,6 @@ impl Recoder {
             form: Form::best(),
             charged: 0,
         };
-        made.dictionaries.begin();
         made.adopt()?;
         Ok(made)
     }
@@ -130,19 +152,17 @@ impl Recoder {
             return None;
         }
         let most = worth(len)?;
-        let leaning = self.leanings.get_mut(usize::from(code))?;
-        let orders = leaning.orders();
+        let orders = self.leanings.get_mut(usize::from(code))?.ask()?;
         let sizes = [false, true]
             .map(|shuffled| if orders[usize::from(shuffled)] { self.pack(page, shuffled) } else { None });
-        let shuffled = match sizes {
-            [Some(plain), Some(other)] => other < plain,
-            [plain, _] => plain.is_none(),
-        };
+        let shuffled = better(sizes);
+        let len = sizes[usize::from(shuffled)].filter(|len| *len <= most);
+        let leaning = &mut self.leanings[usize::from(code)];
         if orders == [true, true] && sizes != [None, None] {
-            self.leanings[usize::from(code)].tell(shuffled);
+            leaning.prefer(shuffled);
         }
-        let len = sizes[usize::from(shuffled)].filter(|len| *len <= most)?;
-        Some(&self.buffers[usize::from(shuffled)][..len])
+        leaning.tell(len.is_some());
+        Some(&self.buffers[usize::from(shuffled)][..len?])
     }
 
     /// Makes dictionaries of a sample of cold pages, and keeps those that pay for themselves on so many `pages` like them. How
@@ -151,26 +171,30 @@ impl Recoder {
     /// # Errors
     /// `ENOMEM`.
     pub fn train(&mut self, samples: &[Page], pages: usize) -> Result<usize, Errno> {
-        let mut kept = 0;
-        let prefers = self.preferences(samples);
-        let held_back = samples.len().div_ceil(HELD_BACK).max(1);
+        let (mut kept, mut codec) = (0, Codec::new()?);
+        // How each page is packed by a put, and its better order where a cold form is worth it.
+        let known: Vec<(usize, Option<bool>)> =
+            samples.iter().map(|page| self.judge(&mut codec, page)).collect();
         for shuffled in [false, true] {
-            let mut sets = [Vec::new(), Vec::new()];
-            for (n, _) in prefers.iter().enumerate().filter(|(_, prefers)| **prefers == Some(shuffled)) {
-                sets[usize::from(n % HELD_BACK == 0)].push(self.ordered(&samples[n], shuffled));
+            if !self.dictionaries.has_room() {
+                break;
             }
-            let [learn, judge] = sets;
-            if learn.len() < LEAST_SAMPLES || !self.dictionaries.has_room() {
-                continue;
+            let (mut learn, mut judge) = (Vec::new(), Vec::new());
+            for (n, (page, (len, order))) in samples.iter().zip(&known).enumerate() {
+                match *order == Some(shuffled) {
+                    true if n % HELD_BACK == 0 => judge.push((self.ordered(page, shuffled), *len)),
+                    true => learn.push(self.ordered(page, shuffled)),
+                    false => {}
+                }
             }
             let size = (pages * SIZE_PER_PAGE).clamp(SMALLEST, zstd::LARGEST_DICTIONARY);
-            let Some(dictionary) = zstd::train(&learn, size).and_then(|bytes| Dictionary::new(&bytes).ok())
-            else {
+            if learn.len() < LEAST_SAMPLES {
                 continue;
-            };
-            let dictionary = Arc::new(dictionary);
-            let saved = self.saving(&judge, shuffled, &dictionary)?;
-            if saved / held_back * pages >= WORTH * dictionary.footprint() {
+            }
+            let made = zstd::train(&learn, size).and_then(|bytes| Dictionary::new(&bytes).ok());
+            let Some(dictionary) = made.map(Arc::new) else { continue };
+            let saved = self.saving(&judge, shuffled, &dictionary)? / samples.len().div_ceil(HELD_BACK);
+            if saved * pages >= WORTH * dictionary.footprint() {
                 kept += usize::from(self.dictionaries.add(dictionary, shuffled).is_some());
             }
         }
@@ -178,31 +202,39 @@ impl Recoder {
         Ok(kept)
     }
 
-    /// In which order of bytes each page packs better, if it packs.
-    fn preferences(&mut self, pages: &[Page]) -> Vec<Option<bool>> {
-        let of = |page: &Page| match [false, true].map(|shuffled| self.pack(page, shuffled)) {
-            [None, None] => None,
-            [Some(plain), Some(other)] => Some(other < plain),
-            [plain, _] => Some(plain.is_none()),
+    /// A page's size as a put packs it, and in which order of bytes it packs better in a cold form that is worth it.
+    fn judge(&mut self, codec: &mut Codec, page: &Page) -> (usize, Option<bool>) {
+        let len = match codec.encode(page, true) {
+            Coded::Same(_) => return (0, None),
+            Coded::Packed(bytes) => bytes.len(),
+            Coded::Incompressible => PAGE_SIZE,
         };
-        pages.iter().map(of).collect()
+        let Some(most) = worth(len) else { return (len, None) };
+        let sizes = [false, true].map(|shuffled| self.pack(page, shuffled));
+        let shuffled = better(sizes);
+        (len, sizes[usize::from(shuffled)].filter(|len| *len <= most).map(|_| shuffled))
     }
 
     /// Bytes of slots that a dictionary saves on pages in this order, beside what is ready.
     fn saving(
         &mut self,
-        pages: &[Page],
+        pages: &[(Page, usize)],
         shuffled: bool,
         dictionary: &Arc<Dictionary>,
     ) -> Result<usize, Errno> {
         let digest = Digest::new(dictionary.clone(), LEVEL)?;
         let mut out = [0; LARGEST_PACKED];
-        let mut slot = |digest: Option<&Digest>, page: &Page| {
-            let len = self.compressor.compress(page, digest, &mut out).map_or(PAGE_SIZE, |len| len + 2);
-            slot_size(class_of(len))
-        };
         let present = self.ready[usize::from(shuffled)].as_ref().map(|ready| &ready.digest);
-        Ok(pages.iter().map(|page| slot(present, page).saturating_sub(slot(Some(&digest), page))).sum())
+        let mut slot = |digest: Option<&Digest>, page: &Page, len: usize| {
+            let packed = self.compressor.compress(page, digest, &mut out).map(|len| len + 2);
+            slot_size(class_of(
+                packed.filter(|packed| worth(len).is_some_and(|most| *packed <= most)).unwrap_or(len),
+            ))
+        };
+        let saves = |(page, len): &(Page, usize)| {
+            slot(present, page, *len).saturating_sub(slot(Some(&digest), page, *len))
+        };
+        Ok(pages.iter().map(saves).sum())
     }
 
     fn ordered(&self, page: &Page, shuffled: bool) -> Page {
@@ -251,6 +283,14 @@ impl Recoder {
 impl Drop for Recoder {
     fn drop(&mut self) {
         self.dictionaries.discharge(self.charged);
+    }
+}
+
+/// Of the page's sizes as it is and shuffled, whether the second is better.
+fn better(sizes: [Option<usize>; 2]) -> bool {
+    match sizes {
+        [Some(plain), Some(shuffled)] => shuffled < plain,
+        [plain, _] => plain.is_none(),
     }
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Checks the cold forms: what they save, when a dictionary is kept, and that each decoder reads what any recoder made.
 
-use super::samples::{heap, noise, of_kind, page_of, text};
+use super::samples::{heap, noise, of_kind, page_of, sentences, text};
 use super::*;
 use crate::class::{class_of, slot_size};
 
@@ -24,13 +24,30 @@ fn a_cold_form_saves_what_it_must_and_comes_back() {
         let Some(cold) = recoder.recode(&page, present.as_deref()).map(<[u8]>::to_vec) else { continue };
         taken += 1;
         let [before, after] = [before, cold.len()].map(|len| slot_size(class_of(len)));
-        assert!(before - after >= 64 && before - after >= before / 16, "{before} bytes, then {after}");
+        assert!(before - after >= 64 && before - after >= before / 8, "{before} bytes, then {after}");
         let mut back = [0; PAGE_SIZE];
         assert!(is_cold(cold[0]) && codec.decode(&cold, &mut back) && back == *page);
         assert!(!codec.decode(&cold[..cold.len() - 1], &mut back), "cut short");
         assert!(recoder.recode(&page, Some(&cold)).is_none(), "it is in a cold form already");
     }
     assert!(taken >= 20, "{taken} pages of 80");
+}
+
+#[test]
+fn the_choice_follows_from_the_pages() {
+    let run = || {
+        let mut codec = Codec::new().unwrap();
+        let mut recoder = Recoder::new(codec.dictionaries().clone()).unwrap();
+        let samples: Vec<Page> = (0..300).map(|seed| *sentences(seed)).collect();
+        recoder.train(&samples, 10_000).unwrap();
+        let pages = (300..500).map(|seed| if seed % 3 == 0 { sentences(seed) } else { of_kind(seed, seed) });
+        let recode = |page: Box<Page>| {
+            let present = warm(&mut codec, &page);
+            recoder.recode(&page, present.as_deref()).map(<[u8]>::to_vec)
+        };
+        pages.map(recode).collect::<Vec<_>>()
+    };
+    assert_eq!(run(), run());
 }
 
 #[test]
@@ -106,12 +123,11 @@ fn what_cold_forms_take_is_counted_while_it_is_taken() {
     assert_eq!(dictionaries.footprint(), 0);
     let recoder = Recoder::new(dictionaries.clone()).unwrap();
     let with = dictionaries.footprint();
-    let other = Decoder::new(dictionaries.clone()).unwrap();
+    let mut other = Decoder::new(dictionaries.clone()).unwrap();
+    assert_eq!(dictionaries.footprint(), with, "a decoder that met no cold page has not touched its memory");
+    assert!(!other.decode(&[ZSTD, 1, 2, 3], &mut [0; PAGE_SIZE]));
     assert!(dictionaries.footprint() > with);
     drop((recoder, other));
-    let left = dictionaries.footprint();
-    assert!(left > 0 && left < with, "the decoder's memory stays");
-    drop(codec);
     assert_eq!(dictionaries.footprint(), 0);
 }
 
@@ -145,19 +161,6 @@ fn parts_of_lz4(mut word: impl FnMut() -> u64) -> f64 {
         theirs += lz4.compress(&page, &mut [0; PAGE_SIZE]).unwrap_or(PAGE_SIZE);
     }
     ours as f64 / theirs as f64
-}
-
-/// Text whose words are many, so that a page of it has few of them twice.
-fn sentences(seed: u64) -> Box<Page> {
-    let (mut next, mut page) = (noise(seed), Box::new([b' '; PAGE_SIZE]));
-    let mut at = 0;
-    while at < PAGE_SIZE {
-        let word = format!("{:x}, ", (next() >> 32) % 900 * 0x1357_9bdf_0246);
-        let len = word.len().min(PAGE_SIZE - at);
-        page[at..at + len].copy_from_slice(&word.as_bytes()[..len]);
-        at += len;
-    }
-    page
 }
 
 /// Records whose fields have few values, other ones in each generation.

@@ -16,20 +16,20 @@ use tmem_sys::{Errno, PAGE_SIZE, Page, lz4};
 pub struct Decoder {
     zstd: Decompressor,
     dictionaries: Arc<Dictionaries>,
+    /// It has met a page in a cold form: its memory is touched, and counted.
+    met_cold: bool,
 }
 
 impl Decoder {
     /// What it takes before the first page in a cold form; from then on `dictionaries` counts the rest.
-    pub const FOOTPRINT: usize = 4 * PAGE_SIZE;
+    pub const FOOTPRINT: usize = Decompressor::IDLE;
 
     /// A decoder for pages packed with these dictionaries, or without one.
     ///
     /// # Errors
     /// `ENOMEM`.
     pub fn new(dictionaries: Arc<Dictionaries>) -> Result<Decoder, Errno> {
-        let zstd = Decompressor::new()?;
-        dictionaries.join();
-        Ok(Decoder { zstd, dictionaries })
+        Ok(Decoder { zstd: Decompressor::new()?, dictionaries, met_cold: false })
     }
 
     pub fn dictionaries(&self) -> &Arc<Dictionaries> {
@@ -48,11 +48,21 @@ impl Decoder {
             RANGE => frame::unpack_range(form, data, into),
             STEPS => frame::unpack_steps(form, data, into),
             RECORDS => records::unpack(form, data, into),
+            ZSTD | ZSTD_SHUFFLED | DICTIONARY | DICTIONARY_SHUFFLED => self.decode_cold(*code, data, into),
+            _ => false,
+        }
+    }
+
+    fn decode_cold(&mut self, code: u8, data: &[u8], into: &mut Page) -> bool {
+        if !std::mem::replace(&mut self.met_cold, true) {
+            self.dictionaries.join();
+        }
+        let form = Form::best();
+        match code {
             ZSTD => self.zstd.decompress(data, None, into),
             ZSTD_SHUFFLED => mixed(form, into, |mixed| self.zstd.decompress(data, None, mixed)),
             DICTIONARY => self.with_dictionary(data, into),
-            DICTIONARY_SHUFFLED => mixed(form, into, |mixed| self.with_dictionary(data, mixed)),
-            _ => false,
+            _ => mixed(form, into, |mixed| self.with_dictionary(data, mixed)),
         }
     }
 
@@ -65,7 +75,9 @@ impl Decoder {
 
 impl Drop for Decoder {
     fn drop(&mut self) {
-        self.dictionaries.leave();
+        if self.met_cold {
+            self.dictionaries.leave();
+        }
     }
 }
 

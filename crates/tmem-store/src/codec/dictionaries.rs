@@ -3,7 +3,7 @@
 //! without a lock; `cold`, which adds to them. Law: once it is there a dictionary never changes and never goes, because pages
 //! name it by its place.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use tmem_sys::zstd::{Decompressor, Dictionary};
 
@@ -22,9 +22,8 @@ pub struct Dictionaries {
     known: [OnceLock<Known>; MAX_DICTIONARIES],
     /// Bytes of the dictionaries, and of what packs with them.
     bytes: AtomicUsize,
+    /// Decoders that have met a cold form.
     decoders: AtomicUsize,
-    /// There may be pages in cold forms: decoders touch their memory.
-    in_use: AtomicBool,
 }
 
 impl Dictionaries {
@@ -78,11 +77,6 @@ impl Dictionaries {
         self.decoders.fetch_sub(1, Relaxed);
     }
 
-    /// From now on pages may be packed in cold forms.
-    pub(super) fn begin(&self) {
-        self.in_use.store(true, Relaxed);
-    }
-
     /// Counts so many bytes more.
     pub fn charge(&self, bytes: usize) {
         self.bytes.fetch_add(bytes, Relaxed);
@@ -96,7 +90,7 @@ impl Dictionaries {
     /// Bytes that cold forms take: dictionaries, decoders, and what packs at this time.
     #[inline]
     pub fn footprint(&self) -> usize {
-        let decoders = if self.in_use.load(Relaxed) { self.decoders.load(Relaxed) } else { 0 };
-        self.bytes.load(Relaxed) + decoders * Decompressor::FOOTPRINT
+        let touched = Decompressor::FOOTPRINT - Decompressor::IDLE;
+        self.bytes.load(Relaxed) + self.decoders.load(Relaxed) * touched
     }
 }

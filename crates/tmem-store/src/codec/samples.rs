@@ -60,3 +60,16 @@ pub fn of_kind(kind: u64, seed: u64) -> Box<Page> {
         _ => page_of(|n| if n % 15 < 12 { (n as u64 % 15) << 40 } else { next() >> 40 }),
     }
 }
+
+/// Text whose words are many, so that a page of it has few of them twice.
+pub fn sentences(seed: u64) -> Box<Page> {
+    let (mut next, mut page) = (noise(seed), Box::new([b' '; PAGE_SIZE]));
+    let mut at = 0;
+    while at < PAGE_SIZE {
+        let word = format!("{:x}, ", (next() >> 32) % 900 * 0x1357_9bdf_0246);
+        let len = word.len().min(PAGE_SIZE - at);
+        page[at..at + len].copy_from_slice(&word.as_bytes()[..len]);
+        at += len;
+    }
+    page
+}

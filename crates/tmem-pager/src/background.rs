@@ -22,6 +22,8 @@ const TICK_MS: u64 = 250;
 const COLD_AFTER: u32 = 12;
 /// Without the privilege to run only when the processor is idle, so much time is let pass for each batch.
 const GIVE_WAY_MS: u64 = 8;
+/// A smaller store gains less by cold forms than the memory takes that makes them.
+const LEAST_BYTES: usize = 4 << 20;
 /// Pages that a dictionary is made from, at most.
 const SAMPLES: usize = 256;
 /// A store of fewer pages has no dictionary.
@@ -169,14 +171,18 @@ fn round(slot: &Slot, manner: Manner, tools: &mut Option<Tools>, younger: u32) -
     let before = (now + 1).saturating_sub(younger);
     let found = with(slot, manner, |state| {
         state.frontswap.set_clock(now);
+        let tidied = state.frontswap.tidy(false);
+        let worth = state.frontswap.footprint() >= LEAST_BYTES && state.frontswap.has_cold(before);
         let ours = tools.as_ref().is_some_and(|tools| tools.are_for(state));
-        (state.frontswap.tidy(), (!ours).then(|| state.dictionaries.clone()))
+        (tidied, worth, (worth && !ours).then(|| state.dictionaries.clone()))
     });
-    let Some((tidied, others)) = found else { return Ok(Round::Done) };
+    let Some((tidied, worth, others)) = found else { return Ok(Round::Done) };
     if let Some(dictionaries) = others {
         *tools = Some(Tools::new(dictionaries)?);
     }
-    let Some(tools) = tools else { return Ok(Round::Done) };
+    let Some(tools) = tools.as_mut().filter(|_| worth) else {
+        return Ok(if tidied { Round::More } else { Round::Done });
+    };
     let batch = &mut tools.batch;
     let more = with(slot, manner, |state| state.frontswap.take_cold(before, batch)) == Some(true);
     if !tools.batch.is_empty() {
@@ -209,6 +215,7 @@ fn settle(slot: &Slot, manner: Manner, tools: &Tools) {
 pub fn settle_all(slot: &Slot) -> Result<(), Errno> {
     let mut tools = None;
     while round(slot, Manner::Plain, &mut tools, 0)? == Round::More {}
+    while with(slot, Manner::Plain, |state| state.frontswap.tidy(true)) == Some(true) {}
     Ok(())
 }
 
