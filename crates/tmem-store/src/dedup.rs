@@ -7,7 +7,8 @@
 //! A page is hashed (128 bits, keyed), and 32 bits of the hash, which tell guests apart too, are the tag under which
 //! `candidates` may know a twin. Most heaps have next to no twins, and a hash for nothing costs a tenth of a put. So a
 //! pool that is left to decide samples: it looks up one page in 32, chosen by a few words of it, so that all twins are
-//! looked up or none. When some of those had a twin, all pages are looked up, until few enough have one.
+//! looked up or none. When some of those had a twin, all pages are looked up, until few enough have one; and those stored
+//! before become candidates, a few with each put (`backfill`).
 
 use crate::candidates::{Candidates, STEPS};
 use crate::codec::same_filled;
@@ -92,12 +93,14 @@ enum Twin {
 
 pub(crate) struct Duplicates {
     pub shares: Shares,
-    candidates: Candidates,
+    pub candidates: Candidates,
+    /// The entry that is made a candidate next, of those stored while their pools sampled; none when all were.
+    pub fill: EntryId,
     hash: PageHash,
     /// Chooses the samples.
     salt: u64,
     /// A candidate, unpacked to be compared.
-    beside: Table<Page>,
+    pub beside: Table<Page>,
     /// Pools that deduplicate, and of these those all of whose pages are looked up.
     pools: u64,
     pools_all: u64,
@@ -118,6 +121,7 @@ impl Duplicates {
         Ok(Duplicates {
             shares: Shares::new(max_pages)?,
             candidates: Candidates::new(max_pages)?,
+            fill: EntryId::NONE,
             hash: PageHash::new()?,
             salt: u64::from_ne_bytes(salt) | 1,
             beside: Table::new(1)?,
@@ -181,7 +185,7 @@ impl Duplicates {
 
     /// Whether a page is a sample.
     #[inline]
-    fn is_sample(&self, page: &Page) -> bool {
+    pub fn is_sample(&self, page: &Page) -> bool {
         let mut mixed = self.salt;
         for n in 0..WORDS {
             // Not all at the same place of their kilobyte: records often have the same size as a part of the page.
@@ -193,7 +197,7 @@ impl Duplicates {
         ((mixed >> 32) as u32).is_multiple_of(SAMPLED)
     }
 
-    fn tag(&self, page: &Page, circle: Circle) -> u32 {
+    pub fn tag(&self, page: &Page, circle: Circle) -> u32 {
         let whose = u32::from(circle.guest.0) << 1 | u32::from(circle.ephemeral);
         let tag = self.hash.hash(page)[0] as u32;
         #[cfg(test)]
@@ -218,7 +222,11 @@ impl PageStore {
         if config.dedup == Dedup::Auto {
             let change = self.pools[slot].sampler.tell(found);
             self.dedup.pools_all = self.dedup.pools_all.wrapping_add_signed(change);
+            if change > 0 {
+                self.dedup.fill = EntryId::in_leaf(1, 0);
+            }
         }
+        self.fill_in();
         self.fit_candidates(STEPS);
         self.dedup.ticks += ticks().saturating_sub(start);
         search
@@ -243,27 +251,6 @@ impl PageStore {
     /// Lets a stored page be found that is not shared.
     pub(crate) fn remember(&mut self, id: EntryId, tag: u32) {
         self.dedup.candidates.put(tag, id);
-    }
-
-    /// The entry of a page that may be a candidate has another id now: it is hashed once more, as nobody kept its tag.
-    pub(crate) fn rename_candidate(&mut self, slot: usize, entry: Entry, old: EntryId, new: EntryId) {
-        let Pool { config, sampler, guest, kind, .. } = self.pools[slot];
-        let PageStore { slab, dedup, codec, .. } = self;
-        let whole = match entry.form() {
-            _ if config.dedup == Dedup::Off => false,
-            Form::Packed(loc, len) => {
-                slab.read(loc, len).is_some_and(|packed| codec.decode(packed, &mut dedup.beside[0]))
-            }
-            Form::Raw(loc) => {
-                slab.read(loc, PAGE_SIZE).map(|bytes| dedup.beside[0].copy_from_slice(bytes)).is_some()
-            }
-            // A share keeps its own name.
-            _ => false,
-        };
-        if whole && (sampler.is_all(config.dedup) || dedup.is_sample(&dedup.beside[0])) {
-            let tag = dedup.tag(&dedup.beside[0], Circle { guest, ephemeral: kind.is_ephemeral() });
-            dedup.candidates.rename(tag, old, Some(new));
-        }
     }
 
     /// As `Duplicates::fit`, for what is stored now.

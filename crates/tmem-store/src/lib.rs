@@ -21,6 +21,7 @@ pub mod host;
 pub mod pool;
 
 mod age;
+mod backfill;
 mod candidates;
 mod cold;
 mod dedup;

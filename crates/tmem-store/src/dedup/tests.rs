@@ -238,6 +238,19 @@ fn check_convicts_damage_to_shares() {
 }
 
 #[test]
+fn what_was_stored_before_samples_found_twins_is_found_too() {
+    let (mut store, pool) = store(PoolConfig { dedup: Dedup::Auto, ..ON });
+    (0..2000).for_each(|n| put(&mut store, pool, n, &page(n)));
+    assert_eq!(store.stats().dedup.pools_all, 0);
+    (0..2000).for_each(|n| put(&mut store, pool, 2000 + n, &page(n)));
+    let dedup = store.stats().dedup;
+    assert_eq!(dedup.pools_all, 1);
+    assert!(dedup.found > 1000, "{} of 2000 found", dedup.found);
+    checked(&store);
+    (0..4000).for_each(|n| assert_is(&mut store, pool, n, &page(n % 2000)));
+}
+
+#[test]
 fn samples_switch_a_pool_on_and_off_again() {
     let (mut store, pool) = store(PoolConfig { dedup: Dedup::Auto, ..ON });
     let (mut next, mut index) = (0, 0);
