@@ -9,7 +9,7 @@ import sys
 from benches import machine
 
 ALL = (
-    "cold", "kernel_edge", "packers", "put_get_vs_memcpy", "pool_vs_memcpy", "python_backend", "unchanged_code",
+    "cold", "kernel_edge", "packers", "put_get_vs_memcpy", "pool_vs_memcpy", "cache", "python_backend", "unchanged_code",
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -53,7 +53,10 @@ class Stats:
     dedup_failed: int = 0  # comparisons with a page that was another
     dedup_ns: int = 0  # time that all of this took, in nanoseconds
     metadata: int = 0  # tables: what is known of each page
-    swap_used: int = 0  # of the swap device, held by pages
+    lent: int = 0  # to caches, which give it back as soon as pages need it
+    swap_used: int = 0  # of the swap device, held by pages: what they take there
+    swap_pages: int = 0  # pages on it
+    swap_file: int = 0  # how large its file is
     swap_cap: int = 0  # what the swap device may hold
     pinned: int = 0  # pages that stay, because pin() said so
     overshoot: int = 0  # over the budget now
@@ -73,9 +76,9 @@ class Stats:
     copies_dropped: int = 0  # packed copies of resident pages, given up for room
     swap_loads: int = 0  # pages read from the swap device
     swap_stores: int = 0  # pages written to it
-    written_back: int = (
-        0  # of these, the oldest of the page store, as they were packed, so that younger ones found room
-    )
+    written_back: int = 0  # of these, the oldest of the page store, in whatever form they had there
+    swap_written: int = 0  # bytes written to it, with what cleaning moved
+    swap_cleaned: int = 0  # pieces of its file that were emptied of what still lived in them, to be written again
     loads: int = 0  # pages that frontswap gave back
     succ_stores: int = 0  # pages that frontswap took
     failed_stores: int = 0  # pages that it refused; why is in `refused`
@@ -95,7 +98,8 @@ class Stats:
     @property
     def used(self) -> int:
         """All that counts against the budget, in bytes."""
-        return self.resident + self.standby + self.free_frames + self.store_bytes + self.metadata + self.idle
+        frames = self.resident + self.standby + self.free_frames + self.idle
+        return frames + self.store_bytes + self.metadata + self.lent
 
     @property
     def ratio(self) -> float:

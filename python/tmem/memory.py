@@ -32,7 +32,7 @@ from tmem.steering import Advice, raise_notices
 from tmem.swapdir import Swap, plan_swap
 from tmem.units import Size, format_size, parse_size
 
-__all__ = ["MINIMUM_RAM", "Memory", "numpy_allocator", "raise_notices_of"]
+__all__ = ["MINIMUM_RAM", "Memory", "native", "numpy_allocator", "raise_notices_of"]
 
 MINIMUM_RAM = _core.MIN_RAM
 """The smallest budget, in bytes: below it the pager's own tables and frames would be most of it."""
@@ -308,6 +308,11 @@ def raise_notices_of(memory: Memory) -> None:
 def numpy_allocator(memory: Memory, threshold: int, small: str) -> _core.Allocator:
     """Return the allocator that NumPy is handed to have its arrays in `memory`; see numpylimit."""
     return memory._core.allocator(threshold, small)  # noqa: SLF001 - in the module that owns it
+
+
+def native(memory: Memory) -> _core.Memory:
+    """Return what lends room to a cache; see cache."""
+    return memory._core  # noqa: SLF001 - in the module that owns it
 
 
 def _budget(ram: Size) -> int:

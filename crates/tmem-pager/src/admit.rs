@@ -27,7 +27,7 @@ impl Pager {
         }
         if must_arm {
             self.release_idle(extents, 0);
-            must_arm = self.with(passes_budget)?;
+            must_arm = self.with(|s| passes_budget(s) && !s.take_back_for(range))?;
         }
         let armed = if must_arm { Some(arm::prepare(self.choice, self.planned)?) } else { None };
         let address = self.with(|s| {

@@ -34,6 +34,7 @@ impl State {
     /// Sees to it that up to `want` frames can be had.
     pub fn supply(&mut self, want: usize) -> Supply {
         let mut rested = false;
+        self.take_back(want);
         for _ in 0..ROUNDS {
             let total = self.frame_count();
             let allowance = self.allowance();
@@ -70,8 +71,9 @@ impl State {
     }
 
     /// Whether `want` frames cannot be had without sending pages out.
-    pub fn is_short_of(&self, want: usize) -> bool {
-        self.slots.free_count() < want && self.frame_count() + want > self.allowance()
+    pub fn is_short_of(&mut self, want: usize) -> bool {
+        let is_short = |s: &State| s.slots.free_count() < want && s.frame_count() + want > s.allowance();
+        is_short(self) && (!self.take_back(want) || is_short(self))
     }
 
     /// Sends out what a stream has left behind, without a second chance: its frames are the next window's.
@@ -330,8 +332,9 @@ impl State {
         self.forget_old(page);
         let mut outcome = self.offer(page, slot, coded);
         for _ in 0..MADE_ROOM {
+            // What is lent goes first, then copies of pages in RAM, then the oldest pages of all.
             if outcome != Outcome::Refused(Reason::StoreFull)
-                || !(self.drop_copies() || self.write_back() > 0)
+                || !(self.take_back_for_store() || self.drop_copies() || self.write_back() > 0)
             {
                 break;
             }

@@ -10,6 +10,7 @@ pub mod registry;
 mod evict;
 mod expect;
 mod fault;
+mod lodgers;
 mod page;
 mod readahead;
 mod recent;

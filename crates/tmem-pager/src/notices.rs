@@ -43,7 +43,7 @@ impl Notice {
                  new allocations are refused. Free arrays, raise ram=, or give a swap device"
             }
             Notice::SwapFull => {
-                "the swap device is full: pages that do not compress stay resident. Free arrays, or give a larger swap="
+                "the swap device is full: what the store has no room for stays resident. Free arrays, or give a larger swap="
             }
             Notice::SwapError => {
                 "writing to the swap device failed: the pages stay resident. Check the disk, or name another \

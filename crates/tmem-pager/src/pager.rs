@@ -365,7 +365,7 @@ pub(crate) fn build(config: &Config) -> Result<State, PagerError> {
         arena_pages,
         slots,
         frontswap: Frontswap::new(backends, 0, arena_pages, Mode::default())?,
-        swap: swap_device(config, arena_pages)?,
+        swap: swap_device(config, arena_pages, dictionaries.clone())?,
         stats,
         dictionaries,
     };
@@ -403,10 +403,14 @@ fn local_store(config: &Config, shared: Option<Arc<Dictionaries>>) -> Result<Loc
     })
 }
 
-fn swap_device(config: &Config, pages: usize) -> Result<SwapOut, PagerError> {
+fn swap_device(
+    config: &Config,
+    pages: usize,
+    dictionaries: Arc<Dictionaries>,
+) -> Result<SwapOut, PagerError> {
     let Some((dir, bytes)) = &config.swap else { return Ok(SwapOut::none()) };
     let wanted = SwapConfig { dir: dir.clone(), cap_pages: bytes / PAGE_SIZE as u64, allow_memory: true };
-    match SwapDevice::new(&wanted) {
+    match SwapDevice::sharing(&wanted, dictionaries) {
         Ok(device) => Ok(SwapOut::new(device, pages)?),
         Err(SwapOpenError::Errno(e)) => Err(PagerError::Swap(
             e,

@@ -5,6 +5,7 @@
 
 use crate::error::PagerError;
 use crate::huge::Huge;
+use crate::lodgers::Lodgers;
 use crate::notices::Notices;
 use crate::page::{PageState, States};
 use crate::readahead::{ReadAhead, Window};
@@ -102,6 +103,7 @@ pub struct State {
     pub ahead: ReadAhead,
     pub frontswap: Frontswap,
     pub swap: SwapOut,
+    pub lodgers: Lodgers,
     pub stats: Stats,
     pub notices: Notices,
     /// Windows brought in last whose packed copies are kept.
@@ -157,6 +159,7 @@ impl State {
             ahead: ReadAhead::default(),
             frontswap: setup.frontswap,
             swap: setup.swap,
+            lodgers: Lodgers::default(),
             stats: setup.stats,
             notices: Notices::default(),
             kept: Kept::default(),
@@ -200,7 +203,11 @@ impl State {
 
     /// Bytes of the budget that are not frames.
     pub fn overhead(&self) -> usize {
-        FIXED_OVERHEAD + self.metadata_bytes() + self.frontswap.footprint() + self.swap.memory_bytes()
+        self.frontswap.footprint() + self.other_overhead()
+    }
+
+    fn other_overhead(&self) -> usize {
+        FIXED_OVERHEAD + self.metadata_bytes() + self.swap.memory_bytes() + self.lodgers.bytes()
     }
 
     /// Frames the budget leaves room for.
@@ -211,8 +218,7 @@ impl State {
     /// Shares the budget between frames and store: the store gets three fifths at most, and never what frames need
     /// so that the pages in use at one time find room beside the tables.
     pub fn share_out(&mut self) {
-        let others = FIXED_OVERHEAD + self.metadata_bytes() + self.swap.memory_bytes();
-        let beside = (self.ram - self.ram / 10 * 3).saturating_sub(others);
+        let beside = (self.ram - self.ram / 10 * 3).saturating_sub(self.other_overhead());
         self.frontswap.set_capacity(beside.min(self.ram / 5 * 3));
     }
 
@@ -293,6 +299,7 @@ impl State {
         s.set(Stat::FreeFrames, pages(self.slots.free_count()));
         s.set(Stat::Mapped, pages(self.frames.arena_pages() - self.states.count(PageState::Free)));
         s.set(Stat::Metadata, (FIXED_OVERHEAD + self.metadata_bytes() + self.swap.memory_bytes()) as u64);
+        s.set(Stat::Lent, self.lodgers.bytes() as u64);
         s.set(Stat::Pinned, pages(self.pinned));
         s.set(Stat::StoreBytes, self.frontswap.footprint() as u64);
         s.set(Stat::StorePages, self.frontswap.present_count() as u64);
@@ -311,9 +318,14 @@ impl State {
             s.set(Stat::DedupFailed, store.dedup.failed);
             s.set(Stat::DedupNs, store.dedup.ns);
         }
-        s.set(Stat::SwapUsed, pages(self.swap.used()));
-        s.set(Stat::SwapCap, pages(self.swap.cap()));
-        s.set(Stat::SwapLoads, self.swap.traffic().0);
+        let swap = self.swap.stats();
+        s.set(Stat::SwapUsed, swap.used_bytes);
+        s.set(Stat::SwapPages, swap.used);
+        s.set(Stat::SwapFile, swap.file_bytes);
+        s.set(Stat::SwapCap, swap.cap * PAGE_SIZE as u64);
+        s.set(Stat::SwapLoads, swap.read);
+        s.set(Stat::SwapWritten, swap.device_bytes);
+        s.set(Stat::SwapCleaned, swap.cleaned);
         let c = self.frontswap.counters;
         s.set(Stat::Loads, c.loads);
         s.set(Stat::SuccStores, c.succ_stores);

@@ -169,7 +169,7 @@ impl State {
 
     /// Whether frames are to be made free before they are needed. Not while the store is full: pages would be packed only to be
     /// refused, which `reclaim` does unseen, many at a time.
-    pub fn is_behind(&self) -> bool {
+    pub fn is_behind(&mut self) -> bool {
         let keep = if self.are_several() { EXCHANGE } else { KEEP_FREE };
         self.is_armed() && self.backoff == 0 && self.is_short_of(keep) && !self.frontswap.is_full()
     }

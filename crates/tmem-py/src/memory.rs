@@ -44,6 +44,11 @@ pub fn find(address: usize, nbytes: usize) -> Option<Memory> {
 }
 
 impl Memory {
+    /// Its pager, for what lodges in it.
+    pub fn pager(&self) -> Arc<Pager> {
+        Arc::clone(&self.pager)
+    }
+
     /// Runs a verb without the GIL.
     fn run<R: Send>(
         &self,

@@ -20,8 +20,8 @@ const ID_BYTES: usize = size_of::<ObjectId>();
 /// A pool of a host. Destroyed with the last reference, if not before.
 #[pyclass(frozen, module = "tmem._core")]
 pub struct Pool {
-    host: Arc<tmem_store::Host>,
-    id: PoolId,
+    pub host: Arc<tmem_store::Host>,
+    pub id: PoolId,
     destroyed: AtomicBool,
 }
 

@@ -90,6 +90,11 @@ impl Ages {
         self.in_use
     }
 
+    /// Gives back all memory, where there is no page.
+    pub fn reset_if_empty(&mut self) {
+        self.records.reset_if_empty();
+    }
+
     /// Bytes of memory taken; none where there are no ephemeral pools.
     pub fn touched_bytes(&self) -> usize {
         if self.in_use { self.records.touched_bytes() } else { 0 }

@@ -221,7 +221,7 @@ impl BackendOps for LocalBackend {
     }
 
     fn touch(&mut self, area: u32, page: u64) {
-        self.store.touch(self.pool, object_of(area), page);
+        self.store.renew(self.pool, object_of(area), page);
     }
 
     fn set_clock(&mut self, now: u32) {

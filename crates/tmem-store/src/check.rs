@@ -4,8 +4,8 @@
 
 use crate::class::LARGEST_PACKED;
 use crate::entry::{Entry, EntryId, Form};
-use crate::forget::count;
 use crate::guests::{GuestHoldings, GuestId, MAX_GUESTS, slot_bytes};
+use crate::held::count;
 use crate::order::Place;
 use crate::pool::PageStore;
 use crate::shared::{Circle, Met, Shares, data_len};
@@ -46,6 +46,11 @@ impl PageStore {
             if pages[slot] != pool.stats.pages || (pages[slot] > 0 && !pool.live) {
                 broken
                     .push(format!("pool {slot}: {} pages, its count says {}", pages[slot], pool.stats.pages));
+            }
+        }
+        for (slot, pool) in self.pools.iter().enumerate().filter(|(_, pool)| pool.live) {
+            if pool.stats.frozen != (pool.frozen || self.saves.is_held(slot)) {
+                broken.push(format!("pool {slot}: frozen or not, for no reason"));
             }
         }
         if walk.held != self.held {

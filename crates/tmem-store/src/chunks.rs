@@ -4,6 +4,7 @@
 //! and then in the list of its fullness, or full and in no list.
 
 use crate::class::{CLASSES, PAGES, slots_in};
+use crate::page_bytes;
 use tmem_sys::{Errno, Table};
 
 /// Partial chunks of a class are listed by how full they are, in so many steps; allocation takes from the fullest.
@@ -65,6 +66,14 @@ impl Chunks {
 
     pub fn fresh(&self) -> usize {
         self.fresh
+    }
+
+    /// Gives back the memory of the headers, where no chunk is mapped.
+    pub fn reset_if_empty(&mut self) {
+        if self.mapped == 0 {
+            self.table.discard(0..page_bytes(self.fresh * size_of::<Chunk>()));
+            (self.heads, self.fresh) = ([0; LISTS], 0);
+        }
     }
 
     /// The header of a chunk that has a class.

@@ -2,7 +2,7 @@
 //! Owns: the embedded host: a page store that several threads and forks use, with guests, one limit for everything,
 //! and batches. Callers: users' pools (the pager has its own store and lock, and does not come here). Locks: one
 //! host's, for one operation or one run of a batch; around a fork, every host's. No host's lock is held while
-//! another's or a pager's is taken, or while memory of the caller's that may be paged is touched: callers copy such
+//! another's or a pager's is taken (the other way round it may be: see the pager's `lodgers`), or while memory of the caller's that may be paged is touched: callers copy such
 //! pages first (law 17).
 //! Law 8: operations on a handle happen in some order, whole. Law 15: a forked child finds every host whole, as a
 //! copy of its own.
@@ -21,8 +21,10 @@ use tmem_sys::{Errno, Lock, LockGuard, Page, fork};
 pub const RUN: usize = 64;
 /// How often a batch offers the processor to those who wait for the lock, between two runs.
 const YIELDS: usize = 64;
-/// A leaf of the index, the least that memory is taken by in steps, so that many are all the leaves a limit can have.
+/// A leaf of the index, so that many are all the leaves a limit can have.
 const LEAF_BYTES: usize = 1 << 10;
+/// An object's record and the least index that it can have.
+const OBJECT_BYTES: usize = 128;
 
 /// How large a host is.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +43,15 @@ pub struct Host {
     reserve_bytes: usize,
 }
 
+/// Registers the handlers around a fork, once a process. A part whose lock is held while a host's is taken registers its own
+/// after these: the last registered come first before a fork.
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn register_fork() -> Result<(), Errno> {
+    fork::register(prepare, release, child)
+}
+
 /// Every host that may still be alive.
 static HOSTS: Lock<Vec<Weak<Host>>> = Lock::new(Vec::new());
 /// Hosts whose locks are held across the fork that is under way.
@@ -56,12 +67,12 @@ impl Host {
             capacity_bytes: 0,
             reserve_bytes,
             max_pages: leaves as u64 * 8,
-            max_objects: leaves,
+            max_objects: reserve_bytes / OBJECT_BYTES,
             ordered: false,
         };
         let mut store = PageStore::with_ephemeral(store, leaves * 8)?;
         store.set_limit(config.limit_bytes);
-        fork::register(prepare, release, child)?;
+        register_fork()?;
         let host = Arc::new(Host { store: Lock::new(store), waiting: AtomicU32::new(0), reserve_bytes });
         let mut hosts = HOSTS.lock();
         hosts.retain(|known| known.strong_count() > 0);
@@ -81,7 +92,7 @@ impl Host {
 
     /// Between two runs of a batch: lets those get on who wait. The lock alone would often be taken again before they
     /// wake.
-    fn give_way(&self) {
+    pub(crate) fn give_way(&self) {
         for _ in 0..YIELDS {
             if self.waiting.load(Ordering::Relaxed) == 0 {
                 return;
@@ -221,8 +232,7 @@ impl Host {
     pub fn set_guest_frozen(&self, guest: &str, frozen: bool) -> Option<usize> {
         let mut store = self.lock();
         let guest = store.guests.find(guest)?;
-        let pools = store.pools.iter_mut().filter(|p| p.live && p.guest == guest);
-        Some(pools.map(|p| p.stats.frozen = frozen).count())
+        Some(store.set_guest_frozen(guest, frozen))
     }
 
     /// Sets what `change` makes of a guest's limits; the guest is made where there is none.
@@ -256,6 +266,14 @@ impl Host {
     /// As [`PageStore::set_limit`], within the reserve.
     pub fn set_limit(&self, bytes: usize) {
         self.lock().set_limit(bytes.min(self.reserve_bytes));
+    }
+
+    /// As [`Host::set_limit`], and gives back what tables took for pages that are gone; bytes that are taken still.
+    pub fn shrink_to(&self, bytes: usize) -> usize {
+        let mut store = self.lock();
+        store.set_limit(bytes.min(self.reserve_bytes));
+        store.reset_if_empty();
+        store.footprint()
     }
 
     /// Bytes that may be taken for everything.
@@ -313,11 +331,14 @@ extern "C" fn prepare() {
     hosts.keep_across_fork();
 }
 
-/// In the child: who waited in the parent does not wait here.
+/// In the child: who waited in the parent does not wait here, and who saved a pool does not go on.
 extern "C" fn child() {
     release();
     let hosts = HOSTS.lock();
-    hosts.iter().filter_map(Weak::upgrade).for_each(|host| host.waiting.store(0, Ordering::Relaxed));
+    for host in hosts.iter().filter_map(Weak::upgrade) {
+        host.waiting.store(0, Ordering::Relaxed);
+        host.lock().forget_saves();
+    }
 }
 
 /// In the parent, and in the child: all hosts are free again.

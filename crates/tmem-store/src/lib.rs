@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where pages live. A page on its way out of the pager is offered here and may be refused; a page taken is
-//! given back byte for byte. Modules in the order of the flow: hook, host, pool, room, index, codec, slab, swap device.
+//! given back byte for byte. Modules in the order of the flow: hook, host, pool, room, index, codec, slab, swap device,
+//! files of saved pools.
 //!
 //! Nothing here is `unsafe`, and nothing on the path of a page (put, get, flush) uses the heap: all memory comes
 //! from `tmem_sys` tables. Only `check` and constructors allocate.
@@ -20,19 +21,23 @@ pub mod guests;
 pub mod host;
 pub mod pool;
 
+pub mod cache;
+mod shape;
+
 mod age;
 mod backfill;
 mod candidates;
 mod cold;
 mod dedup;
 mod expect;
-mod forget;
+mod held;
 mod lend;
 mod oldest;
 mod order;
 mod place;
 mod room;
 mod shared;
+mod whole;
 
 mod entry;
 mod nodes;
@@ -48,13 +53,20 @@ mod slab;
 
 pub mod swap;
 mod swapanswer;
+mod swapblob;
+mod swapclean;
 mod swapfork;
 mod swaplevel;
+mod swapmap;
+mod swaprecord;
+
+pub mod save;
 
 mod check;
 pub mod stats;
 
 pub use backend::LocalBackend;
+pub use cache::Cache;
 pub use codec::Dictionaries;
 pub use cold::ColdBatch;
 pub use frontswap::{Frontswap, FrontswapCounters, Mode};

@@ -111,6 +111,18 @@ impl<T: Pod> NodeTable<T> {
         self.nodes.len() - 1 - self.live >= n
     }
 
+    /// Gives back all memory, where no node is live.
+    pub fn reset_if_empty(&mut self) {
+        if self.live == 0 && self.fresh > 1 {
+            let pages = self.fresh.div_ceil(Self::PER_GROUP);
+            // In whole pages: what follows the last node used was never touched.
+            self.nodes.discard(0..pages * Self::GROUP);
+            self.heads.discard(0..page_bytes(self.fresh * size_of::<Head>()));
+            self.pages.discard(0..page_bytes(pages * size_of::<u32>()));
+            (self.free, self.fresh, self.touched_pages, self.idle_pages) = (0, 1, 0, 0);
+        }
+    }
+
     pub fn is_live(&self, node: u32) -> bool {
         (1..self.fresh).contains(&(node as usize)) && self.heads[node as usize].next == LIVE
     }

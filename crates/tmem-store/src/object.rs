@@ -94,6 +94,35 @@ impl Objects {
         }
     }
 
+    /// The first entry of an object from an index on.
+    pub fn next(&self, pool: u32, id: ObjectId, from: u64) -> Option<(u64, Entry)> {
+        let object = self.find(pool, id);
+        let Object { first, pages: index, .. } = self.objects[object];
+        match first.root() {
+            _ if object == 0 => None,
+            Some(root) => self.trees.next(root, from),
+            None => (index >= from).then_some((index, first)),
+        }
+    }
+
+    /// Writes the ids of a pool's objects with numbers from `at` on, as many as there is room for among so many numbers;
+    /// how many. `at` moves on, and is 0 at the end. An object keeps its number, so none is passed over between two calls.
+    pub fn ids(&self, pool: u32, at: &mut u32, numbers: usize, into: &mut [ObjectId]) -> usize {
+        let (mut found, end) = (0, self.objects.fresh());
+        let last = end.min(at.saturating_add(numbers as u32));
+        let mut number = (*at).max(1);
+        while number < last && found < into.len() {
+            let object = &self.objects[number];
+            if object.pool == pool && self.objects.is_live(number) {
+                into[found] = ObjectId(object.id);
+                found += 1;
+            }
+            number += 1;
+        }
+        *at = if number < end { number } else { 0 };
+        found
+    }
+
     /// Asks for the memory of the entry at an index.
     #[inline]
     pub fn expect(&self, pool: u32, id: ObjectId, index: u64) {
@@ -169,6 +198,17 @@ impl Objects {
         let pool = self.objects[object].pool;
         let entry = self.remove_at(object, index);
         (!entry.is_empty()).then_some((pool, entry))
+    }
+
+    /// The id of a live object's number.
+    pub fn id_of(&self, object: u32) -> Option<ObjectId> {
+        self.objects.is_live(object).then(|| ObjectId(self.objects[object].id))
+    }
+
+    /// The first live object of a pool whose number is above `after`.
+    pub fn next_of(&self, pool: u32, after: u32) -> Option<u32> {
+        (after.saturating_add(1)..self.objects.fresh())
+            .find(|&n| self.objects.is_live(n) && self.objects[n].pool == pool)
     }
 
     fn remove_at(&mut self, object: u32, index: u64) -> Entry {
@@ -258,6 +298,17 @@ impl Objects {
 
     pub fn live(&self) -> usize {
         self.objects.live()
+    }
+
+    /// Gives back all memory, where there is no object.
+    pub fn reset_if_empty(&mut self) {
+        if self.objects.live() == 0 {
+            self.buckets.discard(0..page_bytes(self.open * size_of::<u32>()));
+            self.open = FIRST_BUCKETS;
+            self.last.set(0);
+            self.objects.reset_if_empty();
+            self.trees.reset_if_empty();
+        }
     }
 
     pub fn touched_bytes(&self) -> usize {

@@ -32,7 +32,7 @@ impl PageStore {
     }
 
     /// Makes a persistent page the youngest.
-    pub(crate) fn touch(&mut self, pool: PoolId, object: ObjectId, index: u64) {
+    pub(crate) fn renew(&mut self, pool: PoolId, object: ObjectId, index: u64) {
         let Ok(slot) = self.live_slot(pool) else { return };
         if let Some(id) = self.objects.id(slot as u32, object, index)
             && let Some(place) =

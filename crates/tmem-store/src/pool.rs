@@ -9,12 +9,12 @@ use crate::codec::{self, Codec, Coded};
 pub use crate::config::{Dedup, PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
 use crate::dedup::{Duplicates, Sampler};
 use crate::entry::{Entry, Form};
-use crate::forget::release;
 use crate::guests::{GuestId, Guests};
 use crate::object::{MAX_POOLS, ObjectId, Objects};
 use crate::ops::{Corrupt, Loaded, Outcome, Reason};
 use crate::order::Order;
 use crate::room::UNLIMITED;
+use crate::save::Saves;
 use crate::slab::Slab;
 use crate::stats::{Holdings, PoolStats, StoreStats, Traffic};
 use tmem_sys::page::fetch;
@@ -28,6 +28,12 @@ pub(crate) struct Pool {
     pub config: PoolConfig,
     pub kind: PoolKind,
     pub guest: GuestId,
+    /// An object loses all its pages or none to eviction; `whole`.
+    pub whole: bool,
+    /// Objects that it lost so.
+    pub evicted_objects: u64,
+    /// Frozen by whoever asked for it; it is also frozen while it is saved, and `stats` has both.
+    pub frozen: bool,
     pub stats: PoolStats,
     pub sampler: Sampler,
 }
@@ -38,6 +44,9 @@ const NO_POOL: Pool = Pool {
     config: PoolConfig { pack: true, raw: false, dedup: Dedup::Off },
     kind: PoolKind::Persistent,
     guest: GuestId::FIRST,
+    whole: false,
+    evicted_objects: 0,
+    frozen: false,
     stats: PoolStats::NONE,
     sampler: Sampler::NEW,
 };
@@ -59,6 +68,7 @@ pub struct PageStore {
     pub(crate) traffic: Traffic,
     pub(crate) moved: u64,
     pub(crate) compact_from: u32,
+    pub(crate) saves: Saves,
 }
 
 impl PageStore {
@@ -92,6 +102,7 @@ impl PageStore {
             traffic: Traffic::default(),
             moved: 0,
             compact_from: 0,
+            saves: Saves::default(),
         })
     }
 
@@ -170,6 +181,7 @@ impl PageStore {
             self.pools[slot].stats.traffic.duplicates += 1;
             self.traffic.duplicates += 1;
             self.release(slot, old);
+            self.saves.note_page(slot, object, index);
         }
     }
 
@@ -227,26 +239,9 @@ impl PageStore {
         if was_there {
             self.release(slot, entry);
             self.count_flushed(slot, 1);
+            self.saves.note_page(slot, object, index);
         }
         Ok(was_there)
-    }
-
-    /// Forgets every page of an object; how many there were.
-    ///
-    /// # Errors
-    /// [`StoreError::NoSuchPool`].
-    pub fn flush_object(&mut self, pool: PoolId, object: ObjectId) -> Result<u64, StoreError> {
-        let slot = self.live_slot(pool)?;
-        let before = self.pools[slot].stats.pages;
-        let PageStore { objects, slab, held, ages, order, guests, pools, dedup, .. } = self;
-        let shares = &mut dedup.shares;
-        objects.remove_object(slot as u32, object, &mut |e| {
-            release(slab, held, ages, order, guests, shares, &mut pools[slot], e)
-        });
-        self.settle_all();
-        let flushed = before - self.pools[slot].stats.pages;
-        self.count_flushed(slot, flushed);
-        Ok(flushed)
     }
 
     /// Forgets a pool and every page in it; how many there were.
@@ -256,38 +251,13 @@ impl PageStore {
     pub fn destroy(&mut self, pool: PoolId) -> Result<u64, StoreError> {
         let slot = self.live_slot(pool)?;
         let before = self.pools[slot].stats.pages;
-        let PageStore { objects, slab, held, ages, order, guests, pools, dedup, .. } = self;
-        let shares = &mut dedup.shares;
-        objects.remove_pool(slot as u32, &mut |e| {
-            release(slab, held, ages, order, guests, shares, &mut pools[slot], e)
-        });
-        dedup.count_pool(&pools[slot], u64::wrapping_sub);
-        self.settle_all();
-        self.count_flushed(slot, before);
+        self.dedup.count_pool(&self.pools[slot], u64::wrapping_sub);
+        self.flush_slot(slot);
         self.pools[slot].live = false;
+        self.saves.end(slot);
         self.guests.get_mut(self.pools[slot].guest).pools -= 1;
         self.pools[slot].generation = (self.pools[slot].generation + 1) % (u32::MAX / MAX_POOLS as u32);
         Ok(before)
-    }
-
-    /// Refuses puts from now on; gets and flushes go on. A put still forgets what its handle held.
-    ///
-    /// # Errors
-    /// [`StoreError::NoSuchPool`].
-    pub fn freeze(&mut self, pool: PoolId) -> Result<(), StoreError> {
-        let slot = self.live_slot(pool)?;
-        self.pools[slot].stats.frozen = true;
-        Ok(())
-    }
-
-    /// Accepts puts again.
-    ///
-    /// # Errors
-    /// [`StoreError::NoSuchPool`].
-    pub fn thaw(&mut self, pool: PoolId) -> Result<(), StoreError> {
-        let slot = self.live_slot(pool)?;
-        self.pools[slot].stats.frozen = false;
-        Ok(())
     }
 
     /// Changes how many bytes of chunks may be mapped. Below what is mapped, puts that need data are refused until
@@ -371,7 +341,7 @@ impl PageStore {
         Ok(())
     }
 
-    fn read(&mut self, entry: Entry, into: &mut Page) -> Result<Loaded, Corrupt> {
+    pub(crate) fn read(&mut self, entry: Entry, into: &mut Page) -> Result<Loaded, Corrupt> {
         match self.dedup.shares.plain(entry).form() {
             Form::Empty => return Ok(Loaded::Absent),
             Form::Same(word) => codec::fill(word, into),
@@ -389,7 +359,7 @@ impl PageStore {
         Ok(Loaded::Loaded)
     }
 
-    fn count_flushed(&mut self, slot: usize, pages: u64) {
+    pub(crate) fn count_flushed(&mut self, slot: usize, pages: u64) {
         self.traffic.flushed += pages;
         self.pools[slot].stats.traffic.flushed += pages;
     }

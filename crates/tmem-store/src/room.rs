@@ -18,9 +18,9 @@ use crate::ops::Reason;
 use crate::pool::PageStore;
 use tmem_sys::PAGE_SIZE;
 
-/// What the tables may grow by in one put: a chain of new nodes, each on a page of its own, a share and a candidate. Kept free, so that the
-/// limit holds after the put as it did before.
-const MARGIN: usize = 44 * PAGE_SIZE;
+/// What the tables may grow by in one put: a chain of new nodes, each on a page of its own, a share and a candidate. Kept
+/// free, so that the limit holds after the put as it did before.
+pub(crate) const MARGIN: usize = 44 * PAGE_SIZE;
 /// Pages moved at most when nothing is left to evict: a chunk comes free for each few puts.
 const COMPACTED_AT_ONCE: usize = 64;
 /// Evictions after which chunks are emptied by moving pages: this part of all there are, within these bounds. Fewer, and
@@ -58,6 +58,21 @@ impl PageStore {
     /// Bytes that may be taken for everything.
     pub fn limit(&self) -> usize {
         self.limit
+    }
+
+    /// Bytes by which the limit is short of `more` bytes beside what is taken, without an eviction.
+    pub fn short_of(&self, more: usize) -> usize {
+        (self.footprint() + MARGIN).saturating_add(more).saturating_sub(self.limit)
+    }
+
+    /// Gives back what the tables took, where there is no page.
+    pub fn reset_if_empty(&mut self) {
+        if self.objects.live() == 0 {
+            self.objects.reset_if_empty();
+            self.ages.reset_if_empty();
+            self.slab.trim();
+            self.compact_from = 0;
+        }
     }
 
     /// Sets a guest's weight and cap. Under a lower cap its oldest ephemeral pages go at once; persistent ones stay.
@@ -179,14 +194,17 @@ impl PageStore {
         most.map(|(id, ..)| id).or_else(|| oldest().map(|(_, id)| id))
     }
 
-    /// Forgets a guest's oldest ephemeral page; false when it has none.
+    /// Forgets a guest's oldest ephemeral page, and the rest of its object where the pool keeps objects whole; false
+    /// when it has none.
     fn evict_oldest(&mut self, guest: GuestId) -> bool {
         let Some((number, record)) = self.ages.oldest_of(guest) else { return false };
+        let id = self.objects.id_of(record.object);
         if let Some((pool, entry)) = self.objects.take(record.object, record.index) {
             self.release(pool as usize, entry);
             self.pools[pool as usize].stats.traffic.evicted += 1;
             self.traffic.evicted += 1;
             self.guests.get_mut(guest).evicted += 1;
+            self.evict_rest(pool, id);
         }
         // Where stray writes broke the way from record to entry, the record goes all the same: the search must end.
         if self.ages.oldest_of(guest).is_some_and(|(n, r)| (n, r.stamp) == (number, record.stamp)) {

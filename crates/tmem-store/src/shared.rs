@@ -9,8 +9,8 @@
 //! Who leaves takes its id off; what is left in the end is the id of who stayed.
 
 use crate::entry::{Entry, EntryId, Form};
-use crate::forget::count;
 use crate::guests::{GuestId, slot_bytes};
+use crate::held::count;
 use crate::nodes::NodeTable;
 use crate::pool::PageStore;
 use crate::slab::Slab;

@@ -224,6 +224,7 @@ impl Slab {
     /// Gives all idle chunks back: the store is asked to be as small as it can.
     pub fn trim(&mut self) {
         while self.give_back_one() {}
+        self.chunks.reset_if_empty();
     }
 
     fn give_back_one(&mut self) -> bool {

@@ -149,14 +149,27 @@ impl PoolStats {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SwapStats {
     pub cap: u64,
-    /// Slots that hold a page of this process, inherited ones included.
+    /// Pages of this process on it, inherited ones included.
     pub used: u64,
+    /// Bytes of what was made of them, in the file this process writes and in inherited ones.
+    pub used_bytes: u64,
+    /// Bytes of the file this process writes.
+    pub file_bytes: u64,
     /// Slots of freed pages that a living child may still read.
     pub limbo: u64,
     /// Files in use: one, and one more for each generation of forks inherited.
     pub levels: u32,
     pub written: u64,
+    /// Bytes of what was made of the pages written.
+    pub written_bytes: u64,
+    /// Bytes that went to the device: with blocks filled up, and what cleaning moved.
+    pub device_bytes: u64,
+    /// Clusters cleaned, and the pages that were moved.
+    pub cleaned: u64,
+    pub moved: u64,
     pub read: u64,
+    /// System calls that read them.
+    pub reads: u64,
     /// Pages that came back changed. Each stopped a program, so more than one is a test.
     pub corrupt: u64,
     pub io_errors: u64,

@@ -267,6 +267,15 @@ impl Trees {
         self.inner.free(node);
     }
 
+    /// Gives back all memory, where there is no tree.
+    pub fn reset_if_empty(&mut self) {
+        if self.leaves.live() == 0 {
+            self.places.discard(0..page_bytes(self.leaves.fresh() as usize * size_of::<LeafPlace>()));
+        }
+        self.inner.reset_if_empty();
+        self.leaves.reset_if_empty();
+    }
+
     pub fn touched_bytes(&self) -> usize {
         let places = page_bytes(self.leaves.fresh() as usize * size_of::<LeafPlace>());
         self.inner.touched_bytes() + self.leaves.touched_bytes() + places
@@ -379,12 +388,18 @@ mod tests {
             model.insert(i, Entry::same(n as u64));
         }
         assert_eq!(all(&trees, root), model);
+        for &i in &indexes {
+            for from in [i, i.saturating_sub(1), i.saturating_add(1)] {
+                let first = model.range(from..).next().map(|(i, e)| (*i, *e));
+                assert_eq!(trees.next(root, from), first, "from {from:#x}");
+            }
+        }
         for i in indexes {
             assert_eq!(trees.get(root, i), model[&i]);
             assert_eq!(trees.remove(&mut root, i), model[&i]);
             assert!(trees.remove(&mut root, i).is_empty());
         }
-        assert_eq!(root, Root::EMPTY);
+        assert_eq!((root, trees.next(root, 0)), (Root::EMPTY, None));
         assert_eq!(trees.live(), (0, 0));
     }
 

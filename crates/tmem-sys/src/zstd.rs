@@ -98,7 +98,7 @@ impl Compressor {
 pub struct Decompressor {
     context: NonNull<ZSTD_DCtx>,
     /// Where the context lies.
-    room: Mapping,
+    _room: Mapping,
 }
 
 // SAFETY: as for the compressor.
@@ -128,7 +128,7 @@ impl Decompressor {
             zstd_sys::ZSTD_DCtx_setParameter(context.as_ptr(), name, format)
         };
         length(answer).ok_or(Errno::EINVAL)?;
-        Ok(Decompressor { context, room })
+        Ok(Decompressor { context, _room: room })
     }
 
     /// Decompresses `src` into a page; false when the bytes are not a whole page compressed with this dictionary. A page
@@ -352,8 +352,8 @@ mod tests {
         let mut decompressor = Decompressor::new().unwrap();
         let there = |decompressor: &Decompressor| {
             let mut count = 0;
-            let pages = decompressor.room.len() / PAGE_SIZE;
-            crate::pagemap::each_page(decompressor.room.addr(), pages, |_, there| {
+            let pages = decompressor._room.len() / PAGE_SIZE;
+            crate::pagemap::each_page(decompressor._room.addr(), pages, |_, there| {
                 count += usize::from(there)
             })
             .unwrap();

@@ -4,7 +4,8 @@
 
 use super::dictionaries::Dictionaries;
 use super::{
-    DICTIONARY, DICTIONARY_SHUFFLED, LZ4, PLANES, RANGE, RECORDS, SHUFFLED, STEPS, ZSTD, ZSTD_SHUFFLED,
+    DICTIONARY, DICTIONARY_SHUFFLED, HEAD, LZ4, PLANES, RANGE, RECORDS, SHORT, SHUFFLED, STEPS, ZSTD,
+    ZSTD_SHUFFLED,
 };
 use std::sync::Arc;
 use tmem_sys::pack::shuffle::unshuffle;
@@ -48,6 +49,7 @@ impl Decoder {
             RANGE => frame::unpack_range(form, data, into),
             STEPS => frame::unpack_steps(form, data, into),
             RECORDS => records::unpack(form, data, into),
+            HEAD => unpack_head(data, into),
             ZSTD | ZSTD_SHUFFLED | DICTIONARY | DICTIONARY_SHUFFLED => self.decode_cold(*code, data, into),
             _ => false,
         }
@@ -79,6 +81,16 @@ impl Drop for Decoder {
             self.dictionaries.leave();
         }
     }
+}
+
+fn unpack_head(data: &[u8], into: &mut Page) -> bool {
+    let Some((len, head)) = data.split_first_chunk() else { return false };
+    let whole = u16::from_le_bytes(*len) as usize == head.len() && head.len() <= SHORT;
+    if whole {
+        into.fill(0);
+        into[..head.len()].copy_from_slice(head);
+    }
+    whole
 }
 
 /// Decodes a shuffled page and puts its bytes back in order.

@@ -39,6 +39,14 @@ const ZSTD_SHUFFLED: u8 = 8;
 const DICTIONARY: u8 = 9;
 const DICTIONARY_SHUFFLED: u8 = 10;
 
+const HEAD: u8 = 11;
+
+/// A head of up to so many bytes is kept as it is: bit planes make no less of any page that is no sequence.
+const SHORT: usize = 448;
+/// What is looked at at once.
+const LINE: usize = 64;
+const _: () = assert!((PAGE_SIZE - SHORT).is_multiple_of(LINE));
+
 /// What is packed as tightly as this needs no LZ4.
 const TIGHT: usize = PAGE_SIZE / 6;
 /// So many pages in a row without records, and they are looked for in one of so many.
@@ -114,6 +122,9 @@ impl Codec {
         if !pack {
             return Coded::Incompressible;
         }
+        if let Some(len) = self.pack_head(page) {
+            return Coded::Packed(&self.buffers[self.used][..len]);
+        }
         let sketch = pack::sketch(self.form, page);
         let (typed, size) = self.best_typed(page, &sketch);
         let plan = self.plan(page, &sketch, typed, size);
@@ -175,6 +186,22 @@ impl Codec {
         let plan = records::plan(self.form, page, most).filter(|plan| plan.size() < most)?;
         self.recordless = 0;
         Some(plan)
+    }
+
+    /// Keeps a short head; `None` where the page has more than that.
+    fn pack_head(&mut self, page: &Page) -> Option<usize> {
+        // From the end: most pages have something there.
+        let is_zero = |line: &[u8]| line.iter().fold(0, |any, byte| any | byte) == 0;
+        if !page[SHORT..].rchunks_exact(LINE).all(is_zero) {
+            return None;
+        }
+        let len = page[..SHORT].iter().rposition(|byte| *byte != 0)? + 1;
+        self.used = 0;
+        let (code, out) = self.buffers[0].split_first_mut()?;
+        *code = HEAD;
+        out[..2].copy_from_slice(&(len as u16).to_le_bytes());
+        out[2..2 + len].copy_from_slice(&page[..len]);
+        Some(3 + len)
     }
 
     fn pack_records(&mut self, page: &Page, plan: &Plan) -> Option<usize> {
@@ -278,6 +305,15 @@ fn may_be_narrow(page: &Page, differ: u64, size: usize) -> bool {
     let range = bits(extremes[0], extremes[1]).saturating_sub(differ.trailing_zeros());
     let width = range.min(bits(extremes[2], extremes[3]));
     width <= WIDEST && (width as usize + 1) * WORDS / 8 < size / 16 * 15
+}
+
+/// The codecs whose packed bytes are all that `decode` needs. Saved pools hold pages of these, so a number keeps its
+/// meaning for good.
+pub const LASTING: std::ops::RangeInclusive<u8> = LZ4..=RECORDS;
+
+/// Whether packed bytes say all about their page, to any later version as well.
+pub fn lasts(packed: &[u8]) -> bool {
+    packed.first().is_some_and(|code| LASTING.contains(code))
 }
 
 /// The word a page repeats, if it does. Most pages are told from their first words.

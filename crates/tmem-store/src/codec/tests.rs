@@ -16,6 +16,20 @@ fn packed(codec: &mut Codec, page: &Page) -> Option<Vec<u8>> {
 }
 
 #[test]
+fn a_short_head_is_kept_as_it_is() {
+    let (mut codec, mut next) = (Codec::new().unwrap(), noise(3));
+    let mut page = [0; PAGE_SIZE];
+    for len in 1..=SHORT + 1 {
+        page[..len].fill_with(|| next() as u8 | 1);
+        let bytes = packed(&mut codec, &page).unwrap();
+        assert_eq!((bytes[0], bytes.len()) == (HEAD, len + 3), len <= SHORT, "{len}");
+    }
+    page[SHORT..].fill(0);
+    page[PAGE_SIZE - 1] = 1;
+    assert!(packed(&mut codec, &page).is_none_or(|bytes| bytes[0] != HEAD));
+}
+
+#[test]
 fn same_filled_wants_every_word() {
     let mut page = [0u8; PAGE_SIZE];
     fill(0x1122_3344_5566_7788, &mut page);

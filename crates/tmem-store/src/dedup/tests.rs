@@ -122,7 +122,7 @@ fn shared_pages_go_down_in_their_turn_as_they_are_packed() {
     // The oldest go, the youngest of each share stays and is in its place.
     (0..6).for_each(|n| assert_eq!(store.flush_page(pool, OBJECT, n), Ok(true)));
     checked(&store);
-    store.touch(pool, OBJECT, 6);
+    store.renew(pool, OBJECT, 6);
     let order: Vec<u64> =
         std::iter::successors(store.oldest(crate::order::Place::NONE), |(place, ..)| store.oldest(*place))
             .map(|(_, (.., index), _)| index)

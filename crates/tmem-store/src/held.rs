@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Owns: what goes when an entry has left the index: its data, its place in the order of age, what it counts for. Callers:
-//! `pool` on flushes, puts over a page and gets that take one, `room` on evictions, `cold` on exchanges. Locks: the store's. Law 11: counts and
-//! charges are exact after each.
+//! Owns: the accounts of what a store holds: what an entry's page takes comes on its pool's, its guest's and the store's counts,
+//! and goes off them. Callers: `pool`, `place`, `room`, `cold`, `check`. Locks: the store's. Law 11: exact after every
+//! operation.
 
 use crate::age::Ages;
 use crate::candidates::STEPS;
@@ -42,7 +42,8 @@ impl PageStore {
     }
 }
 
-/// Frees what an entry held and takes it off the counts. The entry is out of the index already.
+/// Frees what an entry held and takes it off the counts. The entry is out of the index already. When all have gone that are
+/// to go, [`PageStore::settle_all`] is next.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn release(
     slab: &mut Slab,
