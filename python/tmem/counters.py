@@ -42,9 +42,16 @@ class Stats:
     store_packed: int = 0  # of these, pages that are compressed
     store_cold: int = 0  # of the compressed ones, pages packed tighter because they stay cold
     store_same: int = 0  # of these, pages of one repeated value, which take no room
-    store_data: int = 0  # the compressed pages' own size
+    store_data: int = 0  # the compressed pages' own size; what pages share counts once
     store_slots: int = 0  # the same, rounded up to the sizes of slots
     store_mapped: int = 0  # memory that the slots are in; what is more than theirs is fragmentation
+    store_shared: int = 0  # of the pages, those that share their data with others
+    store_saved: int = 0  # what these would take in addition, each by itself
+    dedup_all: int = 0  # 1 while every page is looked up among those stored already
+    dedup_hashed: int = 0  # pages that were
+    dedup_found: int = 0  # of these, pages that were stored already
+    dedup_failed: int = 0  # comparisons with a page that was another
+    dedup_ns: int = 0  # time that all of this took, in nanoseconds
     metadata: int = 0  # tables: what is known of each page
     lent: int = 0  # to caches, which give it back as soon as pages need it
     swap_used: int = 0  # of the swap device, held by pages: what they take there

@@ -56,6 +56,8 @@ class Memory:
     free), `none` or None, a size, a directory, or (directory, size).
     `faults` is how missing pages are served: `auto`, `signal` (in the faulting thread) or `thread` (by a thread that
     reads the userfaultfd).
+    `dedup` is which pages the store looks up among those it has, and keeps once: `auto` a few, and all as long as
+    enough of them are there already; `on` all; `off` none. Every byte is compared first.
     `name` shows in `tmem stats` and in messages.
     `ops` is who is offered the pages before the swap device, in order: `store` (the page store, and all there is by
     default) or a FrontswapOps, which is pickled to a process of its own; that process and its memory are not in the
@@ -66,12 +68,13 @@ class Memory:
     made, KernelUnsupported where faults cannot be served, TypeError for a backend that cannot be sent to a process.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each says another thing about the memory
         self,
         ram: Size,
         *,
         swap: Swap = "auto",
         faults: str = "auto",
+        dedup: str = "auto",
         name: str | None = None,
         ops: Sequence[FrontswapOps | str] | None = None,
         background: bool = True,
@@ -93,6 +96,7 @@ class Memory:
                 backends=[b.socket.fileno() if isinstance(b, BackendProcess) else b for b in self._backends],
                 limit_ms=int(ANSWER_SECONDS * 1000),
                 background=background,
+                dedup=dedup,
             )
         except BaseException:
             end_all(self._backends, 0.0)

@@ -42,6 +42,7 @@ class PoolStats:
 
     pages: int = 0
     frozen: bool = False
+    dedup_all: bool = False  # every page is looked up: dedup="on", or "auto" where it pays
     puts: int = 0
     succ_puts: int = 0
     failed_puts: int = 0
@@ -66,6 +67,10 @@ class Pool:
     of what the machine or the cgroup allows. `guest` is who is charged. `pack=False` compresses nothing; `raw=False`
     refuses pages that do not shrink.
 
+    `dedup` is which pages are looked up among those that pools of the guest hold already, and kept once: `auto` a few,
+    and all as long as enough of them are there already; `on` all; `off` none. Every byte is compared first, and a page
+    put over another changes only its own. Persistent and ephemeral pages share nothing with each other.
+
     An object is an int (0 to 2**192 - 1), or bytes (at most 24) that are read as such a number, little-endian: trailing
     zero bytes do not count, and b"\x01" is object 1, so ids of one fixed length never collide. An index is an int from
     0 to 2**64 - 1. The pages live as long as the pool, which is destroyed with its last reference or at the end of a
@@ -83,6 +88,7 @@ class Pool:
         guest: str = "default",
         pack: bool = True,
         raw: bool = True,
+        dedup: str = "auto",
         name: str | None = None,
     ) -> None:
         if persistent and exclusive is not None:
@@ -95,7 +101,8 @@ class Pool:
         self._guest = guest
         self._name = name or f"pool-{next(_NUMBERS)}"
         kind = "persistent" if persistent else "exclusive" if self._exclusive else "nonexclusive"
-        self._core = _core.Pool(self._host._core, guest=guest, kind_name=kind, pack=pack, raw=raw)  # noqa: SLF001
+        host_core = self._host._core  # noqa: SLF001 - pools and their host share the native module
+        self._core = _core.Pool(host_core, guest=guest, kind_name=kind, pack=pack, raw=raw, dedup=dedup)
 
     # Pages
 

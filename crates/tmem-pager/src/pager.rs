@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tmem_store::swap::{SwapConfig, SwapOpenError};
 use tmem_store::{
-    BackendOps, Dictionaries, Frontswap, LocalBackend, Mode, PoolConfig, ProcessBackend, StoreConfig,
+    BackendOps, Dedup, Dictionaries, Frontswap, LocalBackend, Mode, PoolConfig, ProcessBackend, StoreConfig,
     SwapDevice, testback,
 };
 use tmem_sys::LockGuard;
@@ -56,6 +56,8 @@ pub struct Config {
     pub backends: Vec<Backend>,
     /// Have the process's background thread pack cold pages tighter.
     pub background: bool,
+    /// Which pages the store looks up among those it has.
+    pub dedup: Dedup,
 }
 
 /// One pager. Dropping the handle does not end it: arrays may live on; see [`Pager::close`].
@@ -380,7 +382,7 @@ fn backend(
     shared: &mut Option<Arc<Dictionaries>>,
 ) -> Result<Box<dyn BackendOps>, PagerError> {
     Ok(match kind {
-        Backend::Store => Box::new(local_store(config.ram, config.swap.is_some(), shared.take())?),
+        Backend::Store => Box::new(local_store(config, shared.take())?),
         Backend::RefuseAll => Box::new(testback::RefuseAll::default()),
         Backend::Plain => Box::new(testback::PlainCopies::new(pages)?),
         Backend::Process { fd, limit_ms } => Box::new(ProcessBackend::new(fd, limit_ms, pages)?),
@@ -388,20 +390,16 @@ fn backend(
 }
 
 /// At most three fifths of the budget; `State::share_out` sets what it may really take.
-fn local_store(
-    ram: usize,
-    swap: bool,
-    shared: Option<Arc<Dictionaries>>,
-) -> Result<LocalBackend, PagerError> {
-    let capacity = ram / 5 * 3;
+fn local_store(config: &Config, shared: Option<Arc<Dictionaries>>) -> Result<LocalBackend, PagerError> {
+    let capacity = config.ram / 5 * 3;
     let pages = (ARENA_BYTES / PAGE_SIZE) as u64;
-    let config = StoreConfig { reserve_bytes: capacity, ..StoreConfig::for_pages(pages, capacity) };
+    let store = StoreConfig { reserve_bytes: capacity, ..StoreConfig::for_pages(pages, capacity) };
     // A page that does not shrink gains nothing in the store, but where there is a swap device it waits there for its turn
     // to go down: sent past older pages, it would be fetched again sooner than they.
-    let pool = PoolConfig { raw: swap, ..PoolConfig::default() };
+    let pool = PoolConfig { raw: config.swap.is_some(), dedup: config.dedup, ..PoolConfig::default() };
     Ok(match shared {
-        Some(dictionaries) => LocalBackend::sharing(config, pool, dictionaries)?,
-        None => LocalBackend::new(config, pool)?,
+        Some(dictionaries) => LocalBackend::sharing(store, pool, dictionaries)?,
+        None => LocalBackend::new(store, pool)?,
     })
 }
 

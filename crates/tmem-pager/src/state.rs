@@ -308,6 +308,13 @@ impl State {
             s.set(Stat::StoreCold, store.held.cold_pages);
             s.set(Stat::StoreSlots, store.slot_bytes);
             s.set(Stat::StoreMapped, store.mapped_bytes);
+            s.set(Stat::StoreShared, store.held.shared_pages);
+            s.set(Stat::StoreSaved, store.dedup.saved_bytes);
+            s.set(Stat::DedupAll, store.dedup.pools_all);
+            s.set(Stat::DedupHashed, store.dedup.hashed);
+            s.set(Stat::DedupFound, store.dedup.found);
+            s.set(Stat::DedupFailed, store.dedup.failed);
+            s.set(Stat::DedupNs, store.dedup.ns);
         }
         let swap = self.swap.stats();
         s.set(Stat::SwapUsed, swap.used_bytes);

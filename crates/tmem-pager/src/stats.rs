@@ -73,6 +73,13 @@ counters! {
     SwapFile = "swap_file",
     SwapWritten = "swap_written",
     SwapCleaned = "swap_cleaned",
+    StoreShared = "store_shared",
+    StoreSaved = "store_saved",
+    DedupAll = "dedup_all",
+    DedupHashed = "dedup_hashed",
+    DedupFound = "dedup_found",
+    DedupFailed = "dedup_failed",
+    DedupNs = "dedup_ns",
     RefusedFirst = "refused_frozen",
 }
 

@@ -63,7 +63,7 @@ impl Memory {
 #[pymethods]
 impl Memory {
     #[new]
-    #[pyo3(signature = (ram, *, swap_dir, swap_bytes, faults, name, backends=vec![Kind::Named("store".into())], limit_ms=10_000, background=true))]
+    #[pyo3(signature = (ram, *, swap_dir, swap_bytes, faults, name, backends=vec![Kind::Named("store".into())], limit_ms=10_000, background=true, dedup="auto"))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
@@ -75,6 +75,7 @@ impl Memory {
         backends: Vec<Kind>,
         limit_ms: u64,
         background: bool,
+        dedup: &str,
     ) -> PyResult<Memory> {
         let name = name.unwrap_or_default();
         let config = Config {
@@ -84,6 +85,7 @@ impl Memory {
             name: name.clone(),
             backends: backends.iter().map(|kind| kind.backend(limit_ms)).collect::<PyResult<_>>()?,
             background,
+            dedup: crate::pool::dedup(dedup)?,
         };
         let pager = py.detach(|| Pager::new(config)).map_err(|e| to_python(py, e))?;
         let pager = Arc::new(pager);

@@ -123,6 +123,7 @@ impl LocalBackend {
         &mut self,
         area: u32,
         page: u64,
+        data: &Page,
         full: impl Fn(&LocalBackend) -> bool,
         put: impl Fn(&mut PageStore, PoolId) -> Result<Outcome, StoreError>,
     ) -> Outcome {
@@ -134,6 +135,10 @@ impl LocalBackend {
         }
         // Law 3: what was stored before goes first; where that made room, the page is looked at after all.
         if full(self) && !self.flush(area, page) {
+            // What is stored already needs no room.
+            if self.store.put_twin(self.pool, object_of(area), page, data) {
+                return Outcome::Stored;
+            }
             self.full_for -= 1;
             self.refused.count(Reason::StoreFull);
             return Outcome::Refused(Reason::StoreFull);
@@ -170,7 +175,7 @@ impl BackendOps for LocalBackend {
     #[inline]
     fn store(&mut self, area: u32, page: u64, data: &Page) -> Outcome {
         let full = |store: &Self| store.full_for > 0 && same_filled(data).is_none();
-        self.store_unless(area, page, full, |store, pool| store.put(pool, object_of(area), page, data))
+        self.store_unless(area, page, data, full, |store, pool| store.put(pool, object_of(area), page, data))
     }
 
     fn store_coded(&mut self, area: u32, page: u64, data: &Page, coded: &Coded<'_>) -> Outcome {
@@ -178,6 +183,7 @@ impl BackendOps for LocalBackend {
         self.store_unless(
             area,
             page,
+            data,
             |_| false,
             |store, pool| store.put_coded(pool, object_of(area), page, data, coded),
         )
@@ -292,7 +298,39 @@ impl BackendOps for LocalBackend {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pool::Dedup;
     use tmem_sys::PAGE_SIZE;
+
+    #[test]
+    fn a_full_store_takes_pages_that_it_has_already() {
+        let pool = PoolConfig { raw: true, dedup: Dedup::On, ..PoolConfig::default() };
+        let mut b = LocalBackend::new(StoreConfig::for_pages(10_000, 1 << 18), pool).unwrap();
+        b.init(0, 10_000);
+        let mut page = [0; PAGE_SIZE];
+        let mut noise = |n: u64| {
+            let mut x = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+            page.iter_mut().for_each(|byte| {
+                x ^= x << 13;
+                x ^= x >> 7;
+                x ^= x << 17;
+                *byte = x as u8;
+            });
+            page
+        };
+        let full = (0..1000).find(|&n| !b.store(0, n, &noise(n)).is_stored()).unwrap();
+        assert!(b.is_full());
+        for n in 0..1000 {
+            let expected = if n % 2 == 0 { Outcome::Stored } else { Outcome::Refused(Reason::StoreFull) };
+            let page = noise(if n % 2 == 0 { n % full } else { 5000 + n });
+            assert_eq!(b.store(0, 1000 + n, &page), expected, "page {n}, {full}, {:?}", b.stats().dedup);
+        }
+        let mut into = [0; PAGE_SIZE];
+        for n in (0..1000).step_by(2) {
+            assert_eq!(b.load(0, 1000 + n, &mut into), Ok(Loaded::Loaded));
+            assert!(into == noise(n % full));
+        }
+        assert!(b.check().is_empty());
+    }
 
     #[test]
     fn an_invalidated_area_refuses_until_it_is_initialised_again() {

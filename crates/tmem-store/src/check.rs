@@ -8,6 +8,7 @@ use crate::guests::{GuestHoldings, GuestId, MAX_GUESTS, slot_bytes};
 use crate::held::count;
 use crate::order::Place;
 use crate::pool::PageStore;
+use crate::shared::{Circle, Met, Shares, data_len};
 use crate::slab::{Loc, Slab};
 use crate::stats::Holdings;
 use std::collections::{HashMap, HashSet};
@@ -17,16 +18,22 @@ impl PageStore {
     /// Describes each broken law of the store's structures; empty when all is well. Page contents are not decoded.
     pub fn check(&self) -> Vec<String> {
         let mut broken = Vec::new();
-        let mut walk =
-            Walk { slab: &self.slab, slots: HashSet::new(), held: Holdings::default(), broken: Vec::new() };
+        let mut walk = Walk {
+            slab: &self.slab,
+            slots: HashSet::new(),
+            held: Holdings::default(),
+            met: Met::default(),
+            broken: Vec::new(),
+        };
         let mut pages = vec![0u64; self.pools.len()];
         let mut charges = [GuestHoldings::default(); MAX_GUESTS];
         let (mut aged, mut ordered) = (HashMap::new(), HashMap::new());
         self.objects.check(&mut broken, &mut |pool, object, index, entry, id| {
             pages[pool as usize] += 1;
-            walk.entry(entry, id);
             let pool = &self.pools[pool as usize];
-            charges[pool.guest.slot()].add(slot_bytes(&self.slab, entry), pool.kind.is_ephemeral());
+            let circle = Circle { guest: pool.guest, ephemeral: pool.kind.is_ephemeral() };
+            let data = walk.entry(&self.dedup.shares, entry, id, circle);
+            charges[pool.guest.slot()].add(slot_bytes(&self.slab, data), pool.kind.is_ephemeral());
             if pool.kind.is_ephemeral() {
                 aged.insert(entry.record(), (object, index, pool.guest));
             } else if entry.record() != 0 {
@@ -56,6 +63,8 @@ impl PageStore {
                 self.slab.slots_taken()
             ));
         }
+        walk.met.compare(&self.dedup.shares, &self.slab, &mut broken);
+        self.dedup.check(&mut broken);
         broken.append(&mut walk.broken);
         self.slab.check(&mut broken);
         broken
@@ -113,21 +122,30 @@ struct Walk<'a> {
     slab: &'a Slab,
     slots: HashSet<Loc>,
     held: Holdings,
+    met: Met,
     broken: Vec<String>,
 }
 
 impl Walk<'_> {
-    fn entry(&mut self, entry: Entry, id: EntryId) {
+    /// Counts an entry. The data that lies in the slab for it: what is shared, for the first of its share.
+    fn entry(&mut self, shares: &Shares, entry: Entry, id: EntryId, circle: Circle) -> Entry {
         count(&mut self.held, entry, u64::wrapping_add);
-        match entry.form() {
+        let data = self.met.meet(shares, entry, id, circle, &mut self.broken);
+        let mut owner = id;
+        if let Form::Shared(share) = entry.form() {
+            self.held.data_bytes += data_len(data);
+            owner = EntryId::share(share);
+        }
+        match data.form() {
             Form::Packed(loc, len) if len == 0 || len > LARGEST_PACKED => {
                 self.broken.push(format!("{loc:?}: a packed page of {len} bytes"));
             }
-            Form::Packed(loc, len) => self.slot(loc, len, id),
-            Form::Raw(loc) => self.slot(loc, PAGE_SIZE, id),
+            Form::Packed(loc, len) => self.slot(loc, len, owner),
+            Form::Raw(loc) => self.slot(loc, PAGE_SIZE, owner),
             Form::Broken(kind) => self.broken.push(format!("an entry of unknown kind {kind}")),
-            Form::Empty | Form::Same(_) => {}
+            Form::Empty | Form::Same(_) | Form::Shared(_) => {}
         }
+        data
     }
 
     fn slot(&mut self, loc: Loc, len: usize, id: EntryId) {

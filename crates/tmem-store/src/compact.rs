@@ -4,7 +4,7 @@
 //! A slot knows its entry, so a step costs what it moves. Law: no page is lost to it; what it cannot move stays.
 
 use crate::class::CLASSES;
-use crate::entry::Form;
+use crate::entry::{EntryPlace, Form};
 use crate::pool::PageStore;
 use crate::slab::Loc;
 use tmem_sys::PAGE_SIZE;
@@ -44,12 +44,16 @@ impl PageStore {
 
     /// Moves one slot's data, and tells its entry.
     fn move_slot(&mut self, loc: Loc) -> bool {
-        let Some(entry) = self.slab.owner(loc).and_then(|owner| self.objects.entry_mut(owner)) else {
-            return false;
-        };
+        let PageStore { slab, objects, dedup, .. } = self;
+        let entry = slab.owner(loc).and_then(|owner| match owner.place() {
+            // What several pages share moves once, with its share.
+            EntryPlace::Share(share) => dedup.shares.data_mut(share),
+            _ => objects.entry_mut(owner),
+        });
+        let Some(entry) = entry else { return false };
         let to = match entry.form() {
-            Form::Packed(at, len) if at == loc => self.slab.leave(loc, len),
-            Form::Raw(at) if at == loc => self.slab.leave(loc, PAGE_SIZE),
+            Form::Packed(at, len) if at == loc => slab.leave(loc, len),
+            Form::Raw(at) if at == loc => slab.leave(loc, PAGE_SIZE),
             _ => None,
         };
         let Some(to) = to else { return false };

@@ -10,6 +10,7 @@ const PACKED: u32 = 2;
 const RAW: u32 = 3;
 const TREE: u32 = 4;
 const COLD: u32 = 5;
+const SHARED: u32 = 6;
 
 /// Where the kind is in the last word, above the page's place in an order of age.
 const KIND: u32 = 29;
@@ -35,12 +36,15 @@ tmem_sys::pod! {
     }
 }
 
-/// Names an entry: for its slot in the slab, and its place in the order of age.
+/// Names an entry: for its slot in the slab, and its place in the order of age. The slot of data that several pages share
+/// has the name of the share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct EntryId(pub u32);
 
 /// Marks the number of an object that has one page, and its entry with it.
 const LONE: u32 = 1 << 30;
+/// Marks, together with it, the number of a share.
+const SHARE: u32 = LONE | 1 << 29;
 
 impl EntryId {
     /// No entry's.
@@ -48,7 +52,9 @@ impl EntryId {
     /// Leaves of the index are numbered below this.
     pub const LEAVES: usize = (LONE / WAYS as u32) as usize;
     /// Objects are numbered below this.
-    pub const OBJECTS: usize = LONE as usize;
+    pub const OBJECTS: usize = (SHARE ^ LONE) as usize;
+    /// Shares, too.
+    pub const SHARES: usize = EntryId::OBJECTS;
 
     #[inline]
     pub fn in_leaf(leaf: u32, way: usize) -> EntryId {
@@ -59,10 +65,15 @@ impl EntryId {
         EntryId(LONE | object)
     }
 
-    /// Which entry of which leaf, or which object's only one.
+    pub fn share(number: u32) -> EntryId {
+        EntryId(SHARE | number)
+    }
+
+    /// Which entry of which leaf, which object's only one, or which share.
     #[inline]
     pub fn place(self) -> EntryPlace {
         match self.0 {
+            id if id & SHARE == SHARE => EntryPlace::Share(id & !SHARE),
             id if id & LONE != 0 => EntryPlace::Lone(id & !LONE),
             id => EntryPlace::InLeaf(id / WAYS as u32, id as usize % WAYS),
         }
@@ -73,6 +84,7 @@ impl EntryId {
 pub(crate) enum EntryPlace {
     InLeaf(u32, usize),
     Lone(u32),
+    Share(u32),
 }
 
 /// An entry, decoded.
@@ -83,6 +95,8 @@ pub(crate) enum Form {
     Same(u64),
     Packed(Loc, usize),
     Raw(Loc),
+    /// One of several pages that have the same bytes: the number of their share.
+    Shared(u32),
     /// No kind that this code writes: the metadata was overwritten.
     Broken(u16),
 }
@@ -107,6 +121,17 @@ impl Entry {
     /// A page packed in a form for pages that stay cold.
     pub fn cold(loc: Loc, len: usize) -> Entry {
         Entry { rest: COLD << KIND, ..Entry::packed(loc, len) }
+    }
+
+    /// The id is the entry's own: who lets go of a share says which entry did.
+    pub fn shared(share: u32, id: EntryId) -> Entry {
+        Entry { low: share, high: id.0, rest: SHARED << KIND }
+    }
+
+    /// A shared entry's own id.
+    #[inline]
+    pub fn id(&self) -> EntryId {
+        EntryId(self.high)
     }
 
     /// Stands in an object's record in place of the entry of its only page.
@@ -147,7 +172,7 @@ impl Entry {
 
     #[inline]
     pub fn is_settled(&self) -> bool {
-        self.high & SETTLED != 0
+        self.kind() != SHARED && self.high & SETTLED != 0
     }
 
     #[inline]
@@ -173,6 +198,7 @@ impl Entry {
             SAME => Form::Same(u64::from(self.low) | u64::from(self.high) << 32),
             PACKED | COLD => Form::Packed(loc, (self.high >> LEN & LEN_MASK) as usize),
             RAW => Form::Raw(loc),
+            SHARED => Form::Shared(self.low),
             kind => Form::Broken(kind as u16),
         }
     }
@@ -194,6 +220,8 @@ mod tests {
         assert_eq!(Entry::EMPTY.form(), Form::Empty);
         assert_eq!(Entry::same(u64::MAX - 9).form(), Form::Same(u64::MAX - 9));
         assert_eq!(Entry::packed(Loc(5), 1234).form(), Form::Packed(Loc(5), 1234));
+        let shared = Entry::shared(7, EntryId(u32::MAX)).with_record(3);
+        assert_eq!((shared.form(), shared.id()), (Form::Shared(7), EntryId(u32::MAX)));
         let far = Loc((1 << 40) - 1);
         assert_eq!(Entry::raw(far).form(), Form::Raw(far));
         let young = Entry::packed(far, 3584).with_record((1 << 29) - 1);

@@ -15,7 +15,8 @@ impl PageStore {
         match soon {
             Soon::Entry => self.objects.expect(slot as u32, object, index),
             Soon::Bytes => {
-                if let Form::Packed(loc, len) = self.objects.get(slot as u32, object, index).form() {
+                let entry = self.objects.get(slot as u32, object, index);
+                if let Form::Packed(loc, len) = self.dedup.shares.plain(entry).form() {
                     self.slab.expect(loc, len);
                 }
             }

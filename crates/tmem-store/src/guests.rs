@@ -225,7 +225,7 @@ impl GuestHoldings {
 pub(crate) fn slot_bytes(slab: &Slab, entry: Entry) -> usize {
     match entry.form() {
         Form::Packed(loc, _) | Form::Raw(loc) => slab.size_at(loc).unwrap_or(0),
-        Form::Empty | Form::Same(_) | Form::Broken(_) => 0,
+        Form::Empty | Form::Same(_) | Form::Shared(_) | Form::Broken(_) => 0,
     }
 }
 

@@ -4,19 +4,29 @@
 //! operation.
 
 use crate::age::Ages;
+use crate::candidates::STEPS;
 use crate::class::LARGEST_PACKED;
 use crate::entry::{Entry, EntryId, Form};
 use crate::guests::{Guests, slot_bytes};
 use crate::order::{Order, Place};
 use crate::pool::{PageStore, Pool};
+use crate::shared::Shares;
 use crate::slab::Slab;
 use crate::stats::Holdings;
 use tmem_sys::PAGE_SIZE;
 
 impl PageStore {
     pub(crate) fn release(&mut self, slot: usize, entry: Entry) {
-        let PageStore { slab, held, ages, order, guests, pools, .. } = self;
-        release(slab, held, ages, order, guests, &mut pools[slot], entry);
+        let PageStore { slab, held, ages, order, guests, pools, dedup, .. } = self;
+        release(slab, held, ages, order, guests, &mut dedup.shares, &mut pools[slot], entry);
+        self.settle_shares();
+        self.fit_candidates(STEPS);
+    }
+
+    /// After pages went, many at once.
+    pub(crate) fn settle_all(&mut self) {
+        self.settle_shares();
+        self.fit_candidates(usize::MAX);
     }
 
     /// Accounts for an entry that takes another's place, and frees what the old one held.
@@ -32,23 +42,28 @@ impl PageStore {
     }
 }
 
-/// Frees what an entry held and takes it off the counts. The entry is out of the index already.
+/// Frees what an entry held and takes it off the counts. The entry is out of the index already. When all have gone that are
+/// to go, [`PageStore::settle_all`] is next.
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn release(
     slab: &mut Slab,
     held: &mut Holdings,
     ages: &mut Ages,
     order: &mut Order,
     guests: &mut Guests,
+    shares: &mut Shares,
     pool: &mut Pool,
     entry: Entry,
 ) {
     pool.stats.pages -= 1;
     count(held, entry, u64::wrapping_sub);
+    let record = entry.record();
+    let entry = shares.leave(slab, held, entry);
     guests.discharge(pool.guest, slot_bytes(slab, entry), pool.kind.is_ephemeral());
     if !pool.kind.is_ephemeral() {
-        order.remove(Place(entry.record()));
-    } else if ages.is_live(entry.record()) {
-        ages.remove(entry.record());
+        order.remove(Place(record));
+    } else if ages.is_live(record) {
+        ages.remove(record);
     }
     free(slab, entry);
 }
@@ -56,7 +71,7 @@ pub(crate) fn release(
 pub(crate) fn free(slab: &mut Slab, entry: Entry) {
     match entry.form() {
         Form::Packed(loc, _) | Form::Raw(loc) => slab.free(loc),
-        Form::Empty | Form::Same(_) | Form::Broken(_) => {}
+        Form::Empty | Form::Same(_) | Form::Shared(_) | Form::Broken(_) => {}
     }
 }
 
@@ -66,6 +81,8 @@ pub(crate) fn count(held: &mut Holdings, entry: Entry, op: fn(u64, u64) -> u64) 
         Form::Same(_) => (&mut held.same_pages, 0),
         Form::Packed(_, len) => (&mut held.packed_pages, len.min(LARGEST_PACKED)),
         Form::Raw(_) => (&mut held.raw_pages, PAGE_SIZE),
+        // The data is counted with the share.
+        Form::Shared(_) => (&mut held.shared_pages, 0),
         Form::Empty | Form::Broken(_) => return,
     };
     *kind = op(*kind, 1);

@@ -39,7 +39,7 @@ impl PageStore {
     ) -> Result<Option<Copied>, StoreError> {
         let slot = self.live_slot(pool)?;
         let entry = self.objects.get(slot as u32, object, index);
-        let copied = match entry.form() {
+        let copied = match self.dedup.shares.plain(entry).form() {
             _ if self.pools[slot].kind.is_ephemeral() => return Ok(None),
             Form::Same(word) => Copied::Same(word),
             Form::Packed(loc, len) => {
@@ -56,7 +56,7 @@ impl PageStore {
                 Copied::Raw
             }
             Form::Empty => return Ok(None),
-            Form::Broken(_) => return Err(StoreError::Corrupt(Corrupt::Misplaced)),
+            Form::Shared(_) | Form::Broken(_) => return Err(StoreError::Corrupt(Corrupt::Misplaced)),
         };
         for traffic in [&mut self.traffic, &mut self.pools[slot].stats.traffic] {
             traffic.gets += 1;

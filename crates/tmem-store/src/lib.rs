@@ -25,7 +25,10 @@ pub mod cache;
 mod shape;
 
 mod age;
+mod backfill;
+mod candidates;
 mod cold;
+mod dedup;
 mod expect;
 mod held;
 mod lend;
@@ -33,6 +36,7 @@ mod oldest;
 mod order;
 mod place;
 mod room;
+mod shared;
 mod whole;
 
 mod entry;
@@ -70,10 +74,10 @@ pub use guests::{GuestError, GuestHoldings, GuestId, GuestLimits, GuestStats};
 pub use host::{Host, HostConfig, HostError};
 pub use object::ObjectId;
 pub use ops::{BackendOps, Blob, Copied, Corrupt, Loaded, Oldest, Outcome, Reason, Soon};
-pub use pool::{PageStore, PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
+pub use pool::{Dedup, PageStore, PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
 pub use process::ProcessBackend;
 pub use stack::{Lost, Stack};
-pub use stats::{Holdings, PoolStats, Refusals, StoreStats, SwapStats, Traffic};
+pub use stats::{DedupStats, Holdings, PoolStats, Refusals, StoreStats, SwapStats, Traffic};
 pub use swap::{Batch, SwapConfig, SwapDevice, SwapFault, SwapOpenError, SwapSlot};
 
 /// Rounds a number of bytes up to whole pages: what the kernel charges for a touched table.

@@ -17,7 +17,7 @@ impl PageStore {
         loop {
             let (place, id) = self.order.next(after)?;
             after = place;
-            let held = match self.objects.entry(id)?.form() {
+            let held = match self.dedup.shares.plain(self.objects.entry(id)?).form() {
                 Form::Packed(loc, len) => self.slab.read(loc, len).map(Blob::Packed),
                 Form::Raw(loc) => {
                     self.slab.read(loc, PAGE_SIZE).and_then(|bytes| bytes.as_array()).map(Blob::Page)

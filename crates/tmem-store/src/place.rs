@@ -4,6 +4,8 @@
 //! refused, and changes nothing.
 
 use crate::codec::Coded;
+use crate::config::Dedup;
+use crate::dedup::Search;
 use crate::entry::{Entry, EntryId, Form};
 use crate::guests::slot_bytes;
 use crate::held::{count, free};
@@ -20,6 +22,8 @@ enum Offer {
     Same(u64),
     Packed(usize),
     Raw,
+    /// In a share that has its data already.
+    Shared(u32),
 }
 
 impl Offer {
@@ -36,7 +40,7 @@ impl Offer {
     /// Bytes of data.
     fn len(self) -> usize {
         match self {
-            Offer::Same(_) => 0,
+            Offer::Same(_) | Offer::Shared(_) => 0,
             Offer::Packed(len) => len,
             Offer::Raw => PAGE_SIZE,
         }
@@ -56,8 +60,9 @@ impl PageStore {
         if stats.frozen {
             return Err(Reason::Frozen);
         }
-        let offer = Offer::of(&self.codec.encode(page, config.pack), config)?;
-        self.place_offer(slot, object, index, page, offer, None)
+        self.place_new(slot, object, index, page, |store| {
+            Ok((Offer::of(&store.codec.encode(page, config.pack), config)?, None))
+        })
     }
 
     /// As `place`, in the form that another codec made of the page.
@@ -73,8 +78,47 @@ impl PageStore {
         if stats.frozen {
             return Err(Reason::Frozen);
         }
-        let packed = if let Coded::Packed(bytes) = coded { Some(*bytes) } else { None };
-        self.place_offer(slot, object, index, page, Offer::of(coded, config)?, packed)
+        self.place_new(slot, object, index, page, |_| {
+            let packed = if let Coded::Packed(bytes) = coded { Some(*bytes) } else { None };
+            Ok((Offer::of(coded, config)?, packed))
+        })
+    }
+
+    /// Stores a page with its twin where it has one, else in the form that is made of it.
+    #[inline]
+    fn place_new<'a>(
+        &mut self,
+        slot: usize,
+        object: ObjectId,
+        index: u64,
+        page: &Page,
+        offer: impl FnOnce(&mut PageStore) -> Result<(Offer, Option<&'a [u8]>), Reason>,
+    ) -> Result<(), Reason> {
+        let search = match self.pools[slot].config.dedup {
+            Dedup::Off => Search::Unseen,
+            _ => self.look_up(slot, object, index, page),
+        };
+        if search == Search::Shared {
+            return Ok(());
+        }
+        let (offer, packed) = offer(self)?;
+        let id = self.place_offer(slot, object, index, page, offer, packed)?;
+        if let Search::New(tag) = search {
+            self.remember(id, tag);
+        }
+        Ok(())
+    }
+
+    /// Stores a page in a share, if there is room as things are; changes nothing if not.
+    pub(crate) fn insert_shared(
+        &mut self,
+        slot: usize,
+        object: ObjectId,
+        index: u64,
+        page: &Page,
+        share: u32,
+    ) -> Result<EntryId, Reason> {
+        self.insert(slot, object, index, page, Offer::Shared(share), None)
     }
 
     fn place_offer(
@@ -85,7 +129,7 @@ impl PageStore {
         page: &Page,
         offer: Offer,
         packed: Option<&[u8]>,
-    ) -> Result<(), Reason> {
+    ) -> Result<EntryId, Reason> {
         let (guest, len) = (self.pools[slot].guest, offer.len());
         let mut effort = Effort::default();
         loop {
@@ -107,7 +151,7 @@ impl PageStore {
         page: &Page,
         offer: Offer,
         packed: Option<&[u8]>,
-    ) -> Result<(), Reason> {
+    ) -> Result<EntryId, Reason> {
         let Pool { guest, kind, .. } = self.pools[slot];
         let entry = match offer {
             Offer::Same(word) => Some(Entry::same(word)),
@@ -116,6 +160,7 @@ impl PageStore {
                 self.slab.store(bytes).map(|loc| Entry::packed(loc, len))
             }
             Offer::Raw => self.slab.store(page).map(Entry::raw),
+            Offer::Shared(share) => Some(Entry::shared(share, EntryId::NONE)),
         };
         let mut entry = entry.ok_or(Reason::StoreFull)?;
         let bytes = slot_bytes(&self.slab, entry);
@@ -136,7 +181,7 @@ impl PageStore {
                     self.ages.link(entry.record(), guest, inserted.object, index);
                 }
                 self.settle(inserted, entry, kind);
-                Ok(())
+                Ok(inserted.id)
             }
             Err(reason) => {
                 if entry.record() != 0 {
@@ -152,10 +197,13 @@ impl PageStore {
     #[inline]
     fn settle(&mut self, inserted: Inserted, entry: Entry, kind: PoolKind) {
         if let Some(moved) = inserted.moved {
-            self.renumber(moved);
+            self.renumber(EntryId::lone(inserted.object), moved);
         }
-        let (Form::Packed(loc, _) | Form::Raw(loc)) = entry.form() else { return };
-        self.slab.set_owner(loc, inserted.id);
+        match entry.form() {
+            Form::Packed(loc, _) | Form::Raw(loc) => self.slab.set_owner(loc, inserted.id),
+            Form::Shared(share) => self.join_share(share, inserted.id),
+            _ => return,
+        }
         if !kind.is_ephemeral() {
             self.push(inserted.id);
         }
@@ -163,13 +211,17 @@ impl PageStore {
 
     /// An entry has another number now.
     #[cold]
-    fn renumber(&mut self, id: EntryId) {
+    fn renumber(&mut self, old: EntryId, id: EntryId) {
         let Some(entry) = self.objects.entry_mut(id).copied() else { return };
-        let (Form::Packed(loc, _) | Form::Raw(loc)) = entry.form() else { return };
-        self.slab.set_owner(loc, id);
-        let kind = self.objects.handle(id).map(|(pool, ..)| self.pools[pool as usize].kind);
-        if kind.is_some_and(|kind| !kind.is_ephemeral()) {
+        match entry.form() {
+            Form::Packed(loc, _) | Form::Raw(loc) => self.slab.set_owner(loc, id),
+            Form::Shared(share) => self.rename_in_share(share, entry, id),
+            _ => return,
+        }
+        let Some((pool, ..)) = self.objects.handle(id) else { return };
+        if !self.pools[pool as usize].kind.is_ephemeral() {
             self.order.rename(Place(entry.record()), id);
         }
+        self.rename_candidate(pool as usize, entry, old, id);
     }
 }

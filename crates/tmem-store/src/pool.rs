@@ -6,7 +6,8 @@
 
 use crate::age::Ages;
 use crate::codec::{self, Codec, Coded};
-pub use crate::config::{PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
+pub use crate::config::{Dedup, PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
+use crate::dedup::{Duplicates, Sampler};
 use crate::entry::{Entry, Form};
 use crate::guests::{GuestId, Guests};
 use crate::object::{MAX_POOLS, ObjectId, Objects};
@@ -34,18 +35,20 @@ pub(crate) struct Pool {
     /// Frozen by whoever asked for it; it is also frozen while it is saved, and `stats` has both.
     pub frozen: bool,
     pub stats: PoolStats,
+    pub sampler: Sampler,
 }
 
 const NO_POOL: Pool = Pool {
     live: false,
     generation: 0,
-    config: PoolConfig { pack: true, raw: false },
+    config: PoolConfig { pack: true, raw: false, dedup: Dedup::Off },
     kind: PoolKind::Persistent,
     guest: GuestId::FIRST,
     whole: false,
     evicted_objects: 0,
     frozen: false,
     stats: PoolStats::NONE,
+    sampler: Sampler::NEW,
 };
 
 pub struct PageStore {
@@ -58,6 +61,7 @@ pub struct PageStore {
     pub(crate) ages: Ages,
     pub(crate) order: Order,
     pub(crate) guests: Guests,
+    pub(crate) dedup: Duplicates,
     /// Bytes that may be taken for everything; `room` keeps it.
     pub(crate) limit: usize,
     pub(crate) held: Holdings,
@@ -92,6 +96,7 @@ impl PageStore {
             ages: Ages::new(max_ephemeral)?,
             order: Order::new(if config.ordered { config.max_pages as usize } else { 0 })?,
             guests: Guests::new(),
+            dedup: Duplicates::new(config.max_pages as usize)?,
             limit: UNLIMITED,
             held: Holdings::default(),
             traffic: Traffic::default(),
@@ -126,6 +131,7 @@ impl PageStore {
         let generation = self.pools[slot].generation;
         self.pools[slot] = Pool { live: true, generation, config, kind, guest, ..NO_POOL };
         self.guests.get_mut(guest).pools += 1;
+        self.dedup.count_pool(&self.pools[slot], u64::wrapping_add);
         Ok(PoolId(generation * MAX_POOLS as u32 + slot as u32))
     }
 
@@ -180,7 +186,7 @@ impl PageStore {
     }
 
     #[inline]
-    fn count_put(&mut self, slot: usize, placed: Result<(), Reason>) -> Outcome {
+    pub(crate) fn count_put(&mut self, slot: usize, placed: Result<(), Reason>) -> Outcome {
         let outcome = placed.map_or_else(Outcome::Refused, |()| Outcome::Stored);
         self.pools[slot].stats.traffic.count_put(outcome);
         self.traffic.count_put(outcome);
@@ -245,6 +251,7 @@ impl PageStore {
     pub fn destroy(&mut self, pool: PoolId) -> Result<u64, StoreError> {
         let slot = self.live_slot(pool)?;
         let before = self.pools[slot].stats.pages;
+        self.dedup.count_pool(&self.pools[slot], u64::wrapping_sub);
         self.flush_slot(slot);
         self.pools[slot].live = false;
         self.saves.end(slot);
@@ -278,7 +285,8 @@ impl PageStore {
     /// Bytes of memory taken for everything.
     #[inline]
     pub fn footprint(&self) -> usize {
-        self.slab.footprint() + self.index_bytes() + Codec::FOOTPRINT + self.codec.dictionaries().footprint()
+        let codec = Codec::FOOTPRINT + self.codec.dictionaries().footprint();
+        self.slab.footprint() + self.index_bytes() + self.dedup.touched_bytes() + codec
     }
 
     /// Bytes of objects, trees and the order of age.
@@ -298,13 +306,15 @@ impl PageStore {
             capacity_bytes: self.slab.capacity_bytes() as u64,
             objects: self.objects.live() as u64,
             moved: self.moved,
+            dedup: self.dedup.stats(),
         }
     }
 
     /// # Errors
     /// [`StoreError::NoSuchPool`].
     pub fn pool_stats(&self, pool: PoolId) -> Result<PoolStats, StoreError> {
-        Ok(self.pools[self.live_slot(pool)?].stats)
+        let pool = &self.pools[self.live_slot(pool)?];
+        Ok(PoolStats { dedup_all: pool.sampler.is_all(pool.config.dedup), ..pool.stats })
     }
 
     #[inline]
@@ -332,7 +342,7 @@ impl PageStore {
     }
 
     pub(crate) fn read(&mut self, entry: Entry, into: &mut Page) -> Result<Loaded, Corrupt> {
-        match entry.form() {
+        match self.dedup.shares.plain(entry).form() {
             Form::Empty => return Ok(Loaded::Absent),
             Form::Same(word) => codec::fill(word, into),
             Form::Packed(loc, len) => {
@@ -344,7 +354,7 @@ impl PageStore {
             Form::Raw(loc) => {
                 into.copy_from_slice(self.slab.read(loc, PAGE_SIZE).ok_or(Corrupt::Misplaced)?);
             }
-            Form::Broken(_) => return Err(Corrupt::Misplaced),
+            Form::Shared(_) | Form::Broken(_) => return Err(Corrupt::Misplaced),
         }
         Ok(Loaded::Loaded)
     }

@@ -18,9 +18,9 @@ use crate::ops::Reason;
 use crate::pool::PageStore;
 use tmem_sys::PAGE_SIZE;
 
-/// What the tables may grow by in one put: a chain of new nodes, each on a page of its own. Kept free, so that the
-/// limit holds after the put as it did before.
-pub(crate) const MARGIN: usize = 40 * PAGE_SIZE;
+/// What the tables may grow by in one put: a chain of new nodes, each on a page of its own, a share and a candidate. Kept
+/// free, so that the limit holds after the put as it did before.
+pub(crate) const MARGIN: usize = 44 * PAGE_SIZE;
 /// Pages moved at most when nothing is left to evict: a chunk comes free for each few puts.
 const COMPACTED_AT_ONCE: usize = 64;
 /// Evictions after which chunks are emptied by moving pages: this part of all there are, within these bounds. Fewer, and

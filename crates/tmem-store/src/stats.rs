@@ -38,13 +38,15 @@ pub struct Holdings {
     /// Of these, pages in a form for pages that stay cold.
     pub cold_pages: u64,
     pub raw_pages: u64,
-    /// Bytes of packed and raw data, before rounding to slots.
+    /// Pages that have their data in common with another.
+    pub shared_pages: u64,
+    /// Bytes of packed and raw data, before rounding to slots; what is shared counts once.
     pub data_bytes: u64,
 }
 
 impl Holdings {
     pub fn pages(&self) -> u64 {
-        self.same_pages + self.packed_pages + self.raw_pages
+        self.same_pages + self.packed_pages + self.raw_pages + self.shared_pages
     }
 }
 
@@ -96,12 +98,36 @@ pub struct StoreStats {
     pub mapped_bytes: u64,
     /// Bytes of tree nodes, object records and buckets, as touched.
     pub index_bytes: u64,
-    /// Everything: chunks, chunk headers, index, codec state.
+    /// Everything: chunks, chunk headers, index, tables of deduplication, codec state.
     pub footprint_bytes: u64,
     pub capacity_bytes: u64,
     pub objects: u64,
     /// Pages moved by compaction.
     pub moved: u64,
+    pub dedup: DedupStats,
+}
+
+/// What deduplication costs and gains.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DedupStats {
+    /// Pools that deduplicate now.
+    pub pools: u64,
+    /// Of these, pools all of whose pages are looked up; the others sample.
+    pub pools_all: u64,
+    /// Pages hashed and looked up.
+    pub hashed: u64,
+    /// Of these, pages that had a twin, and share its data.
+    pub found: u64,
+    /// Comparisons with a page that was another.
+    pub failed: u64,
+    /// Nanoseconds that hashes, searches and comparisons took.
+    pub ns: u64,
+    /// Data that several pages have in common now.
+    pub shares: u64,
+    /// Bytes of slots that those pages would take in addition if each had its own.
+    pub saved_bytes: u64,
+    /// Bytes of the table of candidates and the records of shares, as touched.
+    pub table_bytes: u64,
 }
 
 /// One pool.
@@ -109,11 +135,14 @@ pub struct StoreStats {
 pub struct PoolStats {
     pub pages: u64,
     pub frozen: bool,
+    /// All pages are looked up, because it was wanted or because samples had twins.
+    pub dedup_all: bool,
     pub traffic: Traffic,
 }
 
 impl PoolStats {
-    pub(crate) const NONE: PoolStats = PoolStats { pages: 0, frozen: false, traffic: Traffic::NONE };
+    pub(crate) const NONE: PoolStats =
+        PoolStats { pages: 0, frozen: false, dedup_all: false, traffic: Traffic::NONE };
 }
 
 /// A swap device. Numbers of pages unless the name says otherwise.

@@ -36,9 +36,12 @@ impl PageStore {
 
     pub(crate) fn flush_slot(&mut self, slot: usize) -> u64 {
         let flushed = self.pools[slot].stats.pages;
-        let PageStore { objects, slab, held, ages, order, guests, pools, .. } = self;
-        objects
-            .remove_pool(slot as u32, &mut |e| release(slab, held, ages, order, guests, &mut pools[slot], e));
+        let PageStore { objects, slab, held, ages, order, guests, pools, dedup, .. } = self;
+        let shares = &mut dedup.shares;
+        objects.remove_pool(slot as u32, &mut |e| {
+            release(slab, held, ages, order, guests, shares, &mut pools[slot], e)
+        });
+        self.settle_all();
         self.count_flushed(slot, flushed);
         flushed
     }
@@ -46,10 +49,12 @@ impl PageStore {
     /// Takes an object out of a pool; how many pages it had.
     fn remove_object(&mut self, slot: usize, object: ObjectId) -> u64 {
         let before = self.pools[slot].stats.pages;
-        let PageStore { objects, slab, held, ages, order, guests, pools, .. } = self;
+        let PageStore { objects, slab, held, ages, order, guests, pools, dedup, .. } = self;
+        let shares = &mut dedup.shares;
         objects.remove_object(slot as u32, object, &mut |e| {
-            release(slab, held, ages, order, guests, &mut pools[slot], e)
+            release(slab, held, ages, order, guests, shares, &mut pools[slot], e)
         });
+        self.settle_all();
         before - self.pools[slot].stats.pages
     }
 

@@ -82,7 +82,7 @@ fn object(o: u64) -> ObjectId {
 
 fn new_pool(host: &Host, p: usize) -> PoolId {
     let (guest, kind, raw) = POOLS[p];
-    host.new_pool(GUESTS[guest], kind, PoolConfig { pack: true, raw }).unwrap()
+    host.new_pool(GUESTS[guest], kind, PoolConfig { pack: true, raw, ..PoolConfig::default() }).unwrap()
 }
 
 impl Tested {
@@ -256,7 +256,7 @@ proptest! {
     ) {
         let host = Host::new(HostConfig { limit_bytes: SMALL, reserve_bytes: SMALL }).unwrap();
         let [cache, kept] = [PoolKind::NonExclusive, PoolKind::Persistent]
-            .map(|kind| host.new_pool("default", kind, PoolConfig { pack: true, raw: true }).unwrap());
+            .map(|kind| host.new_pool("default", kind, PoolConfig { pack: true, raw: true, ..PoolConfig::default() }).unwrap());
         let mut next = common::noise(seed);
         let mut into = [0; PAGE_SIZE];
         let mut n = 0;

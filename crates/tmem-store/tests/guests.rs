@@ -21,7 +21,7 @@ fn host() -> Arc<Host> {
 }
 
 fn pool(host: &Host, guest: &str, kind: PoolKind) -> PoolId {
-    host.new_pool(guest, kind, PoolConfig { pack: true, raw: true }).unwrap()
+    host.new_pool(guest, kind, PoolConfig { pack: true, raw: true, ..PoolConfig::default() }).unwrap()
 }
 
 fn put(host: &Host, pool: PoolId, index: u64) -> Outcome {

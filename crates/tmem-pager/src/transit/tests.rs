@@ -22,6 +22,7 @@ fn pager() -> (&'static mut State, Worker) {
             name: "refused".into(),
             background: false,
             backends: vec![Backend::Store],
+            dedup: tmem_store::Dedup::Off,
         })
         .unwrap(),
     ));

@@ -119,6 +119,8 @@ impl PageStore {
         into: &mut Page,
         lasts: fn(&[u8]) -> bool,
     ) -> Result<Taken, Corrupt> {
+        // What pages share is saved with each.
+        let entry = self.dedup.shares.plain(entry);
         match entry.form() {
             Form::Same(word) => return Ok(Taken::Same(word)),
             Form::Packed(loc, len) if len <= LARGEST_PACKED => {

@@ -16,7 +16,7 @@ use tmem_sys::{PAGE_SIZE, Page};
 type Handle = (ObjectId, u64);
 type Model = BTreeMap<Handle, Page>;
 
-pub(super) const BOTH: PoolConfig = PoolConfig { pack: true, raw: true };
+pub(super) const BOTH: PoolConfig = PoolConfig { pack: true, raw: true, dedup: crate::Dedup::Off };
 
 pub(super) fn host(limit_bytes: usize) -> Arc<Host> {
     Host::new(HostConfig { limit_bytes, reserve_bytes: 64 << 20 }).unwrap()
@@ -80,7 +80,7 @@ pub(super) fn restore(host: &Arc<Host>, file: &[u8]) -> Result<Vec<(Described, P
         match restorer.step() {
             Ok(Step::More) => {}
             Ok(Step::Pool(described)) => {
-                let config = PoolConfig { pack: described.pack, raw: described.raw };
+                let config = PoolConfig { pack: described.pack, raw: described.raw, dedup: crate::Dedup::On };
                 let pool = host.new_pool(&described.guest, PoolKind::Persistent, config).unwrap();
                 made.push((described, pool));
                 restorer.give(pool).unwrap();
@@ -146,7 +146,7 @@ fn sparse_indexes_and_ids_come_back_and_the_order_is_that_of_handles() {
 #[test]
 fn several_pools_keep_their_names_and_settings() {
     let here = host(8 << 20);
-    let plain = PoolConfig { pack: false, raw: true };
+    let plain = PoolConfig { pack: false, raw: true, dedup: crate::Dedup::Off };
     let pools = [new_pool(&here, BOTH), new_pool(&here, plain), new_pool(&here, PoolConfig::default())];
     let models = pools.map(|pool| {
         let seeds = (0..200).map(|n| n * 5 + if pool == pools[2] { 2 } else { 1 });
