@@ -403,7 +403,7 @@ fn local_store(config: &Config, shared: Option<Arc<Dictionaries>>) -> Result<Loc
     })
 }
 
-fn swap_device(
+pub(crate) fn swap_device(
     config: &Config,
     pages: usize,
     dictionaries: Arc<Dictionaries>,
