@@ -34,7 +34,6 @@ impl State {
     /// Sees to it that up to `want` frames can be had.
     pub fn supply(&mut self, want: usize) -> Supply {
         let mut rested = false;
-        self.take_back(want);
         for _ in 0..ROUNDS {
             let total = self.frame_count();
             let allowance = self.allowance();
@@ -48,6 +47,9 @@ impl State {
             }
             if self.frame_count() + want <= allowance {
                 return Supply::New;
+            }
+            if self.take_back(want) {
+                continue;
             }
             if self.backoff > 0 {
                 self.backoff -= 1;
@@ -72,8 +74,9 @@ impl State {
 
     /// Whether `want` frames cannot be had without sending pages out.
     pub fn is_short_of(&mut self, want: usize) -> bool {
-        let is_short = |s: &State| s.slots.free_count() < want && s.frame_count() + want > s.allowance();
-        is_short(self) && (!self.take_back(want) || is_short(self))
+        self.slots.free_count() < want
+            && self.frame_count() + want > self.allowance()
+            && !self.take_back(want)
     }
 
     /// Sends out what a stream has left behind, without a second chance: its frames are the next window's.

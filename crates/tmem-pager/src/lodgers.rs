@@ -42,6 +42,7 @@ impl Default for Lodgers {
 
 impl Lodgers {
     /// Bytes lent.
+    #[inline]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -94,16 +95,22 @@ impl Lodgers {
 }
 
 impl State {
-    /// Takes back what `want` frames need and the budget has no more room for; whether anything came.
+    /// Takes back what `want` frames need and the budget has no more room for; whether they can be had now.
+    #[inline]
     pub fn take_back(&mut self, want: usize) -> bool {
-        if self.lodgers.bytes == 0 || self.slots.free_count() >= want {
-            return false;
-        }
-        let short = (self.frame_count() + want).saturating_sub(self.allowance());
-        short > 0 && self.take_back_bytes((short + BATCH) * PAGE_SIZE)
+        self.lodgers.bytes > 0 && self.take_back_frames(want)
     }
 
-    /// As [`State::take_back`], for a page that the store has no room for.
+    #[cold]
+    fn take_back_frames(&mut self, want: usize) -> bool {
+        let short = |s: &State| (s.frame_count() + want).saturating_sub(s.allowance());
+        if self.slots.free_count() < want && short(self) > 0 {
+            self.take_back_bytes((short(self) + BATCH) * PAGE_SIZE);
+        }
+        self.slots.free_count() >= want || short(self) == 0
+    }
+
+    /// Takes back room for a page that the store has none for; whether anything came.
     pub fn take_back_for_store(&mut self) -> bool {
         self.lodgers.bytes > 0 && self.take_back_bytes(BATCH * PAGE_SIZE)
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: the handle of one pager, as the bindings use it: construction, and every verb with its locking.
-//! Callers: `tmem-py`. Locks, in order: extents, then state. Never called from a fault.
+//! Callers: `tmem-py`. Locks, in order: extents, then state, then a lodger's host. Never called from a fault.
 
 use crate::arm::{self, Choice};
 use crate::background;

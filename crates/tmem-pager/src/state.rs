@@ -203,11 +203,8 @@ impl State {
 
     /// Bytes of the budget that are not frames.
     pub fn overhead(&self) -> usize {
-        self.frontswap.footprint() + self.other_overhead()
-    }
-
-    fn other_overhead(&self) -> usize {
-        FIXED_OVERHEAD + self.metadata_bytes() + self.swap.memory_bytes() + self.lodgers.bytes()
+        let lent = self.lodgers.bytes();
+        FIXED_OVERHEAD + self.metadata_bytes() + self.frontswap.footprint() + self.swap.memory_bytes() + lent
     }
 
     /// Frames the budget leaves room for.
@@ -218,7 +215,8 @@ impl State {
     /// Shares the budget between frames and store: the store gets three fifths at most, and never what frames need
     /// so that the pages in use at one time find room beside the tables.
     pub fn share_out(&mut self) {
-        let beside = (self.ram - self.ram / 10 * 3).saturating_sub(self.other_overhead());
+        let others = FIXED_OVERHEAD + self.metadata_bytes() + self.swap.memory_bytes() + self.lodgers.bytes();
+        let beside = (self.ram - self.ram / 10 * 3).saturating_sub(others);
         self.frontswap.set_capacity(beside.min(self.ram / 5 * 3));
     }
 

@@ -5,10 +5,10 @@
 //! `cargo run --release -p tmem-store --example cold -- [--json] [--samples N] FILE ...`
 //!
 //! Each file is an image of pages. Bytes are those that each store counts in all: slots, index, tables, dictionaries and what
-//! packs with them. LZ4's are rounded to the same slots. Every page is read back from each store and compared.
+//! packs with them. LZ4's are rounded to the same slots. Every page is read back from each store and
+//! compared. Times are the thread's own.
 #![forbid(unsafe_code)]
 
-use std::time::{Duration, Instant};
 use tmem_store::codec::{Codec, Coded, Decoder, Dictionaries, Recoder};
 use tmem_store::{Loaded, ObjectId, PageStore, PoolConfig, PoolId, StoreConfig};
 use tmem_sys::lz4::Lz4State;
@@ -17,8 +17,6 @@ use tmem_sys::{PAGE_SIZE, Page};
 const OBJECT: ObjectId = ObjectId([1, 0, 0]);
 const SLOT: usize = 64;
 const SAMPLES: usize = 1000;
-/// Of the pages, so many are decoded one by one for the time.
-const TIMED: usize = 4000;
 
 /// One way to keep the pages.
 struct Row {
@@ -58,88 +56,113 @@ impl Stored {
     }
 }
 
+/// A page's form, to be kept.
+enum Kept {
+    Same(u64),
+    Packed(Vec<u8>),
+    Raw,
+}
+
+impl Kept {
+    fn of(coded: &Coded<'_>) -> Kept {
+        match coded {
+            Coded::Same(word) => Kept::Same(*word),
+            Coded::Packed(bytes) => Kept::Packed(bytes.to_vec()),
+            Coded::Incompressible => Kept::Raw,
+        }
+    }
+
+    fn packed(&self) -> Option<&[u8]> {
+        if let Kept::Packed(bytes) = self { Some(bytes) } else { None }
+    }
+
+    fn coded(&self) -> Coded<'_> {
+        match self {
+            Kept::Same(word) => Coded::Same(*word),
+            Kept::Packed(bytes) => Coded::Packed(bytes),
+            Kept::Raw => Coded::Incompressible,
+        }
+    }
+}
+
 fn with_lz4(pages: &[Page]) -> Row {
     let (mut lz4, mut out) = (Lz4State::new().expect("address space"), [0; PAGE_SIZE / 8 * 7]);
-    let start = Instant::now();
+    let start = processor_time();
     let bytes = pages.iter().map(|page| {
         let same = page[..8] == page[8..16] && page.chunks_exact(8).all(|word| word == &page[..8]);
         let len = if same { Some(0) } else { lz4.compress(page, &mut out) };
         len.map_or(PAGE_SIZE, |len| len.next_multiple_of(SLOT))
     });
-    Row { bytes: bytes.sum(), pack_us: micros(start.elapsed(), pages.len()), unpack_us: 0.0, recoded: 0 }
+    let bytes = bytes.sum();
+    Row { bytes, pack_us: micros(start, pages.len()), unpack_us: 0.0, recoded: 0 }
+}
+
+fn pack(pages: &[Page]) -> Vec<Kept> {
+    let mut codec = Codec::new().expect("address space");
+    pages.iter().map(|page| Kept::of(&codec.encode(page, true))).collect()
 }
 
 fn warm(pages: &[Page]) -> Row {
     let mut stored = Stored::new(pages.len());
-    let mut codec = Codec::new().expect("address space");
-    let (mut spent, mut packed) = (Duration::ZERO, Vec::new());
-    for (index, page) in pages.iter().enumerate() {
-        let start = Instant::now();
-        let coded = codec.encode(page, true);
-        spent += start.elapsed();
-        if let Coded::Packed(bytes) = coded {
-            packed.push(bytes.to_vec());
-        }
-        stored.keep(index, page, &coded);
-    }
-    let unpack_us = time_to_unpack(&mut Decoder::new(Dictionaries::new()).expect("address space"), &packed);
-    Row { bytes: stored.verified(pages), pack_us: micros(spent, pages.len()), unpack_us, recoded: 0 }
+    let start = processor_time();
+    let packed = pack(pages);
+    let pack_us = micros(start, pages.len());
+    packed.iter().enumerate().for_each(|(index, kept)| stored.keep(index, &pages[index], &kept.coded()));
+    let mut decoder = Decoder::new(Dictionaries::new()).expect("address space");
+    let unpack_us = time_to_unpack(&mut decoder, &packed.iter().filter_map(Kept::packed).collect::<Vec<_>>());
+    Row { bytes: stored.verified(pages), pack_us, unpack_us, recoded: 0 }
 }
 
-/// As a background thread would leave the store: each page in its cold form where that is worth it. Times are of those.
+/// As a background thread would leave the store: each page in its cold form where that is worth it. Times are of those that
+/// it is asked about, and of those that are in a cold form then.
 fn cold(pages: &[Page], samples: usize) -> Row {
     let mut stored = Stored::new(pages.len());
     let dictionaries = stored.store.dictionaries().clone();
     let mut recoder = Recoder::new(dictionaries.clone()).expect("address space");
     if let Some(step) = pages.len().checked_div(samples) {
         let sample: Vec<Page> = pages.iter().step_by(step.max(1)).copied().collect();
-        let start = Instant::now();
+        let start = processor_time();
         let kept = recoder.train(&sample, pages.len()).expect("address space");
-        let (took, bytes) = (start.elapsed().as_millis(), dictionaries.footprint());
-        eprintln!("{kept} dictionaries kept in {took} ms; cold forms take {bytes} bytes beside the pages");
+        let (took, bytes) = (micros(start, 1000), dictionaries.footprint());
+        eprintln!("{kept} dictionaries kept in {took:.0} ms; cold forms take {bytes} bytes beside the pages");
     }
-    let mut codec = Codec::new().expect("address space");
-    let (mut spent, mut asked, mut packed) = (Duration::ZERO, 0, Vec::new());
-    for (index, page) in pages.iter().enumerate() {
-        let present = codec.encode(page, true);
-        let bytes = match &present {
-            Coded::Same(_) => {
-                stored.keep(index, page, &present);
-                continue;
-            }
-            Coded::Packed(bytes) => Some(*bytes),
-            Coded::Incompressible => None,
-        };
-        let start = Instant::now();
-        let recoded = recoder.recode(page, bytes);
-        spent += start.elapsed();
-        asked += 1;
-        match recoded {
-            Some(bytes) => {
-                packed.push(bytes.to_vec());
-                stored.keep(index, page, &Coded::Packed(bytes));
-            }
-            None => stored.keep(index, page, &present),
+    let present = pack(pages);
+    let asked: Vec<usize> =
+        (0..pages.len()).filter(|index| !matches!(present[*index], Kept::Same(_))).collect();
+    let start = processor_time();
+    let recode = |index: &usize| recoder.recode(&pages[*index], present[*index].packed()).map(<[u8]>::to_vec);
+    let recoded: Vec<Option<Vec<u8>>> = asked.iter().map(recode).collect();
+    let pack_us = micros(start, asked.len());
+    let mut forms: Vec<Coded<'_>> = present.iter().map(Kept::coded).collect();
+    for (index, bytes) in asked.iter().zip(&recoded) {
+        if let Some(bytes) = bytes {
+            forms[*index] = Coded::Packed(bytes);
         }
     }
+    forms.iter().enumerate().for_each(|(index, coded)| stored.keep(index, &pages[index], coded));
+    let packed: Vec<&[u8]> = recoded.iter().flatten().map(Vec::as_slice).collect();
     let unpack_us = time_to_unpack(&mut Decoder::new(dictionaries).expect("address space"), &packed);
-    Row { bytes: stored.verified(pages), pack_us: micros(spent, asked), unpack_us, recoded: packed.len() }
+    Row { bytes: stored.verified(pages), pack_us, unpack_us, recoded: packed.len() }
 }
 
-fn time_to_unpack(decoder: &mut Decoder, packed: &[Vec<u8>]) -> f64 {
+fn time_to_unpack(decoder: &mut Decoder, packed: &[&[u8]]) -> f64 {
     let mut into = [0; PAGE_SIZE];
-    let some = packed.iter().step_by((packed.len() / TIMED).max(1));
-    let (start, mut count) = (Instant::now(), 0);
-    for bytes in some {
+    let start = processor_time();
+    for bytes in packed {
         assert!(decoder.decode(bytes, &mut into));
         std::hint::black_box(&mut into);
-        count += 1;
     }
-    micros(start.elapsed(), count)
+    micros(start, packed.len())
 }
 
-fn micros(time: Duration, count: usize) -> f64 {
-    time.as_nanos() as f64 / 1000.0 / count.max(1) as f64
+/// Nanoseconds that this thread ran: what others do on the machine meanwhile is not in it.
+fn processor_time() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("a kernel that counts");
+    text.split(' ').next().and_then(|word| word.parse().ok()).expect("its first word is a number")
+}
+
+fn micros(start: u64, count: usize) -> f64 {
+    (processor_time() - start) as f64 / 1000.0 / count.max(1) as f64
 }
 
 fn main() {

@@ -2,8 +2,8 @@
 //! Owns: the embedded host: a page store that several threads and forks use, with guests, one limit for everything,
 //! and batches. Callers: users' pools (the pager has its own store and lock, and does not come here). Locks: one
 //! host's, for one operation or one run of a batch; around a fork, every host's. No host's lock is held while
-//! another's or a pager's is taken (the other way round it may be: see the pager's `lodgers`), or while memory of the caller's that may be paged is touched: callers copy such
-//! pages first (law 17).
+//! another's or a pager's is taken (the other way round it may be: see the pager's `lodgers`), or while memory of the
+//! caller's that may be paged is touched: callers copy such pages first (law 17).
 //! Law 8: operations on a handle happen in some order, whole. Law 15: a forked child finds every host whole, as a
 //! copy of its own.
 

@@ -159,11 +159,11 @@ fn law_11_weight_is_the_right_to_more() {
 #[test]
 fn law_11_of_two_that_hold_the_same_the_lighter_gives_whichever_came_first() {
     for (heavy, light) in [("first", "second"), ("second", "first")] {
-        let host = host();
+        let host = Host::new(HostConfig { limit_bytes: 4 * SMALL, reserve_bytes: 4 * SMALL }).unwrap();
         let pools = ["first", "second"].map(|name| pool(&host, name, PoolKind::NonExclusive));
         weigh(&host, heavy, 3);
         // In turns, so that nobody is older, and both hold the same until there is no room.
-        (0..60).for_each(|i| pools.iter().for_each(|&p| fill(&host, p, i..i + 1)));
+        (0..400).for_each(|i| pools.iter().for_each(|&p| fill(&host, p, i..i + 1)));
         let asking = pool(&host, "asking", PoolKind::Persistent);
         let room = (0..).find(|&i| !put(&host, asking, i).is_stored() || host.stats().traffic.evicted > 0);
         fill(&host, asking, 1000..1010);
