@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tmem import _core, steering
-from tmem.array import Array, Order, Shape, byte_range, element_type, file_layout, nbytes_of, shape_of
+from tmem.array import Array, Order, Shape, byte_range, element_type, file_layout, nbytes_of, order_of, shape_of
 from tmem.backendprocess import ANSWER_SECONDS, BackendProcess, end_all, start_all
 from tmem.counters import Stats, make_stats
 from tmem.errors import ClosedError, SizeError, TmemWarning
@@ -121,7 +121,7 @@ class Memory:
         It is a plain numpy.ndarray whose base owns its pages: views keep them, the last reference frees them.
         Raises BudgetError where neither RAM nor the tiers below have room, ClosedError after close().
         """
-        result = self._new(shape_of(shape), element_type(dtype), _order(order))
+        result = self._new(shape_of(shape), element_type(dtype), order_of(order))
         self._drain()
         return result
 
@@ -130,7 +130,7 @@ class Memory:
     ) -> Array:
         """Return a new array filled with `fill_value`, which also gives the dtype where none is named."""
         kind = np.asarray(fill_value).dtype if dtype is None else dtype
-        result = self._new(shape_of(shape), element_type(kind), _order(order))
+        result = self._new(shape_of(shape), element_type(kind), order_of(order))
         np.copyto(result, fill_value, casting="unsafe")
         self._drain()
         return result
@@ -145,7 +145,7 @@ class Memory:
         plain = np.asarray(source)
         if order == "K":
             order = "F" if plain.flags.fnc else "C"
-        result = self._new(plain.shape, element_type(plain.dtype if dtype is None else dtype), _order(order))
+        result = self._new(plain.shape, element_type(plain.dtype if dtype is None else dtype), order_of(order))
         np.copyto(result, plain, casting="unsafe")
         self._drain()
         return result
@@ -165,7 +165,7 @@ class Memory:
         pieces of a few MiB. OSError where it cannot be read, ValueError where it is not what was said.
         """
         source = Path(path)
-        lengths, kind, start, layout = file_layout(source, dtype, shape, offset, _order(order))
+        lengths, kind, start, layout = file_layout(source, dtype, shape, offset, order_of(order))
         result = self._new(lengths, kind, layout)
         _read_into(result, source, start)
         self._drain()
@@ -328,14 +328,6 @@ def _budget(ram: Size) -> int:
             "ask for less, or for a share such as '50%'"
         )
     return budget
-
-
-def _order(order: str) -> Order:
-    if order == "C":
-        return "C"
-    if order == "F":
-        return "F"
-    raise ValueError(f"order must be 'C' (rows together) or 'F' (columns together), not {order!r}")
 
 
 def _read_into(target: Array, path: Path, start: int) -> None:

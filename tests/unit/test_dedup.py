@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -165,3 +166,13 @@ def test_arrays_with_the_same_data_share_the_store(dedup: str) -> None:
             assert (array == (rows ^ 255 if n == 3 else rows)).all()
         assert memory.check() == []
         del array, arrays
+
+
+def test_saved_copies_come_back_each(tmp_path: Path) -> None:
+    host, data = Host("64M"), words(60)
+    with Pool(host=host, dedup="on", name="twins") as pool:
+        put_copies(pool, data, 3)
+        assert pool.save(tmp_path / "pool") == 180
+    with Pool.restore(tmp_path / "pool", host=host) as again:
+        assert_copies(again, data, 3)
+        assert again.check() == []
