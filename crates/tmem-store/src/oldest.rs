@@ -20,7 +20,7 @@ impl PageStore {
             let held = match self.dedup.shares.plain(self.objects.entry(id)?).form() {
                 Form::Packed(loc, len) => self.slab.read(loc, len).map(Blob::Packed),
                 Form::Raw(loc) => {
-                    self.slab.read(loc, PAGE_SIZE).and_then(|bytes| bytes.as_array()).map(Blob::Page)
+                    self.slab.read(loc, PAGE_SIZE).and_then(|bytes| bytes.try_into().ok()).map(Blob::Page)
                 }
                 // Stray writes broke it: a get will say so.
                 _ => None,

@@ -122,10 +122,12 @@ impl Trees {
                 if !entry.is_empty() {
                     return Some((here, entry));
                 }
-            } else if let Some(found) = Some(self.inner[node][w]).filter(|c| *c != 0) {
-                if let Some(next) = self.next_in(found, level - 1, here) {
-                    return Some(next);
-                }
+                continue;
+            }
+            let child = self.inner[node][w];
+            let found = if child == 0 { None } else { self.next_in(child, level - 1, here) };
+            if found.is_some() {
+                return found;
             }
         }
         None
