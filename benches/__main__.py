@@ -9,8 +9,15 @@ import sys
 from benches import machine
 
 ALL = (
-    "cold", "kernel_edge", "packers", "put_get_vs_memcpy", "pool_vs_memcpy", "cache", "python_backend", "unchanged_code",
-)  # fmt: skip
+    "cold",
+    "kernel_edge",
+    "packers",
+    "put_get_vs_memcpy",
+    "pool_vs_memcpy",
+    "cache",
+    "python_backend",
+    "unchanged_code",
+)
 
 if __name__ == "__main__":
     codes = [

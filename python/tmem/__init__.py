@@ -36,6 +36,7 @@ from tmem.process import ProcessStats, stats
 from tmem.steering import TIERS, advise, evict, is_paged, pin, prefetch, tiers
 
 __all__ = [
+    "TIERS",
     "BudgetError",
     "Cache",
     "CacheStats",
@@ -71,7 +72,6 @@ __all__ = [
     "SwapDevice",
     "SwapDeviceStats",
     "SwapError",
-    "TIERS",
     "TmemError",
     "TmemWarning",
     "__version__",

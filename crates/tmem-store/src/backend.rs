@@ -252,6 +252,8 @@ impl BackendOps for LocalBackend {
         let moved = (wholly || self.store.is_sparse()) && self.store.compact(COMPACTED_AT_ONCE) > 0;
         if moved {
             self.full_for = 0;
+        } else if wholly {
+            self.store.trim();
         }
         moved
     }
