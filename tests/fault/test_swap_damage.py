@@ -19,7 +19,7 @@ PAGE = 4096
 CHANGED = "a page on the swap device came back changed: its checksum does not match (law 12)"
 UNREADABLE = "a page on the swap device cannot be read back: input/output error or a truncated file (law 12)"
 OUT = """
-memory = tmem.Memory("16M", swap=directory, faults=entry)
+memory = tmem.Memory("16M", swap=directory, faults=entry, dedup="off")
 array = memory.empty(3 << 20, "i8")
 array[:] = np.tile(noise(1), 12)[: array.size]
 memory.evict(array)

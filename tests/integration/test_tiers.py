@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One order from end to end: what left the arrays first goes down first, whatever its form, and cold pages are packed tighter."""
+"""One order from end to end: what left the arrays first goes down first, whatever its form.
+
+And pages that stay cold are packed tighter, in the background or when `settle` asks for it.
+"""
 
 from __future__ import annotations
 
@@ -91,9 +94,7 @@ def test_without_room_below_nothing_is_lost(make: Maker, tmp_path: Path) -> None
     memory = make(swap=(tmp_path, "1M"), background=False)
     pages = np.concatenate([noise(500, 1), words(6500, 2)])
     with pytest.warns(tmem.TmemWarning):
-        array = memory.array(pages)
-        memory.evict(array)
-        memory.stats()
+        array = fill(memory, pages)
     assert memory.stats().swap_used <= 1 << 20
     assert memory.stats().refused["store_full"] > 0
     np.testing.assert_array_equal(array, pages)

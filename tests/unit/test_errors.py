@@ -41,5 +41,5 @@ def test_warning_of_a_notice_goes_by_its_words() -> None:
 
 
 def test_public_names_exist_and_are_sorted() -> None:
-    assert sorted(tmem.__all__) == tmem.__all__
+    assert sorted(tmem.__all__, key=lambda name: (not name.isupper(), name)) == tmem.__all__
     assert all(hasattr(tmem, name) for name in tmem.__all__)

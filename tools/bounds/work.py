@@ -70,7 +70,7 @@ def write_randomly(rows: Rows) -> None:
 
 def phases() -> Iterator[tuple[str, tmem.Memory, Callable[[], None]]]:
     """Yield each phase with the memory whose counters it moves."""
-    memory = tmem.Memory(RAM, swap=None, faults="signal")
+    memory = tmem.Memory(RAM, swap=None, faults="signal", background=False)
     rows: Rows = memory.empty((PAGES, WORDS), dtype=np.int64)
     yield "fill", memory, lambda: fill(rows)
     yield "sequential_first", memory, lambda: read(rows)
@@ -79,7 +79,7 @@ def phases() -> Iterator[tuple[str, tmem.Memory, Callable[[], None]]]:
     yield "random_read", memory, lambda: read_randomly(rows)
     yield "random_write", memory, lambda: write_randomly(rows)
     noise = np.random.default_rng(6).integers(0, 1 << 63, (BLOCK, WORDS))
-    below = tmem.Memory(RAM, swap="64M", faults="signal")
+    below = tmem.Memory(RAM, swap="64M", faults="signal", background=False)
     wide: Rows = below.empty((PAGES // 2, WORDS), dtype=np.int64)
 
     def unpackable() -> None:
