@@ -9,6 +9,7 @@ import sys
 from benches import machine
 
 ALL = (
+    "age_and_tier",
     "cold",
     "kernel_edge",
     "packers",

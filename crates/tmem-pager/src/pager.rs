@@ -389,9 +389,9 @@ fn backend(
     })
 }
 
-/// At most three fifths of the budget; `State::share_out` sets what it may really take.
+/// At most seven tenths of the budget; `State::share_out` sets what it may really take.
 fn local_store(config: &Config, shared: Option<Arc<Dictionaries>>) -> Result<LocalBackend, PagerError> {
-    let capacity = config.ram / 5 * 3;
+    let capacity = config.ram / 10 * 7;
     let pages = (ARENA_BYTES / PAGE_SIZE) as u64;
     let store = StoreConfig { reserve_bytes: capacity, ..StoreConfig::for_pages(pages, capacity) };
     // A page that does not shrink gains nothing in the store, but where there is a swap device it waits there for its turn

@@ -212,12 +212,12 @@ impl State {
         self.ram.saturating_sub(self.overhead()) / PAGE_SIZE
     }
 
-    /// Shares the budget between frames and store: the store gets three fifths at most, and never what frames need
-    /// so that the pages in use at one time find room beside the tables.
+    /// Shares the budget between frames and store: the store gets what tables leave of seven tenths, and never what frames
+    /// need so that the pages in use at one time find room.
     pub fn share_out(&mut self) {
         let others = FIXED_OVERHEAD + self.metadata_bytes() + self.swap.memory_bytes() + self.lodgers.bytes();
         let beside = (self.ram - self.ram / 10 * 3).saturating_sub(others);
-        self.frontswap.set_capacity(beside.min(self.ram / 5 * 3));
+        self.frontswap.set_capacity(beside);
     }
 
     /// Whether tables for all pages up to `top` leave at least a quarter of the budget.
