@@ -162,7 +162,7 @@ class Footprint:
 
 
 def budget(nbytes: int) -> int:
-    """Return a budget for ours in which all data has room, packed or not: the store may take three fifths of it."""
+    """Return a budget for ours in which all data has room, packed or not: the store may take seven tenths of it."""
     return 2 * nbytes + (64 << 20)
 
 
