@@ -13,4 +13,5 @@ if not pool.put(7, 0, page):  # Refused(reason), at any time: keep the page, or 
 codes = pool.put_many(7, range(1, 1025), pages)  # 0 is stored; without the GIL
 pool.get(7, 0)  # bytes, or None; into= copies into a buffer of yours
 cache = tmem.Pool(persistent=False, exclusive=False, host=host)  # may forget the oldest pages when room is short
+pool.save("images.pool")  # and tmem.Pool.restore; whatever ends a save, the old file or the new one is there, whole
 host.set("images", weight=2, cap="512M")  # who is most over its share gives way first
