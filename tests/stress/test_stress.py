@@ -16,7 +16,7 @@ BUDGET = 16 << 20
 Run = Callable[[Path, dict[str, Any], float], dict[str, Any]]
 
 
-def _stress(run: Run, entry: str, seconds: float, **others: Any) -> dict[str, int]:  # noqa: ANN401 - the worker's own
+def _stress(run: Run, entry: str, seconds: float, **others: Any) -> dict[str, int]:
     arguments = {
         "entry": entry,
         "budget": BUDGET,

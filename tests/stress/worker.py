@@ -2,10 +2,10 @@
 """Threads that write, verify, pin, free and allocate over some budgets, while others evict, settle and fork.
 
 The argument is JSON: the entry, the budget, for how many seconds, a seed, whether to do it as a plain user, how many
-budgets the arrays come to, how many threads do one thing after another, the swap device, and whether all pages are looked
-up among those stored. Each 8-byte word is a function of its array's key, its index and the generation written last, so
-that every byte is verified and nothing but three numbers is kept of an array. The last line told is JSON: what was done,
-and how often.
+budgets the arrays come to, how many threads do one thing after another, the swap device, which pages are looked up
+among those stored, and whether store and swap device may have no room. Each 8-byte word is a function of its array's
+key, its index and the generation written last, so that every byte is verified and nothing but three numbers is kept of
+an array. The last line told is JSON: what was done, and how often.
 """
 
 from __future__ import annotations
@@ -212,6 +212,12 @@ class Stress:
                 ours = ours._replace(old=ours.generation)
                 ours.write()
                 ours.verify()
+            self.memory.settle()
+            for content in contents:
+                content._replace(generation=content.generation + 7, old=content.generation + 7).verify()
+            if broken := self.memory.check():
+                print(f"in a child: {broken}", file=sys.stderr, flush=True)  # noqa: T201
+                return 1
         except BaseException as error:  # noqa: BLE001 - the status tells the parent
             print(f"in a child: {error!r}", file=sys.stderr, flush=True)  # noqa: T201
             return 1
