@@ -5,6 +5,7 @@
 
 use crate::class::{class_of, slot_size};
 use crate::entry::{Entry, EntryId, Form};
+use crate::guests::slot_bytes;
 use crate::object::ObjectId;
 use crate::order::Place;
 use crate::pool::{PageStore, PoolId};
@@ -131,25 +132,29 @@ impl PageStore {
             // Another page by now.
             return false;
         }
-        let better = tighter.and_then(|bytes| self.store_tighter(id, entry, slot_size(class_of(len)), bytes));
+        let better = tighter.and_then(|bytes| self.store_tighter(id, entry, bytes));
         if let Some(entry) = self.objects.entry_mut(id) {
             *entry = better.unwrap_or(*entry).with_record(entry.record()).settled();
         }
         better.is_some()
     }
 
-    /// Puts the tighter bytes of a page into a slot of their own; `None` where there is none to be had.
-    fn store_tighter(&mut self, id: EntryId, old: Entry, size: usize, bytes: &[u8]) -> Option<Entry> {
+    /// Puts the tighter bytes of a page into a slot of their own; `None` where there is none to be had, or none that is
+    /// smaller.
+    fn store_tighter(&mut self, id: EntryId, old: Entry, bytes: &[u8]) -> Option<Entry> {
+        let size = slot_bytes(&self.slab, old);
         if slot_size(class_of(bytes.len())) >= size {
             return None;
         }
-        let mut loc = self.slab.store(bytes);
-        if loc.is_none() {
+        if self.slab.mapped_bytes() >= self.slab.capacity_bytes() {
             // What was freed before makes room, or this page will when its larger slot is.
             self.compact(COMPACTED_AT_ONCE);
-            loc = self.slab.store_tighter(bytes);
         }
-        let loc = loc?;
+        let loc = self.slab.store_tighter(bytes)?;
+        if self.slab.size_at(loc).is_none_or(|is| is >= size) {
+            self.slab.free(loc);
+            return None;
+        }
         self.slab.set_owner(loc, id);
         let new = Entry::cold(loc, bytes.len());
         // Compaction may have moved it.

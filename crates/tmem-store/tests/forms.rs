@@ -135,7 +135,11 @@ impl Pages {
         let at = random.below(self.batches.len() as u64) as usize;
         let (batch, tighter) = self.batches.swap_remove(at);
         for (n, tighter) in tighter.iter().enumerate() {
-            self.recoded += u64::from(self.backend.settle_cold(&batch, n, tighter.as_deref()));
+            let before = self.backend.stats().slot_bytes;
+            let saved = self.backend.settle_cold(&batch, n, tighter.as_deref());
+            let after = self.backend.stats().slot_bytes;
+            assert!(if saved { after < before } else { after == before }, "{before} bytes, {after} after");
+            self.recoded += u64::from(saved);
         }
     }
 
@@ -192,7 +196,7 @@ fn run(seed: u64, capacity: usize, dedup: Dedup) {
 
 #[test]
 fn pages_change_their_forms_and_stay_what_they_are() {
-    for seed in 1..=3 {
+    for seed in 1..=2 {
         run(seed, 16 << 20, Dedup::Off);
         run(seed, 16 << 20, Dedup::On);
         run(seed, 16 << 20, Dedup::Auto);
@@ -201,7 +205,7 @@ fn pages_change_their_forms_and_stay_what_they_are() {
 
 #[test]
 fn so_they_do_in_a_full_store() {
-    for seed in 1..=3 {
+    for seed in 1..=2 {
         run(seed, 1 << 19, Dedup::Off);
         run(seed, 1 << 19, Dedup::On);
     }
