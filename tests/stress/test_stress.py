@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything at once, and every byte verified: threads write, read, pin, free and allocate, others evict and fork."""
+"""Everything at once, and every byte verified: threads write, read, pin, free, allocate; others evict, settle, fork."""
 
 from __future__ import annotations
 
@@ -16,13 +16,26 @@ BUDGET = 16 << 20
 Run = Callable[[Path, dict[str, Any], float], dict[str, Any]]
 
 
-def _stress(run: Run, entry: str, seconds: float, *, nobody: bool = False) -> None:
-    arguments = {"entry": entry, "budget": BUDGET, "seconds": seconds, "seed": random.getrandbits(32), "nobody": nobody}
-    told = run(WORKER, arguments, seconds + 60)
+def _stress(run: Run, entry: str, seconds: float, **others: Any) -> dict[str, int]:
+    arguments = {
+        "entry": entry,
+        "budget": BUDGET,
+        "seconds": seconds,
+        "seed": random.getrandbits(32),
+        "nobody": False,
+        "budgets": 4,
+        "threads": 4,
+        "swap": "auto",
+        "dedup": "auto",
+        "small": False,
+    }
+    told = run(WORKER, arguments | others, seconds + 90)
     assert told["broken"] == []
-    assert told["evictions"] > 0
-    assert told["forks"] > 0
-    assert {"verify", "rewrite", "pin", "evict", "replace", "evict from beside", "fork"} <= told["done"].keys()
+    stats: dict[str, int] = told["stats"]
+    assert stats["evictions"] > 0
+    assert stats["forks"] > 0
+    assert {"verify", "rewrite", "evict", "replace", "evict from beside", "settle", "fork"} <= told["done"].keys()
+    return stats
 
 
 @pytest.mark.parametrize(
@@ -34,6 +47,21 @@ def _stress(run: Run, entry: str, seconds: float, *, nobody: bool = False) -> No
 )
 def test_every_byte_is_right(run_worker: Run, entry: str, seconds: float) -> None:
     _stress(run_worker, entry, seconds)
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        pytest.param(5, id="seconds"),
+        pytest.param(600, id="minutes", marks=[pytest.mark.long, pytest.mark.timeout(760)]),
+    ],
+)
+def test_every_byte_is_right_while_pages_change_their_forms_and_go_down(
+    run_worker: Run, entry: str, seconds: float
+) -> None:
+    """All that is stored is looked up, packed again when cold, and written back; now and then nothing has room."""
+    stats = _stress(run_worker, entry, seconds, budgets=4.5, threads=2, swap="16M", dedup="on", small=True)
+    assert min(stats[name] for name in ("recoded", "written_back", "dedup_found", "swap_loads")) > 0
 
 
 @pytest.mark.root

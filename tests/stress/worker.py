@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Threads that write, verify, pin, free and allocate over four budgets, while others evict and fork.
+"""Threads that write, verify, pin, free and allocate over some budgets, while others evict, settle and fork.
 
-The argument is JSON: the entry, the budget, for how many seconds, a seed, and whether to do it as a plain user. Each
-8-byte word is a function of its array's key, its index and the generation written last, so that every byte is verified
-and nothing but three numbers is kept of an array. The last line told is JSON: what was done, and how often.
+The argument is JSON: the entry, the budget, for how many seconds, a seed, whether to do it as a plain user, how many
+budgets the arrays come to, how many threads do one thing after another, the swap device, which pages are looked up
+among those stored, and whether store and swap device may have no room. Each 8-byte word is a function of its array's
+key, its index and the generation written last, so that every byte is verified and nothing but three numbers is kept of
+an array. The last line told is JSON: what was done, and how often.
 """
 
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import json
 import os
 import sys
@@ -30,11 +33,14 @@ Words = npt.NDArray[np.uint64]
 
 PIECE = 1 << 13  # words generated at a time
 LARGEST = 1 << 18  # words of an array
-BUDGETS = 4  # that the arrays come to
 NOBODY = 65534
 PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 4, 38
 ODD = np.uint64(0x9E3779B97F4A7C15)
 INDEX = np.arange(LARGEST, dtype=np.uint64)
+KINDS = 4  # of contents: noise, a ramp, words of a small vocabulary, pages that other arrays have too
+NOISE, RAMP, TEXT, TWINS = range(KINDS)
+LETTERS, LOWER, SPREAD = np.uint64(0x1F1F1F1F1F1F1F1F), np.uint64(0x6060606060606060), np.uint64(0x0101735111330717)
+SAME = 5  # generations after which twins are the same again
 
 
 class Content(NamedTuple):
@@ -46,14 +52,18 @@ class Content(NamedTuple):
     old: int
 
     def words(self, generation: int, start: int) -> Words:
-        """Make the words of a piece: noise for odd keys, and for even ones what a codec can shrink."""
+        """Make the words of a piece, of the kind that the key says."""
         index = INDEX[start : min(start + PIECE, self.array.size)]
+        kind = self.key % KINDS
+        if kind == TWINS:
+            return index % np.uint64(PIECE) * ODD + np.uint64(generation % SAME)
         word = index + np.uint64((self.key << 40) + (generation << 20))
-        if self.key % 2:
-            word *= ODD
-            word ^= word >> np.uint64(29)
-            word *= ODD
-        return word
+        if kind == RAMP:
+            return word
+        word *= ODD
+        word ^= word >> np.uint64(29)
+        word *= ODD
+        return (word >> np.uint64(56)) * SPREAD & LETTERS | LOWER if kind == TEXT else word
 
     def write(self) -> None:
         """Write the generation."""
@@ -104,9 +114,12 @@ class Cell:
 
     def replace(self, size: int) -> None:
         """Free the array and make another one in its place, with a key of its own."""
-        key, generation = self.content.key + 2, self.content.generation
+        key, generation = self.content.key + KINDS, self.content.generation
         self.content = Content(np.empty(0, np.uint64), key, generation, generation)
-        fresh = Content(self.memory.zeros(size, "u8"), key, generation, generation)
+        try:
+            fresh = Content(self.memory.zeros(size, "u8"), key, generation, generation)
+        except MemoryError:
+            return  # law 14: nothing new while neither store nor swap device has room
         if fresh.array.any():
             raise AssertionError(f"a new array of {size} words is not zeros")
         fresh.write()
@@ -114,29 +127,35 @@ class Cell:
 
     def pin(self) -> None:
         """Write while the front of the array is pinned."""
+        if self.content.array.size == 0:
+            return
         with self.memory.pin(self.content.array[:PIECE]):
             self.rewrite()
 
     def evict(self) -> None:
         """Send it out and compare what comes back."""
-        self.memory.evict(self.content.array)
+        if self.content.array.size > 0:
+            self.memory.evict(self.content.array)
         self.content.verify()
 
 
 class Stress:
     """The cells, the threads, and what went wrong."""
 
-    def __init__(self, memory: tmem.Memory, seed: int) -> None:
+    def __init__(self, memory: tmem.Memory, seed: int, budgets: float) -> None:
         self.memory = memory
         self.seed = seed
         self.failures: list[BaseException] = []
         self.done: Counter[str] = Counter()
         self.cells: list[Cell] = []
         random = default_rng(seed)
-        left = BUDGETS * memory.ram // 8
+        left = int(budgets * memory.ram) // 8
         while left > 0:
             size = int(random.integers(1, LARGEST))
-            self.cells.append(Cell(memory, len(self.cells) * 1000 + len(self.cells) % 2, size))
+            try:
+                self.cells.append(Cell(memory, len(self.cells) * 1000 + len(self.cells) % KINDS, size))
+            except MemoryError:
+                break  # law 14: store and swap device are full
             left -= size
 
     def one_thing(self, random: Generator) -> str:
@@ -161,8 +180,18 @@ class Stress:
         """Send out a part of an array that another thread may be using."""
         array = self.cells[random.integers(len(self.cells))].content.array
         start = int(random.integers(array.size + 1))
-        self.memory.evict(array[start : start + PIECE])
+        if start < array.size:
+            self.memory.evict(array[start : start + PIECE])
         return "evict from beside"
+
+    def settle(self, random: Generator) -> str:
+        """Pack all that is stored as tightly as can be, while others fault, and look where pages are."""
+        self.memory.settle()
+        time.sleep(0.01)  # so that there is something to pack again
+        array = self.cells[random.integers(len(self.cells))].content.array
+        if array.size > 0:
+            self.memory.tiers(array)
+        return "settle"
 
     def fork(self, random: Generator) -> str:
         """Let a child verify some of the arrays as they were at the fork, and write to them."""
@@ -183,13 +212,19 @@ class Stress:
                 ours = ours._replace(old=ours.generation)
                 ours.write()
                 ours.verify()
+            self.memory.settle()
+            for content in contents:
+                content._replace(generation=content.generation + 7, old=content.generation + 7).verify()
+            if broken := self.memory.check():
+                print(f"in a child: {broken}", file=sys.stderr, flush=True)  # noqa: T201
+                return 1
         except BaseException as error:  # noqa: BLE001 - the status tells the parent
             print(f"in a child: {error!r}", file=sys.stderr, flush=True)  # noqa: T201
             return 1
         return 0
 
-    def run(self, seconds: float) -> None:
-        """Let the threads go on for so long, or until one fails."""
+    def run(self, seconds: float, threads: int) -> None:
+        """Let so many threads and those beside them go on for so long, or until one fails."""
         ending = time.monotonic() + seconds
 
         def repeat(act: Callable[[Generator], str], number: int) -> None:
@@ -200,11 +235,11 @@ class Stress:
             except BaseException as error:  # noqa: BLE001 - told by the thread that waits
                 self.failures.append(error)
 
-        acts = [self.one_thing] * 4 + [self.evict_any, self.fork]
-        threads = [threading.Thread(target=repeat, args=(act, number)) for number, act in enumerate(acts)]
-        for thread in threads:
+        acts = [self.one_thing] * threads + [self.evict_any, self.fork, self.settle]
+        running = [threading.Thread(target=repeat, args=(act, number)) for number, act in enumerate(acts)]
+        for thread in running:
             thread.start()
-        for thread in threads:
+        for thread in running:
             thread.join()
         if self.failures:
             raise self.failures[0]
@@ -235,12 +270,14 @@ def main(arguments: dict[str, Any]) -> None:
     """Stress a Memory, then walk its tables."""
     if arguments["nobody"]:
         become_nobody()
-    warnings.simplefilter("error", tmem.TmemWarning)
-    memory = tmem.Memory(arguments["budget"], faults=arguments["entry"])
-    stress = Stress(memory, arguments["seed"])
-    stress.run(arguments["seconds"])
-    stats = memory.stats()
-    told = {"done": stress.done, "broken": memory.check(), "evictions": stats.evictions, "forks": stats.forks}
+    if not arguments["small"]:
+        warnings.simplefilter("error", tmem.TmemWarning)
+    memory = tmem.Memory(
+        arguments["budget"], faults=arguments["entry"], swap=arguments["swap"], dedup=arguments["dedup"]
+    )
+    stress = Stress(memory, arguments["seed"], arguments["budgets"])
+    stress.run(arguments["seconds"], arguments["threads"])
+    told = {"done": stress.done, "broken": memory.check(), "stats": dataclasses.asdict(memory.stats())}
     print(json.dumps(told))  # noqa: T201
 
 

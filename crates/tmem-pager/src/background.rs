@@ -26,6 +26,8 @@ const GIVE_WAY_MS: u64 = 8;
 const LEAST_BYTES: usize = 4 << 20;
 /// Pages that a dictionary is made from, at most.
 const SAMPLES: usize = 256;
+/// Pages of one step of the order, where it is dense.
+const STEP: usize = 1024;
 /// A store of fewer pages has no dictionary.
 const LEAST_PAGES: usize = 2048;
 /// Another is made when the store is this many times as large as it was for the last.
@@ -97,27 +99,37 @@ impl Tools {
         }
         self.trained = pages;
         self.dictionaries.charge(SAMPLES * PAGE_SIZE);
-        let mut samples = Vec::new();
-        let each = (SAMPLES * 1024).div_ceil(pages).clamp(1, ColdBatch::MOST);
-        let mut step = 0;
-        loop {
+        let mut samples = Vec::with_capacity(SAMPLES);
+        let (every, each) = sampled_of(pages);
+        let (mut step, mut steps) = (0, 0);
+        while samples.len() < SAMPLES {
             let batch = &mut self.batch;
-            let next = with(slot, manner, |state| state.frontswap.sample(step, each, batch));
-            for n in 0..self.batch.len() {
+            let Some(next) = with(slot, manner, |state| state.frontswap.sample(step, each, batch)) else {
+                break;
+            };
+            let taken = if steps % every == 0 { self.batch.len() } else { 0 };
+            for n in 0..taken.min(SAMPLES - samples.len()) {
                 let (stored, page) = (self.batch.stored(n), &mut self.page[0]);
                 if stored.len() < PAGE_SIZE && self.decoder.decode(stored, page) {
                     samples.push(*page);
                 }
             }
-            match next {
-                Some(next) if next != 0 => step = next,
-                _ => break,
+            steps += 1;
+            step = next;
+            if step == 0 {
+                break;
             }
         }
         // A failure leaves what there was.
         let _ = self.recoder.train(&samples, pages);
         self.dictionaries.discharge(SAMPLES * PAGE_SIZE);
     }
+}
+
+/// Of which steps of the order samples are taken, one in so many, and how many pages of each: [`SAMPLES`] of so many `pages`.
+fn sampled_of(pages: usize) -> (usize, usize) {
+    let wanted = SAMPLES * STEP;
+    ((pages / wanted).max(1), wanted.div_ceil(pages.max(1)).clamp(1, ColdBatch::MOST))
 }
 
 impl Drop for Tools {
@@ -165,10 +177,9 @@ pub fn clock() -> u32 {
     (time::now_ns() / 1_000_000 / TICK_MS) as u32
 }
 
-/// Packs one batch of pages that were stored `younger` ticks ago or earlier.
-fn round(slot: &Slot, manner: Manner, tools: &mut Option<Tools>, younger: u32) -> Result<Round, Errno> {
+/// Packs one batch of pages that were stored before the tick `before`.
+fn round(slot: &Slot, manner: Manner, tools: &mut Option<Tools>, before: u32) -> Result<Round, Errno> {
     let now = clock();
-    let before = (now + 1).saturating_sub(younger);
     let found = with(slot, manner, |state| {
         state.frontswap.set_clock(now);
         let tidied = state.frontswap.tidy(false);
@@ -214,7 +225,9 @@ fn settle(slot: &Slot, manner: Manner, tools: &Tools) {
 /// `ENOMEM`.
 pub fn settle_all(slot: &Slot) -> Result<(), Errno> {
     let mut tools = None;
-    while round(slot, Manner::Plain, &mut tools, 0)? == Round::More {}
+    // What is stored meanwhile is not waited for: there may be no end of it.
+    let before = clock() + 1;
+    while round(slot, Manner::Plain, &mut tools, before)? == Round::More {}
     while with(slot, Manner::Plain, |state| state.frontswap.tidy(true)) == Some(true) {}
     Ok(())
 }
@@ -235,7 +248,8 @@ fn run() {
         for (slot, tools) in registry::slots().zip(&mut tools) {
             if slot.is_paged() && slot.is_kept() {
                 // Without memory for its tools it tries again later.
-                while matches!(round(slot, manner, tools, COLD_AFTER), Ok(Round::More)) {
+                let cold = || (clock() + 1).saturating_sub(COLD_AFTER);
+                while matches!(round(slot, manner, tools, cold()), Ok(Round::More)) {
                     if manner == Manner::WithPauses {
                         pause(GIVE_WAY_MS);
                     }
@@ -243,6 +257,20 @@ fn run() {
             } else {
                 *tools = None;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_is_of_all_and_as_large_for_any_store() {
+        for pages in [LEAST_PAGES, 100_000, SAMPLES * STEP, 1_000_000, 16 << 20] {
+            let (every, each) = sampled_of(pages);
+            let samples = pages.div_ceil(STEP).div_ceil(every) * each;
+            assert!((64..=2 * SAMPLES).contains(&samples), "{samples} samples of {pages} pages");
         }
     }
 }

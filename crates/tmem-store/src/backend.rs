@@ -237,7 +237,11 @@ impl BackendOps for LocalBackend {
     }
 
     fn settle_cold(&mut self, batch: &ColdBatch, n: usize, tighter: Option<&[u8]>) -> bool {
-        self.store.settle_cold(batch, n, tighter)
+        let saved = self.store.settle_cold(batch, n, tighter);
+        if saved {
+            self.full_for = 0;
+        }
+        saved
     }
 
     fn is_cold(&self, area: u32, page: u64) -> bool {

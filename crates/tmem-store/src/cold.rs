@@ -5,6 +5,7 @@
 
 use crate::class::{class_of, slot_size};
 use crate::entry::{Entry, EntryId, Form};
+use crate::guests::slot_bytes;
 use crate::object::ObjectId;
 use crate::order::Place;
 use crate::pool::{PageStore, PoolId};
@@ -131,23 +132,29 @@ impl PageStore {
             // Another page by now.
             return false;
         }
-        let better = tighter.and_then(|bytes| self.store_tighter(id, entry, slot_size(class_of(len)), bytes));
+        let better = tighter.and_then(|bytes| self.store_tighter(id, entry, bytes));
         if let Some(entry) = self.objects.entry_mut(id) {
             *entry = better.unwrap_or(*entry).with_record(entry.record()).settled();
         }
         better.is_some()
     }
 
-    /// Puts the tighter bytes of a page into a slot of their own; `None` where there is none to be had.
-    fn store_tighter(&mut self, id: EntryId, old: Entry, size: usize, bytes: &[u8]) -> Option<Entry> {
+    /// Puts the tighter bytes of a page into a slot of their own; `None` where there is none to be had, or none that is
+    /// smaller.
+    fn store_tighter(&mut self, id: EntryId, old: Entry, bytes: &[u8]) -> Option<Entry> {
+        let size = slot_bytes(&self.slab, old);
         if slot_size(class_of(bytes.len())) >= size {
             return None;
         }
-        let mut loc = self.slab.store(bytes);
-        if loc.is_none() && self.compact(COMPACTED_AT_ONCE) > 0 {
-            loc = self.slab.store(bytes);
+        if self.slab.mapped_bytes() >= self.slab.capacity_bytes() {
+            // What was freed before makes room, or this page will when its larger slot is.
+            self.compact(COMPACTED_AT_ONCE);
         }
-        let loc = loc?;
+        let loc = self.slab.store_tighter(bytes)?;
+        if self.slab.size_at(loc).is_none_or(|is| is >= size) {
+            self.slab.free(loc);
+            return None;
+        }
         self.slab.set_owner(loc, id);
         let new = Entry::cold(loc, bytes.len());
         // Compaction may have moved it.
@@ -224,6 +231,40 @@ mod tests {
             let expected = if gone { Loaded::Absent } else { Loaded::Loaded };
             assert_eq!(store.get(pool, object, n, &mut into), Ok(expected));
             assert!(gone || into == page(if other { n - 1 + 70_000 } else { n }), "page {n}");
+        }
+    }
+
+    #[test]
+    fn a_full_store_is_packed_tighter_within_its_capacity() {
+        let capacity = 4 << 20;
+        let mut store = PageStore::new(StoreConfig::for_pages(3000, capacity)).unwrap();
+        let pool = store.new_pool(PoolConfig { raw: true, ..PoolConfig::default() }).unwrap();
+        let object = ObjectId([0; 3]);
+        let full = (0..3000).find(|&n| !store.put(pool, object, n, &page(n)).unwrap().is_stored()).unwrap();
+        let (mut recoder, mut batch) =
+            (Recoder::new(store.dictionaries().clone()).unwrap(), ColdBatch::new().unwrap());
+        let (mut saved, mut most) = (0, 0);
+        while store.take_cold(1, &mut batch) {
+            for n in 0..batch.len() {
+                let mut whole = [0; PAGE_SIZE];
+                assert!(store.codec.decode(batch.stored(n), &mut whole));
+                saved +=
+                    u64::from(store.settle_cold(&batch, n, recoder.recode(&whole, Some(batch.stored(n)))));
+                most = most.max(store.mapped_bytes());
+            }
+        }
+        assert!(saved * 10 > full * 9, "{saved} of {full} were packed tighter");
+        assert!(most <= capacity + (256 << 10), "{most} bytes mapped");
+        while store.compact(64) > 0 {}
+        assert!(
+            store.mapped_bytes() <= capacity
+                && store.put(pool, object, 4000, &page(4000)).unwrap().is_stored()
+        );
+        assert_eq!(store.check(), Vec::<String>::new());
+        let mut into = [0; PAGE_SIZE];
+        for n in 0..full {
+            assert_eq!(store.get(pool, object, n, &mut into), Ok(Loaded::Loaded));
+            assert!(into == page(n), "page {n}");
         }
     }
 

@@ -303,6 +303,9 @@ impl Order {
         if self.hand == number {
             self.hand = younger;
         }
+        if Place(self.sweeping).block() == number {
+            self.sweeping = 0;
+        }
         self.blocks[number as usize] = Block { older: self.free, ..ZERO };
         self.free = number;
         self.in_chain -= 1;
@@ -351,7 +354,7 @@ impl Order {
         }
         let (one, two) = (self.blocks[older as usize], self.blocks[younger as usize]);
         let swept = u32::from(one.swept != 0 && two.swept != 0);
-        if [older, younger].contains(&Place(self.sweeping).block()) {
+        if Place(self.sweeping).block() == older {
             self.sweeping = 0;
         }
         self.blocks[older as usize] =

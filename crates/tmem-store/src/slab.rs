@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: the memory of packed and raw pages: slots of size classes in 32 KiB chunks of one reserved range, each with a
 //! word that says whose it is, so that a chunk can be emptied without a search. Free slots of a chunk are chained.
-//! Callers: `pool`, `compact`. Locks: the store's. Law: no more chunks are mapped than the capacity allows, except
-//! after the capacity was lowered; then no slot is given out until flushes have made up for it.
+//! Callers: `pool`, `compact`, `cold`. Locks: the store's. Law: no more chunks are mapped than the capacity allows, except
+//! after the capacity was lowered, and a few for pages that are to take less; then no slot is given out to others until
+//! what was freed has made up for it.
 
 use crate::chunks::{Chunk, Chunks};
 use crate::class::{
@@ -21,6 +22,9 @@ const MOST_CHUNKS: usize = 1 << 30;
 
 /// Marks the word of a free slot; the rest of it is the next of the chain, plus one.
 const FREE: u32 = 1 << 31;
+
+/// Chunks that pages in tighter forms may take beyond the capacity: each frees a larger slot of another chunk.
+const BEYOND: usize = 8;
 
 /// Empty chunks that stay mapped, so that a store in steady state gives back and maps again nothing.
 const KEEP_IDLE: usize = 8;
@@ -90,11 +94,20 @@ impl Slab {
 
     /// Copies data into a slot, or says that there is no room. The slot's owner is to be set next.
     pub fn store(&mut self, data: &[u8]) -> Option<Loc> {
+        self.store_within(self.capacity_chunks, data)
+    }
+
+    /// As [`Slab::store`], for data whose larger slot is freed next.
+    pub fn store_tighter(&mut self, data: &[u8]) -> Option<Loc> {
+        self.store_within(self.capacity_chunks + BEYOND, data)
+    }
+
+    fn store_within(&mut self, most: usize, data: &[u8]) -> Option<Loc> {
         let class = class_of(data.len());
-        if self.chunks.mapped > self.capacity_chunks {
+        if self.chunks.mapped > most {
             return None;
         }
-        let may_map = self.chunks.mapped < self.capacity_chunks;
+        let may_map = self.chunks.mapped < most;
         let chunk = (self.chunks.partial(class))
             .or_else(|| self.chunks.open(class, may_map))
             .or_else(|| self.roomier(class, data.len()))?;

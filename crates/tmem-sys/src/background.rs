@@ -52,11 +52,24 @@ pub fn is_running() -> bool {
 /// back. It may be a little less important afterwards.
 #[must_use]
 pub fn may_change_importance() -> bool {
-    let nice = |value: usize| {
+    let nice = |value: i32| {
         // SAFETY: no pointers; this thread alone.
-        unsafe { call(libc::SYS_setpriority, [libc::PRIO_PROCESS as usize, 0, value]) }
+        unsafe { call(libc::SYS_setpriority, [libc::PRIO_PROCESS as usize, 0, value as usize]) }
     };
-    nice(1).is_ok() && nice(0).is_ok()
+    let now = nice_value();
+    // What is least important already has its way back tried first.
+    let beside = if now < LEAST_IMPORTANT { now + 1 } else { now - 1 };
+    nice(beside).is_ok() && nice(now).is_ok()
+}
+
+const LEAST_IMPORTANT: i32 = 19;
+
+/// The calling thread's, from -20 to 19.
+fn nice_value() -> i32 {
+    // SAFETY: no pointers.
+    let answer = unsafe { call(libc::SYS_getpriority, [libc::PRIO_PROCESS as usize, 0]) };
+    // The kernel counts from the other end, so that no answer is negative.
+    answer.map_or(0, |value| 20 - value as i32)
 }
 
 /// Lets the calling thread run only where no other wants to, or like any other: as it must while it holds a lock that others
@@ -72,4 +85,25 @@ pub fn pause(ms: u64) {
     let time = [ms / 1000, ms % 1000 * 1_000_000];
     // SAFETY: a live `timespec`; no remainder is asked for.
     let _ = unsafe { call(libc::SYS_nanosleep, [time.as_ptr() as usize, 0]) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_is_as_important_afterwards_as_it_was() {
+        for nice in [0, 7, LEAST_IMPORTANT] {
+            let thread = std::thread::spawn(move || {
+                // SAFETY: no pointers; this thread alone.
+                let set =
+                    unsafe { call(libc::SYS_setpriority, [libc::PRIO_PROCESS as usize, 0, nice as usize]) };
+                let may = set.is_ok() && may_change_importance();
+                (may, nice_value())
+            });
+            let (may, after) = thread.join().unwrap();
+            assert!(!may || after == nice, "from {nice} to {after}");
+            assert!(after >= nice, "from {nice} to {after}: more important than before");
+        }
+    }
 }

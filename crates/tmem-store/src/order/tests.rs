@@ -99,3 +99,17 @@ fn old_pages_are_swept_once_and_those_that_came_later_after_them() {
     assert_eq!(seen, (1..=3100).collect::<Vec<_>>());
     assert_eq!(p.all(), seen);
 }
+
+#[test]
+fn a_block_that_is_used_again_is_swept_from_its_beginning() {
+    let mut p = pages();
+    p.order.set_clock(1);
+    (1..=100).for_each(|id| p.push(id));
+    assert!(p.order.sweep(2, 10, &mut |_, _| {}));
+    (1..=100).for_each(|id| p.remove(id));
+    p.order.set_clock(5);
+    (101..=200).for_each(|id| p.push(id));
+    let mut seen = Vec::new();
+    while p.order.sweep(6, 7, &mut |_, id| seen.push(id.0)) {}
+    assert_eq!(seen, (101..=200).collect::<Vec<_>>());
+}
