@@ -7,15 +7,17 @@
 //! Law 8: operations on a handle happen in some order, whole. Law 15: a forked child finds every host whole, as a
 //! copy of its own.
 
+use crate::coders::Coders;
+use crate::facts::Facts;
 use crate::guests::{GuestError, GuestLimits, GuestStats};
 use crate::object::ObjectId;
 use crate::ops::{Loaded, Outcome};
 use crate::pool::{PageStore, PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
 use crate::stats::{PoolStats, StoreStats};
-use std::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::{AtomicU32, Lock, LockGuard, Ordering};
 use std::sync::{Arc, Weak};
 use tmem_sys::syscall::sched_yield;
-use tmem_sys::{Errno, Lock, LockGuard, Page, fork};
+use tmem_sys::{Errno, Page, fork};
 
 /// Pages of a batch that are done under one hold of the lock.
 pub const RUN: usize = 64;
@@ -36,15 +38,17 @@ pub struct HostConfig {
 /// A store that is shared by threads, and by guests.
 pub struct Host {
     store: Lock<PageStore>,
+    pub(crate) coders: Coders,
+    pub(crate) facts: Facts,
     /// Threads that wait for the lock.
     waiting: AtomicU32,
     reserve_bytes: usize,
 }
 
 /// Every host that may still be alive.
-static HOSTS: Lock<Vec<Weak<Host>>> = Lock::new(Vec::new());
+static HOSTS: tmem_sys::Lock<Vec<Weak<Host>>> = tmem_sys::Lock::new(Vec::new());
 /// Hosts whose locks are held across the fork that is under way.
-static HELD: Lock<Vec<Arc<Host>>> = Lock::new(Vec::new());
+static HELD: tmem_sys::Lock<Vec<Arc<Host>>> = tmem_sys::Lock::new(Vec::new());
 
 impl Host {
     /// # Errors
@@ -61,26 +65,33 @@ impl Host {
         let mut store = PageStore::with_ephemeral(store, leaves * 8)?;
         store.set_limit(config.limit_bytes);
         fork::register(prepare, release, child)?;
-        let host = Arc::new(Host { store: Lock::new(store), waiting: AtomicU32::new(0), reserve_bytes });
+        let host = Arc::new(Host {
+            store: Lock::new(store),
+            coders: Coders::new()?,
+            facts: Facts::new(),
+            waiting: AtomicU32::new(0),
+            reserve_bytes,
+        });
         let mut hosts = HOSTS.lock();
         hosts.retain(|known| known.strong_count() > 0);
         hosts.push(Arc::downgrade(&host));
         Ok(host)
     }
 
-    /// The store itself, for what has no verb here. No other thread gets on meanwhile.
-    pub fn lock(&self) -> LockGuard<'_, PageStore> {
-        self.store.try_lock().unwrap_or_else(|| {
+    pub(crate) fn lock(&self) -> LockGuard<'_, PageStore> {
+        let mut store = self.store.try_lock().unwrap_or_else(|| {
             self.waiting.fetch_add(1, Ordering::Relaxed);
             let guard = self.store.lock();
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             guard
-        })
+        });
+        store.beside = self.coders.beside();
+        store
     }
 
     /// Between two runs of a batch: lets those get on who wait. The lock alone would often be taken again before they
     /// wake.
-    fn give_way(&self) {
+    pub(crate) fn give_way(&self) {
         for _ in 0..YIELDS {
             if self.waiting.load(Ordering::Relaxed) == 0 {
                 return;
@@ -96,7 +107,9 @@ impl Host {
     pub fn new_pool(&self, guest: &str, kind: PoolKind, config: PoolConfig) -> Result<PoolId, HostError> {
         let mut store = self.lock();
         let guest = store.guests.find_or_make(guest).map_err(HostError::Guest)?;
-        store.new_pool_of(guest, kind, config).map_err(HostError::Store)
+        let pool = store.new_pool_of(guest, kind, config).map_err(HostError::Store)?;
+        self.facts.set(pool, config.pack, false);
+        Ok(pool)
     }
 
     /// # Errors
@@ -108,37 +121,15 @@ impl Host {
         index: u64,
         page: &Page,
     ) -> Result<Outcome, StoreError> {
-        self.lock().put(pool, object, index, page)
-    }
-
-    /// Offers a page for each index, and writes the code of each outcome. The three are of one length.
-    ///
-    /// # Errors
-    /// As [`PageStore::put`]; codes of pages that were not offered any more stay as they are.
-    pub fn put_many(
-        &self,
-        pool: PoolId,
-        object: ObjectId,
-        indexes: &[u64],
-        pages: &[Page],
-        codes: &mut [u8],
-    ) -> Result<(), StoreError> {
-        let runs = indexes.chunks(RUN).zip(pages.chunks(RUN)).zip(codes.chunks_mut(RUN));
-        for (n, ((indexes, pages), codes)) in runs.enumerate() {
-            if n > 0 {
-                self.give_way();
-            }
-            // The caller's small arrays may be paged, too: under the lock only these copies are touched.
-            let (mut at, mut made) = ([0; RUN], [0; RUN]);
-            at[..indexes.len()].copy_from_slice(indexes);
-            let mut store = self.lock();
-            for ((index, page), code) in at.iter().zip(pages).zip(&mut made) {
-                *code = store.put(pool, object, *index, page)?.code();
-            }
-            drop(store);
-            codes.copy_from_slice(&made[..codes.len()]);
+        // Refused without packing, unless the pool is thawed meanwhile.
+        if self.facts.is_frozen(pool)
+            && let Some(refused) = self.lock().put_frozen(pool, object, index)?
+        {
+            return Ok(refused);
         }
-        Ok(())
+        let mut coder = self.coders.take();
+        let coded = coder.encode(page, self.facts.packs(pool));
+        self.lock().put_coded(pool, object, index, page, &coded)
     }
 
     /// # Errors
@@ -150,37 +141,11 @@ impl Host {
         index: u64,
         into: &mut Page,
     ) -> Result<Loaded, StoreError> {
-        self.lock().get(pool, object, index, into)
-    }
-
-    /// Copies out the page of each index that is stored, and writes for each whether it was, as 0 or 1. The three are
-    /// of one length.
-    ///
-    /// # Errors
-    /// As [`PageStore::get`]; answers for pages that were not asked for any more stay as they are.
-    pub fn get_many(
-        &self,
-        pool: PoolId,
-        object: ObjectId,
-        indexes: &[u64],
-        into: &mut [Page],
-        found: &mut [u8],
-    ) -> Result<(), StoreError> {
-        let runs = indexes.chunks(RUN).zip(into.chunks_mut(RUN)).zip(found.chunks_mut(RUN));
-        for (n, ((indexes, into), found)) in runs.enumerate() {
-            if n > 0 {
-                self.give_way();
-            }
-            let (mut at, mut there) = ([0; RUN], [0; RUN]);
-            at[..indexes.len()].copy_from_slice(indexes);
-            let mut store = self.lock();
-            for ((index, page), hit) in at.iter().zip(into).zip(&mut there) {
-                *hit = u8::from(store.get(pool, object, *index, page)? == Loaded::Loaded);
-            }
-            drop(store);
-            found.copy_from_slice(&there[..found.len()]);
-        }
-        Ok(())
+        let mut coder = self.coders.take();
+        let (room, at) = coder.room();
+        let taken = self.lock().take(pool, object, index, room)?;
+        let hit = coder.unpack(taken, at, into).map_err(StoreError::Corrupt)?;
+        Ok(if hit { Loaded::Loaded } else { Loaded::Absent })
     }
 
     /// # Errors
@@ -213,15 +178,25 @@ impl Host {
     /// As [`PageStore::freeze`].
     pub fn set_frozen(&self, pool: PoolId, frozen: bool) -> Result<(), StoreError> {
         let mut store = self.lock();
-        if frozen { store.freeze(pool) } else { store.thaw(pool) }
+        if frozen {
+            store.freeze(pool)?
+        } else {
+            store.thaw(pool)?
+        }
+        self.facts.set_frozen(pool.slot(), frozen);
+        Ok(())
     }
 
     /// Freezes or thaws all pools that a guest has now; how many. `None` where there is no such guest.
     pub fn set_guest_frozen(&self, guest: &str, frozen: bool) -> Option<usize> {
         let mut store = self.lock();
         let guest = store.guests.find(guest)?;
-        let pools = store.pools.iter_mut().filter(|p| p.live && p.guest == guest);
-        Some(pools.map(|p| p.stats.frozen = frozen).count())
+        let pools = store.pools.iter_mut().enumerate().filter(|(_, p)| p.live && p.guest == guest);
+        let set = pools.map(|(slot, pool)| {
+            pool.stats.frozen = frozen;
+            self.facts.set_frozen(slot, frozen);
+        });
+        Some(set.count())
     }
 
     /// Sets what `change` makes of a guest's limits; the guest is made where there is none.
@@ -283,6 +258,18 @@ impl Host {
     pub fn check(&self) -> Vec<String> {
         self.lock().check()
     }
+
+    /// Waits until no thread works in this host, and keeps it so. As a put takes them: codecs, then the store.
+    fn hold(&self) {
+        self.coders.hold();
+        self.store.lock().keep_across_fork();
+    }
+
+    /// Lets threads in again.
+    fn let_go(&self) {
+        drop(self.store.reclaim());
+        self.coders.let_go();
+    }
 }
 
 /// Why a pool could not be made.
@@ -307,7 +294,7 @@ impl std::error::Error for HostError {}
 extern "C" fn prepare() {
     let (hosts, mut held) = (HOSTS.lock(), HELD.lock());
     held.extend(hosts.iter().filter_map(Weak::upgrade));
-    held.iter().for_each(|host| host.store.lock().keep_across_fork());
+    held.iter().for_each(|host| host.hold());
     held.keep_across_fork();
     hosts.keep_across_fork();
 }
@@ -323,6 +310,6 @@ extern "C" fn child() {
 extern "C" fn release() {
     let (mut held, hosts) = (HELD.reclaim(), HOSTS.reclaim());
     let ours = std::mem::take(&mut *held);
-    ours.iter().for_each(|host| drop(host.store.reclaim()));
+    ours.iter().for_each(|host| host.let_go());
     drop((held, hosts));
 }

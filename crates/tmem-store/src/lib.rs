@@ -15,13 +15,18 @@ pub mod testback;
 mod areas;
 
 pub mod backend;
+mod batch;
+mod coders;
 mod config;
+mod facts;
 pub mod guests;
 pub mod host;
 pub mod pool;
+mod sync;
 
 mod age;
 mod expect;
+mod outside;
 mod place;
 mod room;
 

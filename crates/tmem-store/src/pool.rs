@@ -11,7 +11,7 @@ pub use crate::config::{PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
 use crate::entry::{Entry, Form};
 use crate::guests::{GuestId, Guests, slot_bytes};
 use crate::object::{MAX_POOLS, ObjectId, Objects};
-use crate::ops::{Copied, Corrupt, Loaded, Outcome, Reason};
+use crate::ops::{Corrupt, Loaded, Outcome, Reason};
 use crate::room::UNLIMITED;
 use crate::slab::Slab;
 use crate::stats::{Holdings, PoolStats, StoreStats, Traffic};
@@ -47,6 +47,8 @@ pub struct PageStore {
     pub(crate) guests: Guests,
     /// Bytes that may be taken for everything; `room` keeps it.
     pub(crate) limit: usize,
+    /// Bytes that its host takes beside it, and that count.
+    pub(crate) beside: usize,
     pub(crate) held: Holdings,
     pub(crate) traffic: Traffic,
     pub(crate) moved: u64,
@@ -77,6 +79,7 @@ impl PageStore {
             ages: Ages::new(max_ephemeral)?,
             guests: Guests::new(),
             limit: UNLIMITED,
+            beside: 0,
             held: Holdings::default(),
             traffic: Traffic::default(),
             moved: 0,
@@ -150,40 +153,9 @@ impl PageStore {
         Ok(self.count_put(slot, placed))
     }
 
-    /// Copies a persistent page's packed bytes, or its word. `None` for a page in another form, and where there is none.
-    ///
-    /// # Errors
-    /// As [`PageStore::get`].
-    pub fn copy_packed(
-        &mut self,
-        pool: PoolId,
-        object: ObjectId,
-        index: u64,
-        into: &mut Page,
-    ) -> Result<Option<Copied>, StoreError> {
-        let slot = self.live_slot(pool)?;
-        let entry = self.objects.get(slot as u32, object, index);
-        let copied = match entry.form() {
-            _ if entry.record() != 0 => return Ok(None),
-            Form::Same(word) => Copied::Same(word),
-            Form::Packed(loc, len) => {
-                let bytes = self.slab.read(loc, len).ok_or(StoreError::Corrupt(Corrupt::Misplaced))?;
-                into[..len].copy_from_slice(bytes);
-                Copied::Packed(len)
-            }
-            Form::Empty | Form::Raw(_) => return Ok(None),
-            Form::Broken(_) => return Err(StoreError::Corrupt(Corrupt::Misplaced)),
-        };
-        for traffic in [&mut self.traffic, &mut self.pools[slot].stats.traffic] {
-            traffic.gets += 1;
-            traffic.hits += 1;
-        }
-        Ok(Some(copied))
-    }
-
     /// Law 3, outermost: what the handle held goes first.
     #[inline]
-    fn forget_old(&mut self, slot: usize, object: ObjectId, index: u64) {
+    pub(crate) fn forget_old(&mut self, slot: usize, object: ObjectId, index: u64) {
         let old = self.objects.remove(slot as u32, object, index);
         if !old.is_empty() {
             self.pools[slot].stats.traffic.duplicates += 1;
@@ -193,7 +165,7 @@ impl PageStore {
     }
 
     #[inline]
-    fn count_put(&mut self, slot: usize, placed: Result<(), Reason>) -> Outcome {
+    pub(crate) fn count_put(&mut self, slot: usize, placed: Result<(), Reason>) -> Outcome {
         let outcome = placed.map_or_else(Outcome::Refused, |()| Outcome::Stored);
         self.pools[slot].stats.traffic.count_put(outcome);
         self.traffic.count_put(outcome);
@@ -218,12 +190,16 @@ impl PageStore {
         if entry.record() != 0 {
             self.age(slot, object, index, entry)?;
         }
-        let hit = u64::from(loaded == Loaded::Loaded);
+        self.count_get(slot, loaded == Loaded::Loaded);
+        Ok(loaded)
+    }
+
+    #[inline]
+    pub(crate) fn count_get(&mut self, slot: usize, hit: bool) {
         for traffic in [&mut self.traffic, &mut self.pools[slot].stats.traffic] {
             traffic.gets += 1;
-            traffic.hits += hit;
+            traffic.hits += u64::from(hit);
         }
-        Ok(loaded)
     }
 
     /// Whether a page is stored, without reading it.
@@ -327,7 +303,7 @@ impl PageStore {
     /// Bytes of memory taken for everything.
     #[inline]
     pub fn footprint(&self) -> usize {
-        self.slab.footprint() + self.index_bytes() + Codec::FOOTPRINT
+        self.slab.footprint() + self.index_bytes() + Codec::FOOTPRINT + self.beside
     }
 
     /// Bytes of objects, trees and the order of age.
@@ -365,7 +341,13 @@ impl PageStore {
     }
 
     /// What a get does to an ephemeral page that it has copied out: first the copy, then the end.
-    fn age(&mut self, slot: usize, object: ObjectId, index: u64, entry: Entry) -> Result<(), StoreError> {
+    pub(crate) fn age(
+        &mut self,
+        slot: usize,
+        object: ObjectId,
+        index: u64,
+        entry: Entry,
+    ) -> Result<(), StoreError> {
         if !self.ages.is_live(entry.record()) {
             return Err(StoreError::Corrupt(Corrupt::Misplaced));
         }

@@ -12,7 +12,7 @@
 //! taken.
 
 use crate::class::{CHUNK, class_of, slot_size};
-use crate::codec::Codec;
+use crate::coders::{Coder, MOST};
 use crate::guests::{GuestId, GuestLimits, PAGE_METADATA};
 use crate::ops::Reason;
 use crate::pool::PageStore;
@@ -199,4 +199,4 @@ impl PageStore {
     pub const SMALLEST_LIMIT: usize = 1 << 20;
 }
 
-const _: () = assert!(PageStore::SMALLEST_LIMIT > MARGIN + Codec::FOOTPRINT + 16 * CHUNK);
+const _: () = assert!(PageStore::SMALLEST_LIMIT > MARGIN + MOST * Coder::FOOTPRINT + 8 * CHUNK);

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: a host's codecs, each with room for packed bytes on their way into the store or out of it, so that threads
+//! pack and unpack side by side and not under the store's lock. Callers: `host`, for one operation or one run of a batch.
+//! Locks: one a codec, taken before the store's and held over it, never two; around a fork, all in order, before the
+//! store's. Law 13: what they take is counted from their first use on, and bounded.
+
+use crate::class::LARGEST_PACKED;
+use crate::codec::{self, Codec, Coded};
+use crate::ops::Corrupt;
+use crate::outside::Taken;
+use crate::sync::{AtomicUsize, Lock, LockGuard, Ordering};
+use tmem_sys::thread::ThreadKey;
+use tmem_sys::{Errno, PAGE_SIZE, Page, Table};
+
+/// As many as a host ever has.
+pub(crate) const MOST: usize = 8;
+/// Pages of bytes that a codec has room for: so much is copied at most under one hold of the store's lock.
+const STAGED: usize = 4;
+
+/// A page in the form it has in the store; packed bytes lie in its coder.
+#[derive(Clone, Copy)]
+pub(crate) enum Staged {
+    Same(u64),
+    /// From where on, and how many.
+    Packed(usize, usize),
+    Incompressible,
+}
+
+pub(crate) struct Coder {
+    codec: Codec,
+    staged: Table<u8>,
+    /// Bytes staged, and bytes of pages that are copied without being staged.
+    filled: usize,
+    known: bool,
+}
+
+impl Coder {
+    /// The codec with its buffers, and the room for packed bytes.
+    pub const FOOTPRINT: usize = Codec::FOOTPRINT + STAGED * PAGE_SIZE;
+
+    fn new() -> Result<Coder, Errno> {
+        Ok(Coder { codec: Codec::new()?, staged: Table::new(STAGED * PAGE_SIZE)?, filled: 0, known: false })
+    }
+
+    pub fn clear(&mut self) {
+        self.filled = 0;
+    }
+
+    /// Whether one more page can be staged, whatever its form.
+    pub fn has_room(&self) -> bool {
+        self.filled + PAGE_SIZE <= self.staged.len()
+    }
+
+    /// Packs one page and nothing else.
+    pub fn encode(&mut self, page: &Page, pack: bool) -> Coded<'_> {
+        self.codec.encode(page, pack)
+    }
+
+    /// Packs a page while there is room.
+    pub fn stage(&mut self, page: &Page, pack: bool) -> Staged {
+        match self.codec.encode(page, pack) {
+            Coded::Same(word) => Staged::Same(word),
+            Coded::Packed(bytes) => {
+                let at = self.filled;
+                self.staged[at..at + bytes.len()].copy_from_slice(bytes);
+                self.filled += bytes.len();
+                Staged::Packed(at, bytes.len())
+            }
+            Coded::Incompressible => {
+                self.filled += PAGE_SIZE;
+                Staged::Incompressible
+            }
+        }
+    }
+
+    pub fn coded(&self, staged: Staged) -> Coded<'_> {
+        match staged {
+            Staged::Same(word) => Coded::Same(word),
+            Staged::Packed(at, len) => Coded::Packed(&self.staged[at..at + len]),
+            Staged::Incompressible => Coded::Incompressible,
+        }
+    }
+
+    /// Room for one page as it is stored, and where it begins.
+    pub fn room(&mut self) -> (&mut [u8], usize) {
+        let at = self.filled;
+        (&mut self.staged[at..at + PAGE_SIZE], at)
+    }
+
+    /// Keeps what was copied to the room for it.
+    pub fn keep(&mut self, taken: Taken) {
+        self.filled += taken.len();
+    }
+
+    /// Makes a page of what was copied out of the store; false where there was none.
+    pub fn unpack(&mut self, taken: Taken, at: usize, into: &mut Page) -> Result<bool, Corrupt> {
+        match taken {
+            Taken::Absent => return Ok(false),
+            Taken::Same(word) => codec::fill(word, into),
+            Taken::Raw => into.copy_from_slice(&self.staged[at..at + PAGE_SIZE]),
+            Taken::Packed(len) if codec::decode(&self.staged[at..at + len], into) => {}
+            Taken::Packed(_) => return Err(Corrupt::Undecodable),
+        }
+        Ok(true)
+    }
+}
+
+pub(crate) struct Coders {
+    all: Vec<Lock<Coder>>,
+    /// How many were ever used: the others take no memory.
+    used: AtomicUsize,
+}
+
+impl Coders {
+    /// Two for each processor, so that one whose thread was interrupted keeps nobody waiting.
+    pub fn new() -> Result<Coders, Errno> {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let all = (0..(2 * processors).min(MOST)).map(|_| Coder::new().map(Lock::new));
+        Ok(Coders { all: all.collect::<Result<_, _>>()?, used: AtomicUsize::new(0) })
+    }
+
+    /// A codec that nobody uses; where all are in use, the thread's own, which is waited for.
+    pub fn take(&self) -> LockGuard<'_, Coder> {
+        let own = home(self.all.len());
+        let (before, from) = self.all.split_at(own);
+        let free = from.iter().chain(before).find_map(Lock::try_lock);
+        let mut coder = free.unwrap_or_else(|| self.all[own].lock());
+        if !coder.known {
+            coder.known = true;
+            self.used.fetch_add(1, Ordering::Relaxed);
+        }
+        coder.clear();
+        coder
+    }
+
+    /// Bytes of memory taken beside the store's own codec, which a host never uses: it is counted for the first of
+    /// these.
+    pub fn beside(&self) -> usize {
+        let used = self.used.load(Ordering::Relaxed);
+        (used * Coder::FOOTPRINT).saturating_sub(Codec::FOOTPRINT)
+    }
+
+    /// Before a fork: no thread packs or unpacks.
+    pub fn hold(&self) {
+        self.all.iter().for_each(|coder| coder.lock().keep_across_fork());
+    }
+
+    /// After a fork, in both processes.
+    pub fn let_go(&self) {
+        self.all.iter().for_each(|coder| drop(coder.reclaim()));
+    }
+}
+
+/// A number below `count` that stays the same for a thread, and mostly differs from another's.
+fn home(count: usize) -> usize {
+    let mixed = ThreadKey::current().bits().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    mixed as usize % count
+}
+
+const _: () = assert!(LARGEST_PACKED <= PAGE_SIZE && STAGED > 0);
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_finds_all_in_use_gets_none_of_anothers_and_memory_is_counted_once() {
+        let coders = Coders::new().unwrap();
+        assert_eq!(coders.beside(), 0);
+        let first = coders.take();
+        let second = coders.take();
+        assert!(!std::ptr::eq(&raw const *first, &raw const *second));
+        let two = coders.beside();
+        assert_eq!(two, 2 * Coder::FOOTPRINT - Codec::FOOTPRINT);
+        drop((first, second));
+        drop(coders.take());
+        assert_eq!(coders.beside(), two, "the one that was used before");
+    }
+
+    #[test]
+    fn pages_are_staged_while_there_is_room_and_come_back() {
+        let coders = Coders::new().unwrap();
+        let mut coder = coders.take();
+        let noise = |n: u64| -> Page {
+            let mut x = n | 1;
+            std::array::from_fn(|i| {
+                x ^= x << 13;
+                x ^= x >> 7;
+                x ^= x << 17;
+                if i < 1500 { x as u8 } else { 7 }
+            })
+        };
+        let mut kept = Vec::new();
+        while coder.has_room() {
+            let page = noise(kept.len() as u64 + 1);
+            kept.push((coder.stage(&page, true), page));
+        }
+        assert!(kept.len() > STAGED, "more than as many raw ones");
+        for (staged, page) in kept {
+            let Staged::Packed(at, len) = staged else { panic!("not packed") };
+            let mut into = [0; PAGE_SIZE];
+            assert_eq!(coder.unpack(Taken::Packed(len), at, &mut into), Ok(true));
+            assert!(into == page);
+        }
+    }
+}

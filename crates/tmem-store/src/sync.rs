@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: which locks and atomics a host is made of: the machine's, or under `--cfg loom` those of the model, which
+//! runs the same code in every order of threads.
+
+#[cfg(not(loom))]
+pub(crate) use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
+#[cfg(not(loom))]
+pub(crate) use tmem_sys::{Lock, LockGuard};
+
+#[cfg(loom)]
+pub(crate) use loom::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
+#[cfg(loom)]
+pub(crate) type Lock<T> = tmem_sys::Lock<T, tmem_sys::lock::ModelLock>;
+#[cfg(loom)]
+pub(crate) type LockGuard<'a, T> = tmem_sys::LockGuard<'a, T, tmem_sys::lock::ModelLock>;
