@@ -8,6 +8,7 @@ use crate::host::{Host, RUN};
 use crate::object::ObjectId;
 use crate::outside::Taken;
 use crate::pool::{PoolId, StoreError};
+use crate::shard::Handle;
 use tmem_sys::Page;
 
 impl Host {
@@ -26,7 +27,7 @@ impl Host {
         let runs = indexes.chunks(RUN).zip(pages.chunks(RUN)).zip(codes.chunks_mut(RUN));
         for (n, ((indexes, pages), codes)) in runs.enumerate() {
             if n > 0 {
-                self.give_way();
+                self.shards.give_way(self.shards.of(Handle { pool, object, index: indexes[0] }));
             }
             let (mut at, mut made) = ([0; RUN], [0; RUN]);
             at[..indexes.len()].copy_from_slice(indexes);
@@ -44,6 +45,7 @@ impl Host {
         pages: &[Page],
         made: &mut [u8; RUN],
     ) -> Result<(), StoreError> {
+        let handle = |index| Handle { pool, object, index };
         let mut done = 0;
         while done < indexes.len() {
             if self.facts.is_frozen(pool) {
@@ -51,16 +53,21 @@ impl Host {
                 done += 1;
                 continue;
             }
-            let mut coder = self.coders.take();
+            let (mut coder, shard) = (self.coder(), self.shards.of(handle(indexes[done])));
             let (mut staged, mut count) = ([Staged::Incompressible; RUN], 0);
-            while done + count < indexes.len() && coder.has_room() {
+            for index in &indexes[done..] {
+                if !coder.has_room() || self.shards.of(handle(*index)) != shard {
+                    break;
+                }
                 staged[count] = coder.stage(&pages[done + count], self.facts.packs(pool));
                 count += 1;
             }
-            let mut store = self.lock();
+            let mut store = self.shards.lock(shard);
             for (staged, n) in staged[..count].iter().zip(done..) {
                 let coded = coder.coded(*staged);
-                made[n] = store.put_coded(pool, object, indexes[n], &pages[n], &coded)?.code();
+                let outcome;
+                (store, outcome) = self.put_in(store, handle(indexes[n]), &pages[n], &coded)?;
+                made[n] = outcome.code();
             }
             done += count;
         }
@@ -83,7 +90,7 @@ impl Host {
         let runs = indexes.chunks(RUN).zip(into.chunks_mut(RUN)).zip(found.chunks_mut(RUN));
         for (n, ((indexes, into), found)) in runs.enumerate() {
             if n > 0 {
-                self.give_way();
+                self.shards.give_way(self.shards.of(Handle { pool, object, index: indexes[0] }));
             }
             let (mut at, mut there) = ([0; RUN], [0; RUN]);
             at[..indexes.len()].copy_from_slice(indexes);
@@ -101,7 +108,7 @@ impl Host {
         into: &mut [Page],
         there: &mut [u8; RUN],
     ) -> Result<(), StoreError> {
-        let mut coder = self.coders.take();
+        let mut coder = self.coder();
         let mut done = 0;
         while done < indexes.len() {
             let mut taken = [(Taken::Absent, 0); RUN];
@@ -115,7 +122,7 @@ impl Host {
         Ok(())
     }
 
-    /// Copies pages as they are stored, while the coder has room; how many, and where each begins.
+    /// Copies pages of one shard as they are stored, while the coder has room; how many, and where each begins.
     fn take_some(
         &self,
         pool: PoolId,
@@ -125,10 +132,12 @@ impl Host {
         taken: &mut [(Taken, usize); RUN],
     ) -> Result<usize, StoreError> {
         coder.clear();
+        let handle = |index| Handle { pool, object, index };
+        let shard = self.shards.of(handle(indexes[0]));
         let mut count = 0;
-        let mut store = self.lock();
+        let mut store = self.shards.lock(shard);
         for (index, taken) in indexes.iter().zip(taken) {
-            if !coder.has_room() {
+            if !coder.has_room() || self.shards.of(handle(*index)) != shard {
                 break;
             }
             let (room, at) = coder.room();

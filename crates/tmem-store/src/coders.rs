@@ -42,6 +42,11 @@ impl Coder {
         Ok(Coder { codec: Codec::new()?, staged: Table::new(STAGED * PAGE_SIZE)?, filled: 0, known: false })
     }
 
+    /// Whether it was never used before: its memory is not counted yet.
+    pub fn is_first_use(&mut self) -> bool {
+        !std::mem::replace(&mut self.known, true)
+    }
+
     pub fn clear(&mut self) {
         self.filled = 0;
     }
@@ -125,19 +130,23 @@ impl Coders {
         let (before, from) = self.all.split_at(own);
         let free = from.iter().chain(before).find_map(Lock::try_lock);
         let mut coder = free.unwrap_or_else(|| self.all[own].lock());
-        if !coder.known {
-            coder.known = true;
-            self.used.fetch_add(1, Ordering::Relaxed);
-        }
         coder.clear();
         coder
     }
 
-    /// Bytes of memory taken beside the store's own codec, which a host never uses: it is counted for the first of
-    /// these.
-    pub fn beside(&self) -> usize {
-        let used = self.used.load(Ordering::Relaxed);
-        (used * Coder::FOOTPRINT).saturating_sub(Codec::FOOTPRINT)
+    /// One more was used for the first time.
+    pub fn count_one(&self) {
+        self.used.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// All of them, for who needs that none is in use.
+    pub fn lock_all(&self) -> Vec<LockGuard<'_, Coder>> {
+        self.all.iter().map(Lock::lock).collect()
+    }
+
+    /// Bytes of memory taken.
+    pub fn footprint(&self) -> usize {
+        self.used.load(Ordering::Relaxed) * Coder::FOOTPRINT
     }
 
     /// Before a fork: no thread packs or unpacks.
@@ -164,17 +173,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_finds_all_in_use_gets_none_of_anothers_and_memory_is_counted_once() {
+    fn a_codec_in_use_is_passed_over_and_first_used_once() {
         let coders = Coders::new().unwrap();
-        assert_eq!(coders.beside(), 0);
-        let first = coders.take();
-        let second = coders.take();
+        let mut first = coders.take();
+        let mut second = coders.take();
         assert!(!std::ptr::eq(&raw const *first, &raw const *second));
-        let two = coders.beside();
-        assert_eq!(two, 2 * Coder::FOOTPRINT - Codec::FOOTPRINT);
+        assert!(first.is_first_use() && second.is_first_use());
         drop((first, second));
-        drop(coders.take());
-        assert_eq!(coders.beside(), two, "the one that was used before");
+        assert!(!coders.take().is_first_use(), "the one that was used before");
     }
 
     #[test]

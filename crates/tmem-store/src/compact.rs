@@ -8,6 +8,9 @@ use crate::pool::PageStore;
 use crate::slab::{Loc, Slab};
 use tmem_sys::PAGE_SIZE;
 
+/// Leaves of the index in one step of an evacuation: 512 pages that may have to be moved.
+const EVACUATED_AT_ONCE: u32 = 8;
+
 impl PageStore {
     /// Looks at up to `leaves` leaves of the index (64 pages each), from where the last step ended, and moves what
     /// lies in a sparse chunk while a fuller one has room. How many pages were moved.
@@ -24,20 +27,33 @@ impl PageStore {
         moved
     }
 
-    /// Empties as many chunks as the free slots of their classes amount to, in one walk over the whole index. For a
-    /// store that is full of free slots of the wrong sizes; the walk is long, and what it frees must be worth it.
-    /// Whether there were such chunks.
-    pub(crate) fn evacuate(&mut self) -> bool {
-        if self.slab.choose_leaving() == 0 {
-            return false;
+    /// Begins to empty as many chunks as the free slots of their classes amount to, by a walk over the whole index. For a
+    /// store that is full of free slots of the wrong sizes. Whether there are such chunks.
+    pub(crate) fn begin_evacuation(&mut self) -> bool {
+        if !self.is_evacuating() && self.slab.choose_leaving() > 0 {
+            self.evacuate_from = 1;
         }
-        for leaf in 1..self.objects.trees.leaves.fresh() {
+        self.is_evacuating()
+    }
+
+    pub(crate) fn is_evacuating(&self) -> bool {
+        self.evacuate_from != 0
+    }
+
+    /// A few leaves of the walk; nobody is to wait for all of it.
+    pub(crate) fn evacuate_some(&mut self) {
+        let end = self.objects.trees.leaves.fresh();
+        let until = self.evacuate_from.saturating_add(EVACUATED_AT_ONCE).min(end);
+        for leaf in self.evacuate_from..until {
             if self.objects.trees.leaves.is_live(leaf) {
                 self.moved += self.move_in_leaf(leaf, Slab::leave) as u64;
             }
         }
-        self.slab.settle();
-        true
+        self.evacuate_from = until;
+        if until >= end {
+            self.evacuate_from = 0;
+            self.slab.settle();
+        }
     }
 
     /// Offers every page of a leaf a better place; how many took it.

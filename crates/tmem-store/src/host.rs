@@ -1,30 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Owns: the embedded host: a page store that several threads and forks use, with guests, one limit for everything,
-//! and batches. Callers: users' pools (the pager has its own store and lock, and does not come here). Locks: one
-//! host's, for one operation or one run of a batch; around a fork, every host's. No host's lock is held while
-//! another's or a pager's is taken, or while memory of the caller's that may be paged is touched: callers copy such
-//! pages first (law 17).
-//! Law 8: operations on a handle happen in some order, whole. Law 15: a forked child finds every host whole, as a
-//! copy of its own.
+//! Owns: the embedded host: page stores that several threads and forks use as one, with guests, one limit for
+//! everything, and batches. Callers: users' pools (the pager has its own store and lock, and does not come here). Locks: a
+//! codec's, then one shard's, or all of them in order; around a fork, every host's, in the same order. Pages are packed
+//! and unpacked under a codec's lock alone. No host's lock is held while another's or a pager's is taken, or while
+//! memory of the caller's that may be paged is touched: callers copy such pages first (law 17).
+//! Law 8: operations on a handle happen in some order, whole; so do those on all pages of an object or a pool. Law 15: a
+//! forked child finds every host whole, as a copy of its own.
 
-use crate::coders::Coders;
+use crate::board::Board;
+use crate::coders::{Coder, Coders};
 use crate::facts::Facts;
-use crate::guests::{GuestError, GuestLimits, GuestStats};
+use crate::guests::{GuestError, GuestStats, MAX_GUESTS};
 use crate::object::ObjectId;
 use crate::ops::{Loaded, Outcome};
-use crate::pool::{PageStore, PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
+use crate::pool::{PageStore, PoolConfig, PoolId, PoolKind, StoreError};
+use crate::shard::{Guard, Handle, Shards};
 use crate::stats::{PoolStats, StoreStats};
-use crate::sync::{AtomicU32, Lock, LockGuard, Ordering};
+use crate::sync::LockGuard;
 use std::sync::{Arc, Weak};
-use tmem_sys::syscall::sched_yield;
 use tmem_sys::{Errno, Page, fork};
 
-/// Pages of a batch that are done under one hold of the lock.
+/// Pages of a batch between which others are let in.
 pub const RUN: usize = 64;
-/// How often a batch offers the processor to those who wait for the lock, between two runs.
-const YIELDS: usize = 64;
-/// A leaf of the index, the least that memory is taken by in steps, so that many are all the leaves a limit can have.
-const LEAF_BYTES: usize = 1 << 10;
 
 /// How large a host is.
 #[derive(Clone, Copy, Debug)]
@@ -37,12 +34,11 @@ pub struct HostConfig {
 
 /// A store that is shared by threads, and by guests.
 pub struct Host {
-    store: Lock<PageStore>,
-    pub(crate) coders: Coders,
+    pub(crate) shards: Shards,
+    pub(crate) board: Arc<Board>,
+    coders: Coders,
     pub(crate) facts: Facts,
-    /// Threads that wait for the lock.
-    waiting: AtomicU32,
-    reserve_bytes: usize,
+    pub(crate) reserve_bytes: usize,
 }
 
 /// Every host that may still be alive.
@@ -55,49 +51,55 @@ impl Host {
     /// `ENOMEM` when the address space cannot hold the reserves.
     pub fn new(config: HostConfig) -> Result<Arc<Host>, Errno> {
         let reserve_bytes = config.reserve_bytes.max(config.limit_bytes);
-        let leaves = reserve_bytes / LEAF_BYTES;
-        let store = StoreConfig {
-            capacity_bytes: 0,
-            reserve_bytes,
-            max_pages: leaves as u64 * 8,
-            max_objects: leaves,
-        };
-        let mut store = PageStore::with_ephemeral(store, leaves * 8)?;
-        store.set_limit(config.limit_bytes);
+        Host::of(Shards::new(config.limit_bytes, reserve_bytes)?, config.limit_bytes, reserve_bytes)
+    }
+
+    /// A host of so many shards, whatever the limit; for tests.
+    ///
+    /// # Errors
+    /// As [`Host::new`].
+    #[doc(hidden)]
+    pub fn with_shards(config: HostConfig, shards: usize) -> Result<Arc<Host>, Errno> {
+        let reserve_bytes = config.reserve_bytes.max(config.limit_bytes);
+        Host::of(Shards::with(shards, reserve_bytes)?, config.limit_bytes, reserve_bytes)
+    }
+
+    fn of(made: (Shards, Arc<Board>), limit: usize, reserve_bytes: usize) -> Result<Arc<Host>, Errno> {
+        let (shards, board) = made;
+        board.set_limit(limit);
         fork::register(prepare, release, child)?;
-        let host = Arc::new(Host {
-            store: Lock::new(store),
-            coders: Coders::new()?,
-            facts: Facts::new(),
-            waiting: AtomicU32::new(0),
-            reserve_bytes,
-        });
+        let host = Host { shards, board, coders: Coders::new()?, facts: Facts::new(), reserve_bytes };
+        let host = Arc::new(host);
         let mut hosts = HOSTS.lock();
         hosts.retain(|known| known.strong_count() > 0);
         hosts.push(Arc::downgrade(&host));
         Ok(host)
     }
 
-    pub(crate) fn lock(&self) -> LockGuard<'_, PageStore> {
-        let mut store = self.store.try_lock().unwrap_or_else(|| {
-            self.waiting.fetch_add(1, Ordering::Relaxed);
-            let guard = self.store.lock();
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-            guard
-        });
-        store.beside = self.coders.beside();
-        store
+    /// A codec; its memory counts from its first use on.
+    pub(crate) fn coder(&self) -> LockGuard<'_, Coder> {
+        let mut coder = self.coders.take();
+        if coder.is_first_use() {
+            self.coders.count_one();
+            self.board.overdraw(Coder::FOOTPRINT);
+        }
+        coder
     }
 
-    /// Between two runs of a batch: lets those get on who wait. The lock alone would often be taken again before they
-    /// wake.
-    pub(crate) fn give_way(&self) {
-        for _ in 0..YIELDS {
-            if self.waiting.load(Ordering::Relaxed) == 0 {
-                return;
-            }
-            sched_yield();
-        }
+    fn shard_of(&self, handle: Handle) -> Guard<'_> {
+        self.shards.lock(self.shards.of(handle))
+    }
+
+    /// Does something in all shards at once; what the last one answered.
+    fn in_all<R>(&self, mut act: impl FnMut(&mut PageStore) -> R) -> Option<R> {
+        let mut shards = self.shards.lock_all();
+        shards.iter_mut().flatten().map(|store| act(store)).last()
+    }
+
+    /// As `in_all`, for what is counted: the sum, unless one fails.
+    fn sum(&self, mut act: impl FnMut(&mut PageStore) -> Result<u64, StoreError>) -> Result<u64, StoreError> {
+        let mut shards = self.shards.lock_all();
+        shards.iter_mut().flatten().map(|store| act(store)).sum()
     }
 
     /// Makes a pool of the guest of that name.
@@ -105,11 +107,15 @@ impl Host {
     /// # Errors
     /// [`HostError`].
     pub fn new_pool(&self, guest: &str, kind: PoolKind, config: PoolConfig) -> Result<PoolId, HostError> {
-        let mut store = self.lock();
-        let guest = store.guests.find_or_make(guest).map_err(HostError::Guest)?;
-        let pool = store.new_pool_of(guest, kind, config).map_err(HostError::Store)?;
-        self.facts.set(pool, config.pack, false);
-        Ok(pool)
+        // The same guests and pools in all shards, made in the same order, have the same numbers in all of them.
+        let mut shards = self.shards.lock_all();
+        let mut made = PoolId(0);
+        for store in shards.iter_mut().flatten() {
+            let guest = store.guests.find_or_make(guest).map_err(HostError::Guest)?;
+            made = store.new_pool_of(guest, kind, config).map_err(HostError::Store)?;
+        }
+        self.facts.set(made, config.pack, false);
+        Ok(made)
     }
 
     /// # Errors
@@ -121,15 +127,16 @@ impl Host {
         index: u64,
         page: &Page,
     ) -> Result<Outcome, StoreError> {
+        let handle = Handle { pool, object, index };
         // Refused without packing, unless the pool is thawed meanwhile.
         if self.facts.is_frozen(pool)
-            && let Some(refused) = self.lock().put_frozen(pool, object, index)?
+            && let Some(refused) = self.shard_of(handle).put_frozen(pool, object, index)?
         {
             return Ok(refused);
         }
-        let mut coder = self.coders.take();
+        let mut coder = self.coder();
         let coded = coder.encode(page, self.facts.packs(pool));
-        self.lock().put_coded(pool, object, index, page, &coded)
+        self.put_in(self.shard_of(handle), handle, page, &coded).map(|(_, outcome)| outcome)
     }
 
     /// # Errors
@@ -141,9 +148,9 @@ impl Host {
         index: u64,
         into: &mut Page,
     ) -> Result<Loaded, StoreError> {
-        let mut coder = self.coders.take();
+        let mut coder = self.coder();
         let (room, at) = coder.room();
-        let taken = self.lock().take(pool, object, index, room)?;
+        let taken = self.shard_of(Handle { pool, object, index }).take(pool, object, index, room)?;
         let hit = coder.unpack(taken, at, into).map_err(StoreError::Corrupt)?;
         Ok(if hit { Loaded::Loaded } else { Loaded::Absent })
     }
@@ -151,25 +158,25 @@ impl Host {
     /// # Errors
     /// As [`PageStore::contains`].
     pub fn contains(&self, pool: PoolId, object: ObjectId, index: u64) -> Result<bool, StoreError> {
-        self.lock().contains(pool, object, index)
+        self.shard_of(Handle { pool, object, index }).contains(pool, object, index)
     }
 
     /// # Errors
     /// As [`PageStore::flush_page`].
     pub fn flush_page(&self, pool: PoolId, object: ObjectId, index: u64) -> Result<bool, StoreError> {
-        self.lock().flush_page(pool, object, index)
+        self.shard_of(Handle { pool, object, index }).flush_page(pool, object, index)
     }
 
     /// # Errors
     /// As [`PageStore::flush_object`].
     pub fn flush_object(&self, pool: PoolId, object: ObjectId) -> Result<u64, StoreError> {
-        self.lock().flush_object(pool, object)
+        self.sum(|store| store.flush_object(pool, object))
     }
 
     /// # Errors
     /// As [`PageStore::destroy`].
     pub fn destroy(&self, pool: PoolId) -> Result<u64, StoreError> {
-        self.lock().destroy(pool)
+        self.sum(|store| store.destroy(pool))
     }
 
     /// Freezes or thaws a pool.
@@ -177,97 +184,94 @@ impl Host {
     /// # Errors
     /// As [`PageStore::freeze`].
     pub fn set_frozen(&self, pool: PoolId, frozen: bool) -> Result<(), StoreError> {
-        let mut store = self.lock();
-        if frozen {
-            store.freeze(pool)?
-        } else {
-            store.thaw(pool)?
-        }
-        self.facts.set_frozen(pool.slot(), frozen);
-        Ok(())
+        let set = |store: &mut PageStore| {
+            if frozen {
+                store.freeze(pool)?
+            } else {
+                store.thaw(pool)?
+            }
+            self.facts.set_frozen(pool.slot(), frozen);
+            Ok(())
+        };
+        self.in_all(set).unwrap_or(Ok(()))
     }
 
     /// Freezes or thaws all pools that a guest has now; how many. `None` where there is no such guest.
     pub fn set_guest_frozen(&self, guest: &str, frozen: bool) -> Option<usize> {
-        let mut store = self.lock();
-        let guest = store.guests.find(guest)?;
-        let pools = store.pools.iter_mut().enumerate().filter(|(_, p)| p.live && p.guest == guest);
-        let set = pools.map(|(slot, pool)| {
-            pool.stats.frozen = frozen;
-            self.facts.set_frozen(slot, frozen);
-        });
-        Some(set.count())
-    }
-
-    /// Sets what `change` makes of a guest's limits; the guest is made where there is none.
-    ///
-    /// # Errors
-    /// [`GuestError`].
-    pub fn set_guest(
-        &self,
-        guest: &str,
-        change: impl FnOnce(GuestLimits) -> GuestLimits,
-    ) -> Result<(), GuestError> {
-        let mut store = self.lock();
-        let id = store.guests.find_or_make(guest)?;
-        let limits = change(store.guests.get(id).limits);
-        store.set_guest(id, limits);
-        Ok(())
+        let set = |store: &mut PageStore| {
+            let guest = store.guests.find(guest)?;
+            let pools = store.pools.iter_mut().enumerate().filter(|(_, p)| p.live && p.guest == guest);
+            let set = pools.map(|(slot, pool)| {
+                pool.stats.frozen = frozen;
+                self.facts.set_frozen(slot, frozen);
+            });
+            Some(set.count())
+        };
+        self.in_all(set).flatten()
     }
 
     /// Every guest with its name.
     pub fn guests(&self) -> Vec<(String, GuestStats)> {
         // Copied out first: the heap is the caller's business, and not for under the lock.
-        let copies: [Option<_>; crate::guests::MAX_GUESTS] = {
-            let store = self.lock();
-            let mut guests = store.guests.iter().map(|(_, guest)| *guest);
-            std::array::from_fn(|_| guests.next())
-        };
+        let mut copies: [Option<_>; MAX_GUESTS] = [None; MAX_GUESTS];
+        self.in_all(|store| {
+            for (id, guest) in store.guests.iter() {
+                match &mut copies[id.slot()] {
+                    Some(sum) => guest.join_to(sum),
+                    empty => *empty = Some(*guest),
+                }
+            }
+        });
         let named = copies.iter().flatten();
         named.map(|g| (String::from_utf8_lossy(g.name()).into_owned(), g.stats())).collect()
     }
 
-    /// As [`PageStore::set_limit`], within the reserve.
-    pub fn set_limit(&self, bytes: usize) {
-        self.lock().set_limit(bytes.min(self.reserve_bytes));
-    }
-
     /// Bytes that may be taken for everything.
     pub fn limit(&self) -> usize {
-        self.lock().limit()
+        self.board.limit()
     }
 
     pub fn reserve_bytes(&self) -> usize {
         self.reserve_bytes
     }
 
+    /// Bytes that eviction could free.
     pub fn freeable(&self) -> u64 {
-        self.lock().freeable()
+        let mut sum = 0;
+        self.in_all(|store| sum += store.freeable());
+        sum
     }
 
     pub fn stats(&self) -> StoreStats {
-        self.lock().stats()
+        let mut sum = StoreStats { footprint_bytes: self.coders.footprint() as u64, ..StoreStats::default() };
+        self.in_all(|store| sum.join(&store.stats()));
+        sum
     }
 
     /// # Errors
     /// As [`PageStore::pool_stats`].
     pub fn pool_stats(&self, pool: PoolId) -> Result<PoolStats, StoreError> {
-        self.lock().pool_stats(pool)
+        let mut sum = PoolStats::default();
+        let add = |store: &mut PageStore| store.pool_stats(pool).map(|stats| sum.join(&stats));
+        self.in_all(add).unwrap_or(Ok(()))?;
+        Ok(sum)
     }
 
+    /// Describes each broken law of the shards and of what they share. Everything waits meanwhile.
     pub fn check(&self) -> Vec<String> {
-        self.lock().check()
+        let _quiet = self.coders.lock_all();
+        crate::check::check_host(&self.shards.lock_all(), &self.board, self.coders.footprint())
     }
 
-    /// Waits until no thread works in this host, and keeps it so. As a put takes them: codecs, then the store.
-    fn hold(&self) {
+    /// Waits until no thread works in this host, and keeps it so. As a put takes them: codecs, then shards.
+    pub(crate) fn hold(&self) {
         self.coders.hold();
-        self.store.lock().keep_across_fork();
+        self.shards.hold();
     }
 
     /// Lets threads in again.
-    fn let_go(&self) {
-        drop(self.store.reclaim());
+    pub(crate) fn let_go(&self) {
+        self.shards.let_go();
         self.coders.let_go();
     }
 }
@@ -303,7 +307,7 @@ extern "C" fn prepare() {
 extern "C" fn child() {
     release();
     let hosts = HOSTS.lock();
-    hosts.iter().filter_map(Weak::upgrade).for_each(|host| host.waiting.store(0, Ordering::Relaxed));
+    hosts.iter().filter_map(Weak::upgrade).for_each(|host| host.shards.forget_waiting());
 }
 
 /// In the parent, and in the child: all hosts are free again.

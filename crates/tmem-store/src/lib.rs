@@ -16,12 +16,15 @@ mod areas;
 
 pub mod backend;
 mod batch;
+mod board;
 mod coders;
 mod config;
 mod facts;
 pub mod guests;
 pub mod host;
 pub mod pool;
+mod shard;
+mod supply;
 mod sync;
 
 mod age;

@@ -5,6 +5,7 @@
 //! then asks anything that may refuse.
 
 use crate::age::Ages;
+use crate::board::Seat;
 use crate::class::LARGEST_PACKED;
 use crate::codec::{self, Codec, Coded};
 pub use crate::config::{PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
@@ -45,14 +46,16 @@ pub struct PageStore {
     pub(crate) slab: Slab,
     pub(crate) ages: Ages,
     pub(crate) guests: Guests,
-    /// Bytes that may be taken for everything; `room` keeps it.
+    /// Bytes that may be taken for everything, of a shard its grant; `room` keeps it.
     pub(crate) limit: usize,
-    /// Bytes that its host takes beside it, and that count.
-    pub(crate) beside: usize,
+    /// Bytes of the codec; none where its host packs outside.
+    pub(crate) codec_bytes: usize,
     pub(crate) held: Holdings,
     pub(crate) traffic: Traffic,
     pub(crate) moved: u64,
     pub(crate) compact_from: u32,
+    /// The next leaf of the index that chunks are emptied of; 0 while none are being emptied.
+    pub(crate) evacuate_from: u32,
 }
 
 impl PageStore {
@@ -69,6 +72,15 @@ impl PageStore {
     /// # Errors
     /// As [`PageStore::new`].
     pub fn with_ephemeral(config: StoreConfig, max_ephemeral: usize) -> Result<PageStore, Errno> {
+        PageStore::at_board(config, max_ephemeral, Seat::alone())
+    }
+
+    /// As `with_ephemeral`, a shard of a host.
+    pub(crate) fn at_board(
+        config: StoreConfig,
+        max_ephemeral: usize,
+        seat: Seat,
+    ) -> Result<PageStore, Errno> {
         // Eight times the leaves of a dense index: room for objects that are small or have holes.
         let leaves = (config.max_pages as usize).div_ceil(8).saturating_add(64);
         Ok(PageStore {
@@ -76,14 +88,15 @@ impl PageStore {
             objects: Objects::new(config.max_objects, leaves)?,
             codec: Codec::new()?,
             slab: Slab::new(config.capacity_bytes, config.reserve_bytes)?,
-            ages: Ages::new(max_ephemeral)?,
-            guests: Guests::new(),
+            ages: Ages::new(max_ephemeral, seat.clone())?,
+            guests: Guests::new(seat),
             limit: UNLIMITED,
-            beside: 0,
+            codec_bytes: Codec::FOOTPRINT,
             held: Holdings::default(),
             traffic: Traffic::default(),
             moved: 0,
             compact_from: 0,
+            evacuate_from: 0,
         })
     }
 
@@ -303,7 +316,7 @@ impl PageStore {
     /// Bytes of memory taken for everything.
     #[inline]
     pub fn footprint(&self) -> usize {
-        self.slab.footprint() + self.index_bytes() + Codec::FOOTPRINT + self.beside
+        self.slab.footprint() + self.index_bytes() + self.codec_bytes
     }
 
     /// Bytes of objects, trees and the order of age.

@@ -83,6 +83,38 @@ impl Traffic {
     }
 }
 
+impl Traffic {
+    /// Adds what happened in another shard.
+    pub(crate) fn join(&mut self, other: &Traffic) {
+        self.puts += other.puts;
+        self.stored += other.stored;
+        self.duplicates += other.duplicates;
+        self.gets += other.gets;
+        self.hits += other.hits;
+        self.flushed += other.flushed;
+        self.evicted += other.evicted;
+        other.refused.iter().for_each(|(reason, n)| self.refused.add(reason, n));
+    }
+}
+
+impl StoreStats {
+    /// Adds another shard.
+    pub(crate) fn join(&mut self, other: &StoreStats) {
+        self.held.same_pages += other.held.same_pages;
+        self.held.packed_pages += other.held.packed_pages;
+        self.held.raw_pages += other.held.raw_pages;
+        self.held.data_bytes += other.held.data_bytes;
+        self.traffic.join(&other.traffic);
+        self.slot_bytes += other.slot_bytes;
+        self.mapped_bytes += other.mapped_bytes;
+        self.index_bytes += other.index_bytes;
+        self.footprint_bytes += other.footprint_bytes;
+        self.capacity_bytes += other.capacity_bytes;
+        self.objects += other.objects;
+        self.moved += other.moved;
+    }
+}
+
 /// A page store, whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StoreStats {
@@ -97,6 +129,7 @@ pub struct StoreStats {
     /// Everything: chunks, chunk headers, index, codec state.
     pub footprint_bytes: u64,
     pub capacity_bytes: u64,
+    /// Objects with pages; of a host with several shards, once for each that has pages of one.
     pub objects: u64,
     /// Pages moved by compaction.
     pub moved: u64,
@@ -111,6 +144,13 @@ pub struct PoolStats {
 }
 
 impl PoolStats {
+    /// Adds another shard's part of the pool.
+    pub(crate) fn join(&mut self, other: &PoolStats) {
+        self.pages += other.pages;
+        self.frozen = other.frozen;
+        self.traffic.join(&other.traffic);
+    }
+
     pub(crate) const NONE: PoolStats = PoolStats { pages: 0, frozen: false, traffic: Traffic::NONE };
 }
 
