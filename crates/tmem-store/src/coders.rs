@@ -8,12 +8,12 @@ use crate::class::LARGEST_PACKED;
 use crate::codec::{self, Codec, Coded};
 use crate::ops::Corrupt;
 use crate::outside::Taken;
-use crate::sync::{AtomicUsize, Lock, LockGuard, Ordering};
+use crate::sync::{AtomicUsize, Lock, LockGuard, Ordering, locked};
 use tmem_sys::thread::ThreadKey;
 use tmem_sys::{Errno, PAGE_SIZE, Page, Table};
 
-/// As many as a host ever has.
-pub(crate) const MOST: usize = 8;
+/// As many as a host ever has. Few where every order of threads is to be seen.
+pub(crate) const MOST: usize = if cfg!(loom) { 2 } else { 8 };
 /// Pages of bytes that a codec has room for: so much is copied at most under one hold of the store's lock.
 const STAGED: usize = 4;
 
@@ -120,7 +120,7 @@ impl Coders {
     /// Two for each processor, so that one whose thread was interrupted keeps nobody waiting.
     pub fn new() -> Result<Coders, Errno> {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let all = (0..(2 * processors).min(MOST)).map(|_| Coder::new().map(Lock::new));
+        let all = (0..(2 * processors).min(MOST)).map(|_| Coder::new().map(locked));
         Ok(Coders { all: all.collect::<Result<_, _>>()?, used: AtomicUsize::new(0) })
     }
 

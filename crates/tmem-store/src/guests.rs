@@ -11,7 +11,7 @@ use crate::slab::Slab;
 use std::fmt;
 
 /// As many guests as one store can have.
-pub const MAX_GUESTS: usize = 64;
+pub const MAX_GUESTS: usize = if cfg!(loom) { 2 } else { 64 };
 /// Bytes of the longest name.
 pub const LONGEST_NAME: usize = 63;
 /// What a page is charged for its place in the index, whatever its data takes: an entry, its part of the tree and of

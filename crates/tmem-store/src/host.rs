@@ -276,6 +276,21 @@ impl Host {
     }
 }
 
+/// What a model of threads asks beside what users do.
+#[cfg(loom)]
+impl Host {
+    /// As a fork in the calling thread: the handlers before it, and those after it.
+    pub fn around_fork(&self, at_fork: impl FnOnce()) {
+        self.hold();
+        at_fork();
+        self.let_go();
+    }
+
+    pub fn shard_number(&self, pool: PoolId, object: ObjectId, index: u64) -> usize {
+        self.shards.of(Handle { pool, object, index })
+    }
+}
+
 /// Why a pool could not be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostError {

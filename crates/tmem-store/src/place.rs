@@ -112,7 +112,12 @@ impl PageStore {
                 };
                 let reason = match tried {
                     Ok(Some(_)) => return Ok(Step::Done(self.count_put(slot, Ok(())))),
-                    Ok(None) => break,
+                    Ok(None) => {
+                        self.forget_old(slot, object, index);
+                        // Not asked about limits again: another shard may just have passed them.
+                        let placed = self.insert(slot, object, index, page, offer, packed);
+                        return Ok(Step::Done(self.count_put(slot, placed)));
+                    }
                     Err(reason) => reason,
                 };
                 match self.make_room(guest, offer.len(), reason, effort) {
@@ -123,7 +128,7 @@ impl PageStore {
                 }
             }
         }
-        // There is room, or none to be made but the old page's.
+        // Nothing can be made room of but the old page.
         self.forget_old(slot, object, index);
         let placed = self.place_coded(slot, object, index, page, coded);
         Ok(Step::Done(self.count_put(slot, placed)))

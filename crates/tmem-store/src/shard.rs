@@ -5,7 +5,7 @@
 use crate::board::{Board, MOST_SHARDS, Seat};
 use crate::object::ObjectId;
 use crate::pool::{PageStore, PoolId, StoreConfig};
-use crate::sync::{AtomicU32, Lock, LockGuard, Ordering};
+use crate::sync::{AtomicU32, Lock, LockGuard, Ordering, locked};
 use std::sync::Arc;
 use tmem_sys::Errno;
 use tmem_sys::syscall::sched_yield;
@@ -74,10 +74,12 @@ impl Shards {
             let seat = Seat { board: Arc::clone(&board), shard };
             let mut store = PageStore::at_board(config, leaves * 8, seat)?;
             store.join_host();
-            Ok(Shard { store: Lock::new(store), waiting: AtomicU32::new(0) })
+            Ok(Shard { store: locked(store), waiting: AtomicU32::new(0) })
         };
         let all = (0..count).map(shard).collect::<Result<_, Errno>>()?;
-        Ok((Shards { all, secret: u64::from_ne_bytes(secret) | 1 }, board))
+        // A model of threads takes the same way whenever it is run.
+        let secret = if cfg!(loom) { !0 / 5 * 3 } else { u64::from_ne_bytes(secret) | 1 };
+        Ok((Shards { all, secret }, board))
     }
 
     pub fn count(&self) -> usize {
