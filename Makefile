@@ -11,7 +11,7 @@ SIZE   ?= 1G
 NATIVE := Cargo.toml setup.py $(wildcard Cargo.lock) $(shell find crates -name '*.rs' -o -name Cargo.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build counting test test-rust test-python lint long fmt bench bounds docs clean
+.PHONY: help demo build counting test test-rust test-python lint long stress fmt bench bounds docs clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,9 +46,12 @@ test-rust:
 test-python: build counting
 	$(BIN)/python -m pytest -q
 
-long: build ## the marked long tests, and the page states under every order of threads
+long: build ## the marked long tests, and page states and hosts under every order of threads
 	$(BIN)/python -m pytest -q -m long
-	RUSTFLAGS="--cfg loom" cargo test -p tmem-pager --test loom --release --quiet --target-dir target/loom
+	RUSTFLAGS="--cfg loom" cargo test -p tmem-pager -p tmem-store --test loom --release --quiet --target-dir target/loom
+
+stress: ## ten minutes of threads at one host, every page compared (TMEM_STRESS_SECONDS, TMEM_STRESS_SEED)
+	cargo test -p tmem-store --test stress --release -- --ignored --nocapture
 
 lint: build ## ruff, mypy, stubtest, import-linter, rustfmt, clippy; every warning is an error
 	$(BIN)/ruff check .
