@@ -8,7 +8,15 @@ import sys
 
 from benches import machine
 
-ALL = ("kernel_edge", "packers", "put_get_vs_memcpy", "pool_vs_memcpy", "python_backend", "unchanged_code")
+ALL = (
+    "kernel_edge",
+    "packers",
+    "put_get_vs_memcpy",
+    "pool_vs_memcpy",
+    "host_scaling",
+    "python_backend",
+    "unchanged_code",
+)
 
 if __name__ == "__main__":
     codes = [

@@ -4,11 +4,13 @@
 //! `cargo run --release -p tmem-store --example scaling -- [--json] [--rounds N] [--ms N]`
 //!
 //! In each round one thread works, then two at one host, then two each at a host of its own: what two can reach here
-//! at that moment, with whatever else is running. All pages are compared after each round, outside the time.
+//! at that moment, with whatever else is running. Rates are pages in the time that passed, and, less disturbed by others
+//! who use the machine, pages in the time that the threads ran, of all threads together. All pages are compared after
+//! each round, outside the time.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tmem_store::host::RUN;
 use tmem_store::{Host, HostConfig, Loaded, ObjectId, PoolConfig, PoolId, PoolKind};
@@ -151,19 +153,25 @@ impl Bench<'_> {
     }
 }
 
-/// Pages a second of all threads together.
-fn rate(benches: &[Bench<'_>], verb: &str, ms: u64) -> f64 {
-    let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
+/// Pages a second of all threads together: of the time that passed, and of the time each ran.
+type Rate = [f64; 2];
+
+fn rate(benches: &[Bench<'_>], verb: &str, ms: u64) -> Rate {
+    let stop = AtomicBool::new(false);
     let start = Instant::now();
-    std::thread::scope(|s| {
-        for bench in benches {
-            let (stop, done) = (&stop, &done);
-            s.spawn(move || done.fetch_add(bench.work(verb, stop), Ordering::Relaxed));
-        }
+    let work = |bench: &Bench<'_>| {
+        let ran = tmem_sys::time::thread_ns();
+        let done = bench.work(verb, &stop) as f64;
+        (done, done * 1e9 / (tmem_sys::time::thread_ns() - ran).max(1) as f64)
+    };
+    let done: Vec<(f64, f64)> = std::thread::scope(|s| {
+        let threads: Vec<_> = benches.iter().map(|bench| s.spawn(|| work(bench))).collect();
         std::thread::sleep(Duration::from_millis(ms));
         stop.store(true, Ordering::Relaxed);
+        threads.into_iter().map(|thread| thread.join().expect("no thread failed")).collect()
     });
-    done.load(Ordering::Relaxed) as f64 / start.elapsed().as_secs_f64()
+    let passed = start.elapsed().as_secs_f64();
+    [done.iter().map(|(pages, _)| pages).sum::<f64>() / passed, done.iter().map(|(_, rate)| rate).sum()]
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -172,7 +180,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// Rates of each way and round.
-fn measure(data: &str, verb: &str, options: &Options) -> [Vec<f64>; 3] {
+fn measure(data: &str, verb: &str, options: &Options) -> [Vec<Rate>; 3] {
     let pages: Vec<Page> = (0..2 * PAGES as u64).map(|n| make_page(data, n)).collect();
     let (one, other) = (Place::new(), Place::new());
     let (first, second) = pages.split_at(PAGES);
@@ -196,6 +204,44 @@ fn measure(data: &str, verb: &str, options: &Options) -> [Vec<f64>; 3] {
     rates
 }
 
+fn rounds(rates: &[Rate], of: usize) -> String {
+    let rates: Vec<String> = rates.iter().map(|rate| format!("{:.0}", rate[of])).collect();
+    format!("[{}]", rates.join(", "))
+}
+
+fn print(data: &str, verb: &str, rates: &[Vec<Rate>; 3], json: bool) {
+    // How many times as many pages as one thread, the median of the rounds.
+    let times = |way: usize, of: usize| {
+        median(rates[way].iter().zip(&rates[0]).map(|(two, one)| two[of] / one[of]).collect())
+    };
+    let ns = 1e9 / median(rates[0].iter().map(|rate| rate[1]).collect());
+    if json {
+        let each: Vec<String> = (WAYS.iter().zip(rates))
+            .map(|(way, r)| {
+                format!("\"{way}_rounds\": {}, \"{way}_ran_rounds\": {}", rounds(r, 0), rounds(r, 1))
+            })
+            .collect();
+        println!(
+            "{{\"data\": \"{data}\", \"verb\": \"{verb}\", \"ns\": {ns:.0}, \"shared\": {:.3}, \"apart\": {:.3}, \
+             \"shared_ran\": {:.3}, \"apart_ran\": {:.3}, {}}}",
+            times(1, 0),
+            times(2, 0),
+            times(1, 1),
+            times(2, 1),
+            each.join(", ")
+        );
+    } else {
+        println!(
+            "{data:8} {verb:9} {ns:5.0} ns a page; two threads {:.2} times as many pages, apart {:.2}; \
+             of the time they ran {:.2}, apart {:.2}",
+            times(1, 0),
+            times(2, 0),
+            times(1, 1),
+            times(2, 1)
+        );
+    }
+}
+
 fn main() {
     let options = options().unwrap_or_else(|error| {
         eprintln!("scaling: {error}");
@@ -203,24 +249,7 @@ fn main() {
     });
     for data in DATA {
         for verb in VERBS {
-            let rates = measure(data, verb, &options);
-            let ratios = |way: usize| -> Vec<f64> {
-                rates[way].iter().zip(&rates[0]).map(|(two, one)| two / one).collect()
-            };
-            let (shared, apart) = (median(ratios(1)), median(ratios(2)));
-            if options.json {
-                let rounds: Vec<String> =
-                    WAYS.iter().zip(&rates).map(|(way, r)| format!("\"{way}_rounds\": {r:.0?}")).collect();
-                println!(
-                    "{{\"data\": \"{data}\", \"verb\": \"{verb}\", \"shared\": {shared:.3}, \"apart\": {apart:.3}, {}}}",
-                    rounds.join(", ")
-                );
-            } else {
-                let ns = 1e9 / median(rates[0].clone());
-                println!(
-                    "{data:8} {verb:9} {ns:6.0} ns a page; two threads {shared:.2} times as many, apart {apart:.2}"
-                );
-            }
+            print(data, verb, &measure(data, verb, &options), options.json);
         }
     }
 }
