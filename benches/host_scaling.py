@@ -28,7 +28,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 def _row(row: dict[str, Any]) -> str:
     passed = [f"{row[way]:.2f} ({_spread(row, way, 'rounds')})" for way in ("shared", "apart")]
     ran = [f"{row[f'{way}_ran']:.2f} ({_spread(row, way, 'ran_rounds')})" for way in ("shared", "apart")]
-    return f"| {' | '.join([f'{row['data']} {row['verb']}', f'{row["ns"]:.0f}', *passed, *ran])} |"
+    cells = [f"{row['data']} {row['verb']}", f"{row['ns']:.0f}", *passed, *ran]
+    return f"| {' | '.join(cells)} |"
 
 
 def _spread(row: dict[str, Any], way: str, which: str) -> str:
