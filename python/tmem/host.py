@@ -66,7 +66,7 @@ class HostStats:
     slot_bytes: int = 0  # the same, rounded
     mapped_bytes: int = 0  # chunks of slots, free slots included
     index_bytes: int = 0
-    objects: int = 0
+    objects: int = 0  # with pages; once for each part of a large host that has pages of one
     moved: int = 0  # pages moved to empty sparse chunks
     puts: int = 0
     succ_puts: int = 0
