@@ -36,7 +36,8 @@ impl PageStore {
         });
         self.check_guests(&charges, aged, &mut broken);
         for (slot, pool) in self.pools.iter().enumerate() {
-            if pages[slot] != pool.stats.pages || (pages[slot] > 0 && !pool.live) {
+            let dead = !pool.live && !self.objects.has_leaving();
+            if pages[slot] != pool.stats.pages || (pages[slot] > 0 && dead) {
                 broken
                     .push(format!("pool {slot}: {} pages, its count says {}", pages[slot], pool.stats.pages));
             }

@@ -108,7 +108,7 @@ impl Host {
     /// [`HostError`].
     pub fn new_pool(&self, guest: &str, kind: PoolKind, config: PoolConfig) -> Result<PoolId, HostError> {
         // The same guests and pools in all shards, made in the same order, have the same numbers in all of them.
-        let mut shards = self.shards.lock_all();
+        let mut shards = self.lock_all_empty();
         let mut made = PoolId(0);
         for store in shards.iter_mut().flatten() {
             let guest = store.guests.find_or_make(guest).map_err(HostError::Guest)?;
@@ -170,13 +170,17 @@ impl Host {
     /// # Errors
     /// As [`PageStore::flush_object`].
     pub fn flush_object(&self, pool: PoolId, object: ObjectId) -> Result<u64, StoreError> {
-        self.sum(|store| store.flush_object(pool, object))
+        let flushed = self.sum(|store| store.detach_object(pool, object));
+        self.empty();
+        flushed
     }
 
     /// # Errors
     /// As [`PageStore::destroy`].
     pub fn destroy(&self, pool: PoolId) -> Result<u64, StoreError> {
-        self.sum(|store| store.destroy(pool))
+        let flushed = self.sum(|store| store.detach_pool(pool));
+        self.empty();
+        flushed
     }
 
     /// Freezes or thaws a pool.

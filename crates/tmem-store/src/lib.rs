@@ -29,6 +29,7 @@ mod sync;
 
 mod age;
 mod expect;
+mod leave;
 mod outside;
 mod place;
 mod room;

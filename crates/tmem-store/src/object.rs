@@ -19,6 +19,8 @@ pub struct ObjectId(pub [u64; 3]);
 pub(crate) const MAX_POOLS: usize = if cfg!(loom) { 2 } else { 64 };
 /// Buckets that exist from the start: one page of them.
 const FIRST_BUCKETS: usize = 1024;
+/// In `chain`, of an object that no handle finds any more, and that still has entries.
+const LEFT: u32 = u32::MAX;
 
 tmem_sys::pod! {
     struct Object {
@@ -42,6 +44,8 @@ pub(crate) struct Objects {
     buckets: Table<u32>,
     open: usize,
     pool_heads: [u32; MAX_POOLS],
+    /// The first object that left, in a list as those of the pools.
+    leaving: u32,
     /// The object found last: the next handle is often of the same one.
     last: Cell<u32>,
     secret: [u64; 4],
@@ -59,6 +63,7 @@ impl Objects {
             buckets: Table::new(buckets)?,
             open: FIRST_BUCKETS,
             pool_heads: [0; MAX_POOLS],
+            leaving: 0,
             last: Cell::new(0),
             secret: std::array::from_fn(word),
         })
@@ -133,6 +138,43 @@ impl Objects {
     pub fn remove_pool(&mut self, pool: u32, each: &mut impl FnMut(Entry)) {
         while self.pool_heads[pool as usize] != 0 {
             self.drain(self.pool_heads[pool as usize], each);
+        }
+    }
+
+    /// Has no handle find an object any more; how many entries it has. They are taken out by [`Objects::drain_leaving`].
+    pub fn detach_object(&mut self, pool: u32, id: ObjectId) -> u64 {
+        match self.find(pool, id) {
+            0 => 0,
+            object => self.detach(object),
+        }
+    }
+
+    /// As `detach_object`, all objects of a pool.
+    pub fn detach_pool(&mut self, pool: u32) -> u64 {
+        let mut pages = 0;
+        while self.pool_heads[pool as usize] != 0 {
+            pages += self.detach(self.pool_heads[pool as usize]);
+        }
+        pages
+    }
+
+    pub fn has_leaving(&self) -> bool {
+        self.leaving != 0
+    }
+
+    /// Takes a leaf of entries out of an object that left, and shows each with its pool.
+    pub fn drain_leaving(&mut self, each: &mut impl FnMut(u32, Entry)) {
+        let object = self.leaving;
+        if object != 0 {
+            let Object { mut root, pool, mut pages, .. } = self.objects[object];
+            self.trees.drain_first(&mut root, &mut |entry| {
+                pages = pages.saturating_sub(1);
+                each(pool, entry);
+            });
+            // Where stray writes broke the count, the object goes all the same: the emptying must end.
+            pages = if root.node == 0 { 0 } else { pages.max(1) };
+            (self.objects[object].root, self.objects[object].pages) = (root, pages);
+            self.drop_if_empty(object);
         }
     }
 
@@ -226,30 +268,51 @@ impl Objects {
         }
     }
 
+    fn detach(&mut self, object: u32) -> u64 {
+        self.unlink(object);
+        self.last.set(0);
+        let next = std::mem::replace(&mut self.leaving, object);
+        if next != 0 {
+            self.objects[next].prev = object;
+        }
+        let left = &mut self.objects[object];
+        (left.chain, left.next, left.prev) = (LEFT, next, 0);
+        left.pages
+    }
+
     fn drop_if_empty(&mut self, object: u32) {
+        if self.objects[object].pages == 0 {
+            self.unlink(object);
+            self.objects[object] = Object { root: Root::EMPTY, ..ZERO };
+            self.objects.free(object);
+        }
+    }
+
+    /// Takes an object off its bucket and its pool's list, or off the list of those that left.
+    fn unlink(&mut self, object: u32) {
         let gone = self.objects[object];
-        if gone.pages > 0 {
-            return;
-        }
-        let bucket = self.bucket_of(gone.hash);
-        if self.buckets[bucket] == object {
-            self.buckets[bucket] = gone.chain;
+        let head = if gone.chain == LEFT {
+            &mut self.leaving
         } else {
-            let mut at = self.buckets[bucket];
-            while self.objects[at].chain != object {
-                at = self.objects[at].chain;
+            let bucket = self.bucket_of(gone.hash);
+            if self.buckets[bucket] == object {
+                self.buckets[bucket] = gone.chain;
+            } else {
+                let mut at = self.buckets[bucket];
+                while self.objects[at].chain != object {
+                    at = self.objects[at].chain;
+                }
+                self.objects[at].chain = gone.chain;
             }
-            self.objects[at].chain = gone.chain;
-        }
+            &mut self.pool_heads[gone.pool as usize]
+        };
         match gone.prev {
-            0 => self.pool_heads[gone.pool as usize] = gone.next,
+            0 => *head = gone.next,
             prev => self.objects[prev].next = gone.next,
         }
         if gone.next != 0 {
             self.objects[gone.next].prev = gone.prev;
         }
-        self.objects[object] = Object { root: Root::EMPTY, ..ZERO };
-        self.objects.free(object);
     }
 
     /// Walks every pool's objects and shows each entry as (pool, object's number, index, entry).
@@ -257,22 +320,24 @@ impl Objects {
         self.objects.check("objects", broken);
         self.trees.check(broken);
         let (mut seen, mut objects) = (Seen::default(), 0);
-        for pool in 0..MAX_POOLS as u32 {
-            let (mut at, mut prev) = (self.pool_heads[pool as usize], 0);
+        for (pool, head) in (0..).zip(self.pool_heads.into_iter().chain([self.leaving])) {
+            let left = pool == MAX_POOLS as u32;
+            let (mut at, mut prev) = (head, 0);
             while at != 0 && objects <= self.objects.live() {
                 let object = self.objects[at];
                 objects += 1;
-                if !self.objects.is_live(at) || object.prev != prev || object.pool != pool {
+                let here = if left { object.chain == LEFT } else { object.pool == pool };
+                if !self.objects.is_live(at) || object.prev != prev || !here {
                     broken.push(format!("object {at}: not live, or in a wrong list (pool {pool})"));
                     break;
                 }
-                if self.search(pool, ObjectId(object.id)) != at {
+                if !left && self.search(pool, ObjectId(object.id)) != at {
                     broken.push(format!("object {at}: its id finds another"));
                 }
                 let mut pages = 0;
                 self.trees.walk(object.root, &mut seen, broken, &mut |index, entry| {
                     pages += 1;
-                    each(pool, at, index, entry);
+                    each(object.pool, at, index, entry);
                 });
                 if pages != object.pages || pages == 0 {
                     broken.push(format!("object {at}: {pages} pages, its count says {}", object.pages));

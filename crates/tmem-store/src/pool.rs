@@ -265,10 +265,14 @@ impl PageStore {
         let PageStore { objects, slab, held, ages, guests, pools, .. } = self;
         objects.remove_pool(slot as u32, &mut |e| release(slab, held, ages, guests, &mut pools[slot], e));
         self.count_flushed(slot, before);
+        self.end_pool(slot);
+        Ok(before)
+    }
+
+    pub(crate) fn end_pool(&mut self, slot: usize) {
         self.pools[slot].live = false;
         self.guests.get_mut(self.pools[slot].guest).pools -= 1;
         self.pools[slot].generation = (self.pools[slot].generation + 1) % (u32::MAX / MAX_POOLS as u32);
-        Ok(before)
     }
 
     /// Refuses puts from now on; gets and flushes go on. A put still forgets what its handle held.
@@ -398,14 +402,14 @@ impl PageStore {
         release(slab, held, ages, guests, &mut pools[slot], entry);
     }
 
-    fn count_flushed(&mut self, slot: usize, pages: u64) {
+    pub(crate) fn count_flushed(&mut self, slot: usize, pages: u64) {
         self.traffic.flushed += pages;
         self.pools[slot].stats.traffic.flushed += pages;
     }
 }
 
 /// Frees what an entry held and takes it off the counts. The entry is out of the index already.
-fn release(
+pub(crate) fn release(
     slab: &mut Slab,
     held: &mut Holdings,
     ages: &mut Ages,

@@ -191,6 +191,10 @@ impl PageStore {
     /// Evicts one page of whoever is to give first. Freed slots of one size are no room for another until a whole
     /// chunk is empty, so after some evictions the sparse chunks are emptied into the others, in steps.
     fn make_room_in_limit(&mut self, effort: &mut Effort) -> Room {
+        if self.has_leaving() {
+            self.empty_some();
+            return Room::Shortly;
+        }
         if self.is_evacuating() {
             self.evacuate_some();
             return Room::Shortly;
@@ -261,9 +265,11 @@ impl PageStore {
     /// For another shard: forgets up to so many of a guest's oldest pages, and gives back what comes free. False when
     /// it has none here.
     pub(crate) fn give_up(&mut self, guest: GuestId, most: u64, effort: &mut Effort) -> bool {
-        let evacuating = self.is_evacuating();
+        let (leaving, evacuating) = (self.has_leaving(), self.is_evacuating());
         let mut gone = 0;
-        if evacuating {
+        if leaving {
+            self.empty_some();
+        } else if evacuating {
             self.evacuate_some();
         } else {
             while gone < most && self.evict_oldest(guest) {
@@ -276,7 +282,7 @@ impl PageStore {
             }
         }
         self.surrender();
-        evacuating || gone > 0
+        leaving || evacuating || gone > 0
     }
 
     /// Forgets a guest's oldest ephemeral page; false when it has none.

@@ -4,6 +4,7 @@
 //! Nobody waits for all of a compaction: each step of it is a hold of its own.
 //! Law 13: the limit holds over all shards, by grants from the board. Law 11: who gives is decided over all shards.
 
+use crate::board::MOST_SHARDS;
 use crate::codec::Coded;
 use crate::guests::{GuestError, GuestId, GuestLimits};
 use crate::host::Host;
@@ -63,6 +64,28 @@ impl Host {
         self.shards.lock(at).give_up(guest, GIVEN_UP_AT_ONCE, effort)
     }
 
+    /// Frees what left all shards, in steps.
+    pub(crate) fn empty(&self) {
+        for at in 0..self.shards.count() {
+            while self.shards.lock(at).empty_some() {
+                self.shards.give_way(at);
+            }
+        }
+    }
+
+    /// All shards, none of which has anything left that is no handle's: places of pools and guests that are gone can be
+    /// given to others.
+    pub(crate) fn lock_all_empty(&self) -> [Option<Guard<'_>>; MOST_SHARDS] {
+        loop {
+            let shards = self.shards.lock_all();
+            if !shards.iter().flatten().any(|store| store.has_leaving()) {
+                return shards;
+            }
+            drop(shards);
+            self.empty();
+        }
+    }
+
     /// Forgets the oldest ephemeral page of a guest, whichever shard has it.
     fn evict_oldest_of(&self, guest: GuestId) -> bool {
         // Whoever takes the page first has made room, too: then the next oldest is looked for.
@@ -77,6 +100,7 @@ impl Host {
     /// Sets how many bytes may be taken for everything, within the reserve: chunks, index, order of age, tables, codecs.
     /// Ephemeral pages go until it fits; persistent ones stay, and puts are refused until flushes have made up for it.
     pub fn set_limit(&self, bytes: usize) {
+        self.empty();
         self.board.set_limit(bytes.min(self.reserve_bytes));
         let over = || self.board.is_overdrawn();
         (0..self.shards.count()).take_while(|_| over()).for_each(|at| {
@@ -115,7 +139,7 @@ impl Host {
         change: impl FnOnce(GuestLimits) -> GuestLimits,
     ) -> Result<(), GuestError> {
         let (id, limits) = {
-            let mut shards = self.shards.lock_all();
+            let mut shards = self.lock_all_empty();
             let mut id = GuestId::FIRST;
             for store in shards.iter_mut().flatten() {
                 id = store.guests.find_or_make(guest)?;

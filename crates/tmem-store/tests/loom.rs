@@ -210,6 +210,26 @@ fn an_object_is_flushed_in_all_shards_at_once() {
 }
 
 #[test]
+fn a_pool_that_goes_is_gone_for_all_and_its_place_is_given_when_it_is_empty() {
+    every_order(|| {
+        let host = host(2);
+        let gone = pool(&host, PoolKind::Persistent);
+        let [one, other] = [0, 1].map(|shard| in_shard(&host, gone, shard));
+        assert!(put(&host, gone, one, 1).is_stored() && put(&host, gone, other, 3).is_stored());
+        let maker = beside(&host, move |host| {
+            let new = pool(host, PoolKind::Persistent);
+            assert_eq!((get(host, new, one), get(host, new, other)), (0, 0));
+            assert!(put(host, new, one, 5).is_stored());
+            assert_eq!((get(host, new, one), host.pool_stats(new).unwrap().pages), (5, 1));
+        });
+        assert_eq!(host.destroy(gone), Ok(2));
+        assert!(host.get(gone, OBJECT, one, &mut [0; PAGE_SIZE]).is_err());
+        maker.join().unwrap();
+        checked(&host);
+    });
+}
+
+#[test]
 fn a_cap_with_room_for_one_page_lets_one_of_two_in() {
     every_order(|| {
         let host = host(2);
