@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How puts and gets at one host scale from one thread to two, beside two threads with a host each, in one run.
+"""How puts and gets at one host scale from one thread to two, beside two threads with a host each, in one run; and how
+long a get takes while another thread has the host move, forget or flush much.
 
-`python -m benches.host_scaling [--rounds N] [--ms N] [--save]`. The loop is compiled:
-crates/tmem-store/examples/scaling.rs. Where others use the machine, two threads do not get two processors: then read
-the times they ran, and what two hosts reach.
+`python -m benches.host_scaling [--rounds N] [--ms N] [--save]`. The loops are compiled:
+crates/tmem-store/examples/scaling.rs and waits.rs. Where others use the machine, two threads do not get two
+processors: then read the times they ran, and what two hosts reach.
 """
 
 from __future__ import annotations
@@ -38,6 +39,13 @@ def _spread(row: dict[str, Any], way: str, which: str) -> str:
     return f"{min(ratios):.2f}-{max(ratios):.2f}"
 
 
+def waits(rows: list[dict[str, Any]]) -> str:
+    """Return the times of gets, in nanoseconds, as a Markdown table."""
+    head = "| a get, ns, beside | p50 | p99 | p99.9 | most |\n| --- | ---: | ---: | ---: | ---: |"
+    lines = ("| {beside} | {p50} | {p99} | {p999} | {max} |".format(**row) for row in rows)
+    return "\n".join([head, *lines])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
@@ -47,8 +55,10 @@ def main() -> None:
     before = os.getloadavg()
     printed = machine.run_example("tmem-store", "scaling", "--rounds", str(given.rounds), "--ms", str(given.ms))
     rows = [json.loads(line) for line in printed.splitlines()]
-    result = {"machine": machine.describe(), "load_before": before, "load_after": os.getloadavg(), "rows": rows}
-    print(table(rows))
+    waited = [json.loads(line) for line in machine.run_example("tmem-store", "waits").splitlines()]
+    load = {"load_before": before, "load_after": os.getloadavg()}
+    result = {"machine": machine.describe()} | load | {"rows": rows, "waits": waited}
+    print(table(rows), waits(waited), sep="\n\n")
     if given.save:
         machine.save("host_scaling", result)
 

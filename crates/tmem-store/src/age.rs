@@ -91,6 +91,11 @@ impl Ages {
         self.in_use
     }
 
+    /// Gives back memory without records.
+    pub fn trim(&mut self) {
+        self.records.trim();
+    }
+
     /// Bytes of memory taken; none where there are no ephemeral pools.
     pub fn touched_bytes(&self) -> usize {
         if self.in_use { self.records.touched_bytes() } else { 0 }

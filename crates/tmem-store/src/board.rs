@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: what the shards of a host tell one another without a lock: what of the limit none of them was granted, the
-//! charge of guests that have a cap, who has ephemeral pages and how old, and the clock of their ages. Callers: `guests`, `age` and
-//! `room` of each shard, `host`. Locks: none; a shard shows its own numbers under its own lock. What is read here may be
-//! out of date by the time it is acted on, so who acts looks again under the lock of the shard concerned.
+//! charge of guests that have a cap, who has ephemeral pages and how old, and the clock of their ages. Callers:
+//! `guests`, `age` and `room` of each shard, `supply`, `host`. Locks: none; a shard shows its own numbers under its own
+//! lock. What is read here may be out of date by the time it is acted on: who acts looks again under that lock.
 //! Law 11: a cap is never passed, since the charge under it is taken in one step. Law 13: grants are taken from the
 //! limit in one step, and no shard takes more than its grant.
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: a host's codecs, each with room for packed bytes on their way into the store or out of it, so that threads
-//! pack and unpack side by side and not under the store's lock. Callers: `host`, for one operation or one run of a batch.
-//! Locks: one a codec, taken before the store's and held over it, never two; around a fork, all in order, before the
-//! store's. Law 13: what they take is counted from their first use on, and bounded.
+//! pack and unpack side by side and not under a shard's lock. Callers: `host`, for one operation or a run of a batch.
+//! Locks: one a codec, taken before a shard's and held over it, never two; around a fork, all in order, before the
+//! shards'. Law 13: what they take is counted from their first use on, and bounded.
 
 use crate::class::LARGEST_PACKED;
 use crate::codec::{self, Codec, Coded};

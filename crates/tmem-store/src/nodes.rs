@@ -100,6 +100,21 @@ impl<T: Pod> NodeTable<T> {
         }
     }
 
+    /// Gives back the pages that hold no node.
+    pub fn trim(&mut self) {
+        for page in 0..self.fresh.div_ceil(Self::PER_PAGE) {
+            if self.idle_pages == 0 {
+                return;
+            }
+            if self.pages[page] == TOUCHED {
+                self.nodes.discard(page * PAGE_SIZE..(page + 1) * PAGE_SIZE);
+                self.pages[page] = 0;
+                self.touched_pages -= 1;
+                self.idle_pages -= 1;
+            }
+        }
+    }
+
     /// Whether `n` allocations will succeed.
     pub fn has_room(&self, n: usize) -> bool {
         self.nodes.len() - 1 - self.live >= n
@@ -219,6 +234,10 @@ mod tests {
         t.check("nodes", &mut broken);
         assert!(broken.is_empty(), "{broken:?}");
         assert!(t.touched_bytes() <= full - (25 - IDLE_PAGES) * PAGE_SIZE);
+        t.trim();
+        assert!(t.touched_bytes() <= full - 25 * PAGE_SIZE);
+        t.check("nodes", &mut broken);
+        assert!(broken.is_empty(), "{broken:?}");
         assert!((0..100).all(|_| t.alloc().is_some()));
     }
 

@@ -182,6 +182,12 @@ impl Objects {
         self.objects.live()
     }
 
+    /// Gives back memory without entries.
+    pub fn trim(&mut self) {
+        self.trees.trim();
+        self.objects.trim();
+    }
+
     pub fn touched_bytes(&self) -> usize {
         self.trees.touched_bytes() + self.objects.touched_bytes() + page_bytes(self.open * size_of::<u32>())
     }

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: the making of room: who loses an ephemeral page when a page has none, and the limits that make it necessary.
-//! Callers: `pool` on a put that was refused, `host` when a limit changes. Locks: the store's.
+//! Callers: `place` on a put that was refused, `supply` for other shards and when a limit changes. Locks: the store's.
 //!
 //! Law 11, who gives first. A guest's share of the room for ephemeral pages is its weight over the weights of all
 //! guests that hold such pages. The guest that holds most for its weight gives first, if it holds more than its
 //! share; when nobody does, the oldest page of all goes. A guest of weight 0 is never over its share, but what it
 //! holds counts as room that others could have. Only guests with something to give are looked at, whoever asks;
-//! within a guest the oldest page goes first.
+//! within a guest the oldest page goes first: of a host's shards, in the one that needs the room, unless one in another is
+//! more than twice as old.
 //!
 //! Caps come before: a guest at its cap loses its own oldest pages, and nobody else's. Persistent pages are never
 //! taken.
@@ -25,7 +26,7 @@ const MARGIN: usize = 40 * PAGE_SIZE;
 /// puts.
 const COMPACTED_AT_ONCE: usize = 2;
 /// Evictions after which chunks are emptied by moving pages: this part of all there are, within these bounds. Fewer, and
-/// the walk that moves them would not be worth it; more, and one put would keep all others waiting.
+/// the walk that moves them would not be worth it; more, and one put would forget too much for itself.
 const EVICTED_PART: u64 = 32;
 const EVICTED_LEAST: u64 = 64;
 const EVICTED_MOST: u64 = 8192;
@@ -82,15 +83,20 @@ impl PageStore {
     /// Makes a new store a shard: its host packs outside, and grants it memory.
     pub(crate) fn join_host(&mut self) {
         self.codec_bytes = 0;
-        self.limit = self.footprint() + MARGIN;
+        self.limit = self.footprint();
         self.guests.seat.board.overdraw(self.limit);
     }
 
-    /// Gives back what was granted and is not needed; how many bytes. While more is taken than there is, nothing is
-    /// given that a put could take at once.
+    /// Gives back what was granted and is not needed; how many bytes. A shard without pages needs no room to grow.
     pub(crate) fn surrender(&mut self) -> usize {
         self.slab.trim();
-        let surplus = self.limit.saturating_sub(self.footprint() + MARGIN);
+        let mut margin = MARGIN;
+        if self.held.pages() == 0 {
+            margin = 0;
+            self.objects.trim();
+            self.ages.trim();
+        }
+        let surplus = self.limit.saturating_sub(self.footprint() + margin);
         self.limit -= surplus;
         self.guests.seat.board.give(surplus);
         surplus

@@ -216,6 +216,11 @@ impl Trees {
         self.inner.free(node);
     }
 
+    pub fn trim(&mut self) {
+        self.inner.trim();
+        self.leaves.trim();
+    }
+
     pub fn touched_bytes(&self) -> usize {
         self.inner.touched_bytes() + self.leaves.touched_bytes()
     }

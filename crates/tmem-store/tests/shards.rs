@@ -7,8 +7,8 @@ mod common;
 use common::{Kind, page};
 use std::sync::Arc;
 use tmem_store::{
-    GuestLimits, GuestStats, Host, HostConfig, Loaded, ObjectId, Outcome, PoolConfig, PoolId, PoolKind,
-    Reason,
+    GuestLimits, GuestStats, Host, HostConfig, Loaded, ObjectId, Outcome, PageStore, PoolConfig, PoolId,
+    PoolKind, Reason,
 };
 use tmem_sys::PAGE_SIZE;
 
@@ -145,5 +145,19 @@ fn a_page_finds_room_while_any_shard_has_an_ephemeral_page() {
     let refused = (0..2 * n).find(|i| !put(&host, kept, *i).is_stored()).unwrap();
     assert_eq!(host.freeable(), 0, "refused with pages to give");
     assert!((0..refused).all(|i| get(&host, kept, i)));
+    checked(&host);
+}
+
+#[test]
+fn many_shards_under_the_smallest_limit_still_hold_something() {
+    let host = Host::with_shards(HostConfig { limit_bytes: LIMIT, reserve_bytes: LIMIT }, 8).unwrap();
+    let cache = pool(&host, "default", PoolKind::NonExclusive);
+    assert!((0..1000).all(|n| put(&host, cache, n).is_stored()));
+    host.set_limit(PageStore::SMALLEST_LIMIT);
+    checked(&host);
+    let held = |n: &u64| put(&host, cache, *n).is_stored() && get(&host, cache, *n);
+    assert!((1000..1100).any(|n| held(&n)), "{:?}", host.stats());
+    host.set_limit(LIMIT);
+    assert!((2000..2100).all(|n| held(&n)));
     checked(&host);
 }
