@@ -8,7 +8,7 @@ use crate::class::LARGEST_PACKED;
 use crate::codec::{self, Codec, Coded};
 use crate::ops::Corrupt;
 use crate::outside::Taken;
-use crate::sync::{AtomicUsize, Lock, LockGuard, Ordering, locked};
+use crate::sync::{AtomicU64, AtomicUsize, Lock, LockGuard, Ordering, locked};
 use tmem_sys::thread::ThreadKey;
 use tmem_sys::{Errno, PAGE_SIZE, Page, Table};
 
@@ -26,20 +26,24 @@ pub(crate) enum Staged {
     Incompressible,
 }
 
+/// Apart from its neighbours in the processors' caches.
+#[repr(align(128))]
 pub(crate) struct Coder {
     codec: Codec,
     staged: Table<u8>,
     /// Bytes staged, and bytes of pages that are copied without being staged.
     filled: usize,
     known: bool,
+    number: usize,
 }
 
 impl Coder {
     /// The codec with its buffers, and the room for packed bytes.
     pub const FOOTPRINT: usize = Codec::FOOTPRINT + STAGED * PAGE_SIZE;
 
-    fn new() -> Result<Coder, Errno> {
-        Ok(Coder { codec: Codec::new()?, staged: Table::new(STAGED * PAGE_SIZE)?, filled: 0, known: false })
+    fn new(number: usize) -> Result<Coder, Errno> {
+        let (codec, staged) = (Codec::new()?, Table::new(STAGED * PAGE_SIZE)?);
+        Ok(Coder { codec, staged, filled: 0, known: false, number })
     }
 
     /// Whether it was never used before: its memory is not counted yet.
@@ -112,6 +116,9 @@ impl Coder {
 
 pub(crate) struct Coders {
     all: Vec<Lock<Coder>>,
+    /// The thread that used each last, so that it finds its own again, and threads that work side by side do not write to the
+    /// same memory.
+    last_by: [AtomicU64; MOST],
     /// How many were ever used: the others take no memory.
     used: AtomicUsize,
 }
@@ -120,18 +127,33 @@ impl Coders {
     /// Two for each processor, so that one whose thread was interrupted keeps nobody waiting.
     pub fn new() -> Result<Coders, Errno> {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let all = (0..(2 * processors).min(MOST)).map(|_| Coder::new().map(locked));
-        Ok(Coders { all: all.collect::<Result<_, _>>()?, used: AtomicUsize::new(0) })
+        let all = (0..(2 * processors).min(MOST)).map(|number| Coder::new(number).map(locked));
+        let last_by = std::array::from_fn(|_| AtomicU64::new(ThreadKey::NONE.bits()));
+        Ok(Coders { all: all.collect::<Result<_, _>>()?, last_by, used: AtomicUsize::new(0) })
     }
 
-    /// A codec that nobody uses; where all are in use, the thread's own, which is waited for.
+    /// The codec that the thread used last, or one that nobody uses, first of those that nobody ever did. Where all are in
+    /// use, one is waited for.
     pub fn take(&self) -> LockGuard<'_, Coder> {
-        let own = home(self.all.len());
-        let (before, from) = self.all.split_at(own);
-        let free = from.iter().chain(before).find_map(Lock::try_lock);
-        let mut coder = free.unwrap_or_else(|| self.all[own].lock());
+        let me = ThreadKey::current().bits();
+        let mut coder =
+            self.last_of(me).or_else(|| self.last_of(ThreadKey::NONE.bits())).unwrap_or_else(|| {
+                let own = home(me, self.all.len());
+                let (before, from) = self.all.split_at(own);
+                from.iter().chain(before).find_map(Lock::try_lock).unwrap_or_else(|| self.all[own].lock())
+            });
+        let last_by = &self.last_by[coder.number];
+        if last_by.load(Ordering::Relaxed) != me {
+            last_by.store(me, Ordering::Relaxed);
+        }
         coder.clear();
         coder
+    }
+
+    /// A free one that this thread used last.
+    fn last_of(&self, thread: u64) -> Option<LockGuard<'_, Coder>> {
+        let known = self.all.iter().zip(&self.last_by).filter(|(_, by)| by.load(Ordering::Relaxed) == thread);
+        known.map(|(coder, _)| coder).find_map(Lock::try_lock)
     }
 
     /// One more was used for the first time.
@@ -161,8 +183,8 @@ impl Coders {
 }
 
 /// A number below `count` that stays the same for a thread, and mostly differs from another's.
-fn home(count: usize) -> usize {
-    let mixed = ThreadKey::current().bits().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+fn home(thread: u64, count: usize) -> usize {
+    let mixed = thread.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     mixed as usize % count
 }
 

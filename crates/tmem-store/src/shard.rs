@@ -47,7 +47,7 @@ impl Shards {
     /// be: which of them get how many is not known before.
     pub fn new(limit: usize, reserve: usize) -> Result<(Shards, Arc<Board>), Errno> {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let useful = (2 * processors).min(limit / SHARD_BYTES).clamp(1, MOST_SHARDS);
+        let useful = (4 * processors).min(limit / SHARD_BYTES).clamp(1, MOST_SHARDS);
         let mut count = 1 << useful.ilog2();
         loop {
             match Shards::with(count, reserve) {
