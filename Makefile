@@ -6,12 +6,13 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 SIZE   ?= 1G
+FUZZ_SECONDS ?= 60
 
 # The native module is built again when any of these changes; Python sources are used where they are (editable).
 NATIVE := Cargo.toml setup.py $(wildcard Cargo.lock) $(shell find crates -name '*.rs' -o -name Cargo.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build counting test test-rust test-python lint long stress fmt bench bounds docs clean
+.PHONY: help demo build counting test test-rust test-python lint long stress fuzz sanitize fmt bench bounds docs clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +53,21 @@ long: build ## the marked long tests, and page states and hosts under every orde
 
 stress: ## ten minutes of threads at one host, every page compared (TMEM_STRESS_SECONDS, TMEM_STRESS_SEED)
 	cargo test -p tmem-store --test stress --release -- --ignored --nocapture
+
+# What reads packed pages is given others: changed, cut short, put together of two.
+HOSTILE := --lib --quiet -- --ignored --nocapture hostile::for_as_long_as_told
+
+fuzz: ## decode packed pages that were changed, for FUZZ_SECONDS=60, in an optimised build
+	FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test -p tmem-store --profile=counting $(HOSTILE)
+
+# The C libraries are built with it too. Not the test of what the kernel counts: the sanitizer's own memory would count.
+SANITIZED := CFLAGS="-fsanitize=address -fno-omit-frame-pointer" RUSTFLAGS="-Zsanitizer=address" ASAN_OPTIONS=detect_leaks=0 \
+	FUZZ_SECONDS=$(FUZZ_SECONDS) cargo +nightly test --target x86_64-unknown-linux-gnu --target-dir target/sanitize -p tmem-store
+
+sanitize: ## the store's tests and FUZZ_SECONDS=60 of fuzzing under AddressSanitizer (needs a nightly Rust; builds for minutes)
+	@cargo +nightly --version >/dev/null 2>&1 || { echo "no nightly Rust: rustup toolchain install nightly, then try again"; exit 1; }
+	$(SANITIZED) --lib --tests --quiet -- --skip footprint_is_what_the_kernel_counts
+	$(SANITIZED) $(HOSTILE)
 
 lint: build ## ruff, mypy, stubtest, import-linter, rustfmt, clippy; every warning is an error
 	$(BIN)/ruff check .

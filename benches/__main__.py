@@ -9,14 +9,9 @@ import sys
 from benches import machine
 
 ALL = (
-    "kernel_edge",
-    "packers",
-    "put_get_vs_memcpy",
-    "pool_vs_memcpy",
-    "host_scaling",
-    "python_backend",
-    "unchanged_code",
-)
+    "cold", "kernel_edge", "packers", "put_get_vs_memcpy", "pool_vs_memcpy", "host_scaling", "cache",
+    "python_backend", "unchanged_code",
+)  # fmt: skip
 
 if __name__ == "__main__":
     codes = [

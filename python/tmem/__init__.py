@@ -8,6 +8,7 @@ mem.stats()
 
 from tmem._core import __version__
 from tmem.backends import LocalBackend, PlainCopies, PoolBackend, RefuseAll
+from tmem.cache import Cache, CacheStats
 from tmem.census import NumpyBytes
 from tmem.counters import Stats
 from tmem.errors import (
@@ -18,6 +19,7 @@ from tmem.errors import (
     OvershootWarning,
     PageLostError,
     PoolError,
+    SaveError,
     SizeError,
     SwapError,
     TmemError,
@@ -29,12 +31,14 @@ from tmem.memory import Memory
 from tmem.numpylimit import Limit, install, limit, uninstall
 from tmem.ops import FrontswapOps
 from tmem.outcome import Outcome, Reason, Refused, Stored
-from tmem.pool import Pool, PoolStats
+from tmem.pool import Pool, PoolStats, restore_pools, save_pools
 from tmem.process import ProcessStats, stats
-from tmem.steering import advise, evict, is_paged, pin, prefetch
+from tmem.steering import TIERS, advise, evict, is_paged, pin, prefetch, tiers
 
 __all__ = [
     "BudgetError",
+    "Cache",
+    "CacheStats",
     "ClosedError",
     "Frontswap",
     "FrontswapOps",
@@ -60,12 +64,14 @@ __all__ = [
     "Reason",
     "RefuseAll",
     "Refused",
+    "SaveError",
     "SizeError",
     "Stats",
     "Stored",
     "SwapDevice",
     "SwapDeviceStats",
     "SwapError",
+    "TIERS",
     "TmemError",
     "TmemWarning",
     "__version__",
@@ -76,6 +82,9 @@ __all__ = [
     "limit",
     "pin",
     "prefetch",
+    "restore_pools",
+    "save_pools",
     "stats",
+    "tiers",
     "uninstall",
 ]

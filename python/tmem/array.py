@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from tmem.errors import SizeError
 
-__all__ = ["Array", "Order", "Shape", "byte_range", "element_type", "file_layout", "nbytes_of", "shape_of"]
+__all__ = ["Array", "Order", "Shape", "byte_range", "element_type", "file_layout", "nbytes_of", "order_of", "shape_of"]
 
 Array = npt.NDArray[Any]
 """A plain numpy.ndarray of any dtype."""
@@ -29,6 +29,15 @@ Shape = SupportsIndex | Sequence[SupportsIndex]
 """One length, or one for each dimension."""
 
 _NPY_MAGIC = b"\x93NUMPY"
+
+
+def order_of(order: str) -> Order:
+    """Return an order as it is named. ValueError for what is none."""
+    if order == "C":
+        return "C"
+    if order == "F":
+        return "F"
+    raise ValueError(f"order must be 'C' (rows together) or 'F' (columns together), not {order!r}")
 
 
 def element_type(dtype: npt.DTypeLike) -> np.dtype[Any]:

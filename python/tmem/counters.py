@@ -40,10 +40,23 @@ class Stats:
     store_bytes: int = 0  # RAM taken by the page store
     store_pages: int = 0  # pages it holds
     store_packed: int = 0  # of these, pages that are compressed
+    store_cold: int = 0  # of the compressed ones, pages packed tighter because they stay cold
     store_same: int = 0  # of these, pages of one repeated value, which take no room
-    store_data: int = 0  # the compressed pages' own size
+    store_data: int = 0  # the compressed pages' own size; what pages share counts once
+    store_slots: int = 0  # the same, rounded up to the sizes of slots
+    store_mapped: int = 0  # memory that the slots are in; what is more than theirs is fragmentation
+    store_shared: int = 0  # of the pages, those that share their data with others
+    store_saved: int = 0  # what these would take in addition, each by itself
+    dedup_all: int = 0  # 1 while every page is looked up among those stored already
+    dedup_hashed: int = 0  # pages that were
+    dedup_found: int = 0  # of these, pages that were stored already
+    dedup_failed: int = 0  # comparisons with a page that was another
+    dedup_ns: int = 0  # time that all of this took, in nanoseconds
     metadata: int = 0  # tables: what is known of each page
-    swap_used: int = 0  # of the swap device, held by pages
+    lent: int = 0  # to caches, which give it back as soon as pages need it
+    swap_used: int = 0  # of the swap device, held by pages: what they take there
+    swap_pages: int = 0  # pages on it
+    swap_file: int = 0  # how large its file is
     swap_cap: int = 0  # what the swap device may hold
     pinned: int = 0  # pages that stay, because pin() said so
     overshoot: int = 0  # over the budget now
@@ -59,9 +72,13 @@ class Stats:
     move_retries: int = 0  # moves that the kernel asked to be tried again
     unshared: int = 0  # pages copied free of a forked child
     spurious_faults: int = 0  # faults that another thread had served already
+    recoded: int = 0  # pages packed tighter because they stayed cold
     copies_dropped: int = 0  # packed copies of resident pages, given up for room
     swap_loads: int = 0  # pages read from the swap device
     swap_stores: int = 0  # pages written to it
+    written_back: int = 0  # of these, the oldest of the page store, in whatever form they had there
+    swap_written: int = 0  # bytes written to it, with what cleaning moved
+    swap_cleaned: int = 0  # pieces of its file that were emptied of what still lived in them, to be written again
     loads: int = 0  # pages that frontswap gave back
     succ_stores: int = 0  # pages that frontswap took
     failed_stores: int = 0  # pages that it refused; why is in `refused`
@@ -81,7 +98,8 @@ class Stats:
     @property
     def used(self) -> int:
         """All that counts against the budget, in bytes."""
-        return self.resident + self.standby + self.free_frames + self.store_bytes + self.metadata + self.idle
+        frames = self.resident + self.standby + self.free_frames + self.idle
+        return frames + self.store_bytes + self.metadata + self.lent
 
     @property
     def ratio(self) -> float:

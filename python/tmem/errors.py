@@ -15,6 +15,7 @@ __all__ = [
     "OvershootWarning",
     "PageLostError",
     "PoolError",
+    "SaveError",
     "SizeError",
     "SwapError",
     "TmemError",
@@ -45,6 +46,10 @@ class PoolError(TmemError, RuntimeError):
 
 class PageLostError(TmemError):
     """A page that was stored cannot be given back as it was. Never other bytes instead."""
+
+
+class SaveError(TmemError, OSError):
+    """Pools cannot be saved to a file, or the file is damaged, or of a version that this tmem does not read."""
 
 
 class KernelUnsupported(TmemError, OSError):  # noqa: N818 - names the cause, as OSError's own children do

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tmem import _core, steering
-from tmem.array import Array, Order, Shape, byte_range, element_type, file_layout, nbytes_of, shape_of
+from tmem.array import Array, Order, Shape, byte_range, element_type, file_layout, nbytes_of, order_of, shape_of
 from tmem.backendprocess import ANSWER_SECONDS, BackendProcess, end_all, start_all
 from tmem.counters import Stats, make_stats
 from tmem.errors import ClosedError, SizeError, TmemWarning
@@ -32,7 +32,7 @@ from tmem.steering import Advice, raise_notices
 from tmem.swapdir import Swap, plan_swap
 from tmem.units import Size, format_size, parse_size
 
-__all__ = ["MINIMUM_RAM", "Memory", "numpy_allocator", "raise_notices_of"]
+__all__ = ["MINIMUM_RAM", "Memory", "native", "numpy_allocator", "raise_notices_of"]
 
 MINIMUM_RAM = _core.MIN_RAM
 """The smallest budget, in bytes: below it the pager's own tables and frames would be most of it."""
@@ -56,23 +56,28 @@ class Memory:
     free), `none` or None, a size, a directory, or (directory, size).
     `faults` is how missing pages are served: `auto`, `signal` (in the faulting thread) or `thread` (by a thread that
     reads the userfaultfd).
+    `dedup` is which pages the store looks up among those it has, and keeps once: `auto` a few, and all as long as
+    enough of them are there already; `on` all; `off` none. Every byte is compared first.
     `name` shows in `tmem stats` and in messages.
     `ops` is who is offered the pages before the swap device, in order: `store` (the page store, and all there is by
     default) or a FrontswapOps, which is pickled to a process of its own; that process and its memory are not in the
     budget. Where it dies, what only it had is lost, and the program stops when it needs such a page.
+    `background` lets a thread of tmem's pack pages tighter that stay cold, when the processor is idle.
 
     Raises SizeError for a budget below 16 MiB or above what may be used, SwapError for a swap device that cannot be
     made, KernelUnsupported where faults cannot be served, TypeError for a backend that cannot be sent to a process.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each says another thing about the memory
         self,
         ram: Size,
         *,
         swap: Swap = "auto",
         faults: str = "auto",
+        dedup: str = "auto",
         name: str | None = None,
         ops: Sequence[FrontswapOps | str] | None = None,
+        background: bool = True,
     ) -> None:
         if faults not in _FAULTS:
             raise ValueError(f"faults must be one of {', '.join(_FAULTS)}, not {faults!r}")
@@ -90,6 +95,8 @@ class Memory:
                 name=name or f"memory-{next(_NUMBERS)}",
                 backends=[b.socket.fileno() if isinstance(b, BackendProcess) else b for b in self._backends],
                 limit_ms=int(ANSWER_SECONDS * 1000),
+                background=background,
+                dedup=dedup,
             )
         except BaseException:
             end_all(self._backends, 0.0)
@@ -114,7 +121,7 @@ class Memory:
         It is a plain numpy.ndarray whose base owns its pages: views keep them, the last reference frees them.
         Raises BudgetError where neither RAM nor the tiers below have room, ClosedError after close().
         """
-        result = self._new(shape_of(shape), element_type(dtype), _order(order))
+        result = self._new(shape_of(shape), element_type(dtype), order_of(order))
         self._drain()
         return result
 
@@ -123,7 +130,7 @@ class Memory:
     ) -> Array:
         """Return a new array filled with `fill_value`, which also gives the dtype where none is named."""
         kind = np.asarray(fill_value).dtype if dtype is None else dtype
-        result = self._new(shape_of(shape), element_type(kind), _order(order))
+        result = self._new(shape_of(shape), element_type(kind), order_of(order))
         np.copyto(result, fill_value, casting="unsafe")
         self._drain()
         return result
@@ -138,7 +145,7 @@ class Memory:
         plain = np.asarray(source)
         if order == "K":
             order = "F" if plain.flags.fnc else "C"
-        result = self._new(plain.shape, element_type(plain.dtype if dtype is None else dtype), _order(order))
+        result = self._new(plain.shape, element_type(plain.dtype if dtype is None else dtype), order_of(order))
         np.copyto(result, plain, casting="unsafe")
         self._drain()
         return result
@@ -158,7 +165,7 @@ class Memory:
         pieces of a few MiB. OSError where it cannot be read, ValueError where it is not what was said.
         """
         source = Path(path)
-        lengths, kind, start, layout = file_layout(source, dtype, shape, offset, _order(order))
+        lengths, kind, start, layout = file_layout(source, dtype, shape, offset, order_of(order))
         result = self._new(lengths, kind, layout)
         _read_into(result, source, start)
         self._drain()
@@ -188,7 +195,20 @@ class Memory:
         self._claim(array)
         steering.advise(array, advice)
 
+    def settle(self) -> None:
+        """Pack all that is compressed as tightly as can be now, as happens by itself to pages that stay cold.
+
+        It takes some 50 microseconds for each page that was not looked at before, in the calling thread.
+        """
+        self._core.settle()
+        self._drain()
+
     # Looking
+
+    def tiers(self, array: Array) -> npt.NDArray[np.uint8]:
+        """Return where each page under `array` is: one number a page, the place of its tier in `tmem.TIERS`."""
+        self._claim(array)
+        return steering.tiers(array)
 
     def stats(self) -> Stats:
         """Return the counters as they are now; once closed and without arrays, as they were at close()."""
@@ -290,6 +310,11 @@ def numpy_allocator(memory: Memory, threshold: int, small: str) -> _core.Allocat
     return memory._core.allocator(threshold, small)  # noqa: SLF001 - in the module that owns it
 
 
+def native(memory: Memory) -> _core.Memory:
+    """Return what lends room to a cache; see cache."""
+    return memory._core  # noqa: SLF001 - in the module that owns it
+
+
 def _budget(ram: Size) -> int:
     allowed = allowance()
     budget = parse_size(ram, whole=allowed.count, what="ram")
@@ -303,14 +328,6 @@ def _budget(ram: Size) -> int:
             "ask for less, or for a share such as '50%'"
         )
     return budget
-
-
-def _order(order: str) -> Order:
-    if order == "C":
-        return "C"
-    if order == "F":
-        return "F"
-    raise ValueError(f"order must be 'C' (rows together) or 'F' (columns together), not {order!r}")
 
 
 def _read_into(target: Array, path: Path, start: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
@@ -21,8 +22,9 @@ import numpy.typing as npt
 from tmem import _core
 from tmem.host import Host, default_host
 from tmem.outcome import OUTCOMES, Outcome
+from tmem.saving import restore, save
 
-__all__ = ["Pool", "PoolStats"]
+__all__ = ["Pool", "PoolStats", "restore_pools", "save_pools"]
 
 ObjectId: TypeAlias = int | bytes
 Indexes: TypeAlias = range | npt.NDArray[np.integer[Any]] | Iterable[int]
@@ -40,6 +42,7 @@ class PoolStats:
 
     pages: int = 0
     frozen: bool = False
+    dedup_all: bool = False  # every page is looked up: dedup="on", or "auto" where it pays
     puts: int = 0
     succ_puts: int = 0
     failed_puts: int = 0
@@ -64,6 +67,10 @@ class Pool:
     of what the machine or the cgroup allows. `guest` is who is charged. `pack=False` compresses nothing; `raw=False`
     refuses pages that do not shrink.
 
+    `dedup` is which pages are looked up among those that pools of the guest hold already, and kept once: `auto` a few,
+    and all as long as enough of them are there already; `on` all; `off` none. Every byte is compared first, and a page
+    put over another changes only its own. Persistent and ephemeral pages share nothing with each other.
+
     An object is an int (0 to 2**192 - 1), or bytes (at most 24) that are read as such a number, little-endian: trailing
     zero bytes do not count, and b"\x01" is object 1, so ids of one fixed length never collide. An index is an int from
     0 to 2**64 - 1. The pages live as long as the pool, which is destroyed with its last reference or at the end of a
@@ -81,6 +88,7 @@ class Pool:
         guest: str = "default",
         pack: bool = True,
         raw: bool = True,
+        dedup: str = "auto",
         name: str | None = None,
     ) -> None:
         if persistent and exclusive is not None:
@@ -93,7 +101,8 @@ class Pool:
         self._guest = guest
         self._name = name or f"pool-{next(_NUMBERS)}"
         kind = "persistent" if persistent else "exclusive" if self._exclusive else "nonexclusive"
-        self._core = _core.Pool(self._host._core, guest=guest, kind_name=kind, pack=pack, raw=raw)  # noqa: SLF001
+        host_core = self._host._core  # noqa: SLF001 - pools and their host share the native module
+        self._core = _core.Pool(host_core, guest=guest, kind_name=kind, pack=pack, raw=raw, dedup=dedup)
 
     # Pages
 
@@ -158,8 +167,48 @@ class Pool:
         self._core.set_frozen(frozen=True)
 
     def thaw(self) -> None:
-        """Take puts again."""
+        """Take puts again; of a pool that is being saved, when that has ended."""
         self._core.set_frozen(frozen=False)
+
+    def save(self, path: str | os.PathLike[str]) -> int:
+        """Save every page of a persistent pool to a file, which Pool.restore reads; return how many there are.
+
+        Meanwhile puts are refused as in a frozen pool, and gets and flushes go on; afterwards the pool is frozen or not
+        as it was. A page that is flushed while the file is written is not in it. The file is there, whole and on the
+        disk, once this returns; until then, and after any error, the one before stays. Its mode is 0600.
+
+        SaveError where it cannot be written, or the pool is being saved already; PageLostError where a page cannot be
+        given back.
+        """
+        return save_pools(path, [self])
+
+    @classmethod
+    def restore(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        host: Host | None = None,
+        guest: str | None = None,
+        name: str | None = None,
+    ) -> Self:
+        """Make a new pool with the pages of a file that `save` wrote, all of them or none.
+
+        It packs and keeps pages as the saved one did, and has its guest and name where none is given; it is not frozen.
+
+        SaveError where the file is damaged, cut short, or of a version that this tmem does not read; BudgetError, with
+        the capacity that is needed, where the host or the guest has no room; ValueError where the file has several
+        pools.
+        """
+        home = default_host() if host is None else host
+        made: list[Self] = []
+
+        def make(saved_name: str, saved_guest: str, *, pack: bool, raw: bool) -> _core.Pool:
+            pool = cls(host=home, guest=guest or saved_guest, pack=pack, raw=raw, name=name or saved_name)
+            made.append(pool)
+            return pool._core
+
+        restore(path, home._core, make, one=True)  # noqa: SLF001
+        return made[0]
 
     def destroy(self) -> int:
         """Forget every page and end the pool; return how many there were. Twice does no harm."""
@@ -222,7 +271,36 @@ class Pool:
         self.destroy()
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a Pool cannot be pickled: its pages are memory of this process; get them out, or fork")
+        raise TypeError("a Pool cannot be pickled: its pages are memory of this process; save it to a file, or fork")
+
+
+def save_pools(path: str | os.PathLike[str], pools: Iterable[Pool]) -> int:
+    """Save persistent pools of one host to one file, as Pool.save does for one; return how many pages there are.
+
+    All are saved as they were at one moment. Each has a name of its own.
+    """
+    chosen = list(pools)
+    for pool in chosen:
+        if not pool.persistent:
+            raise ValueError(f"{pool.name!r} is ephemeral, and its pages may vanish at any time: save persistent pools")
+    if len({pool.name for pool in chosen}) < len(chosen):
+        raise ValueError("two pools of one name cannot be told apart in a file: give each its own by Pool(name=...)")
+    return save(path, [(pool._core, pool.name, pool.guest) for pool in chosen])  # noqa: SLF001
+
+
+def restore_pools(
+    path: str | os.PathLike[str], *, host: Host | None = None, guest: str | None = None
+) -> dict[str, Pool]:
+    """Make new pools of all that a file has, as Pool.restore does for one; return them by name. All, or none."""
+    home = default_host() if host is None else host
+    made: dict[str, Pool] = {}
+
+    def make(name: str, saved_guest: str, *, pack: bool, raw: bool) -> _core.Pool:
+        made[name] = Pool(host=home, guest=guest or saved_guest, pack=pack, raw=raw, name=name)
+        return made[name]._core  # noqa: SLF001
+
+    restore(path, home._core, make, one=False)  # noqa: SLF001
+    return made
 
 
 def _numbers(indexes: Indexes) -> npt.NDArray[np.uint64]:

@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from typing import Literal, TypeVar, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from tmem import _core
 from tmem.array import Array, byte_range
 from tmem.counters import PAGE
 from tmem.errors import warning_of
 
-__all__ = ["Advice", "advise", "evict", "is_paged", "pin", "prefetch", "raise_notices"]
+__all__ = ["TIERS", "Advice", "advise", "evict", "is_paged", "pin", "prefetch", "raise_notices", "tiers"]
 
 Advice = Literal["normal", "sequential", "random", "cold", "willneed"]
 """How an array will be used: `sequential` reads ahead from the first fault on, `random` never, `cold` leaves first."""
@@ -46,6 +47,20 @@ def prefetch(array: Array) -> None:
     if core:
         core.prefetch(address, count)
     raise_notices(core)
+
+
+TIERS = ("fresh", "resident", "standby", "stored", "cold", "swap")
+"""Where a page can be, from the nearest tier down: never written, in the array's own memory, just out of it and not
+compressed, compressed, compressed tighter, on the swap device. Below the budget all pages are `fresh` or `resident`."""
+
+
+def tiers(array: Array) -> npt.NDArray[np.uint8]:
+    """Return where each page under `array` is: one number a page, the place of its tier in TIERS.
+
+    `array` is a paged array or any view of one. ValueError where it is not paged.
+    """
+    core, address, count = _owner(array)
+    return np.frombuffer(core.tiers(address, count) if core else b"", dtype=np.uint8)
 
 
 @contextmanager

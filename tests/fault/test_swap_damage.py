@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 PAGE = 4096
+CHANGED = "a page on the swap device came back changed: its checksum does not match (law 12)"
+UNREADABLE = "a page on the swap device cannot be read back: input/output error or a truncated file (law 12)"
 OUT = """
 memory = tmem.Memory("16M", swap=directory, faults=entry)
 array = memory.empty(3 << 20, "i8")
@@ -59,8 +61,26 @@ def _change_a_byte_of_every_page(path: str) -> None:
             file.write(bytes([byte[0] ^ 1]))
 
 
+def _change_one_bit(path: str) -> None:
+    with Path(path).open("r+b", buffering=0) as file:
+        at = os.fstat(file.fileno()).st_size // 2 + 1234
+        byte = os.pread(file.fileno(), 1, at)
+        os.pwrite(file.fileno(), bytes([byte[0] ^ 16]), at)
+
+
+def _exchange_two_pages(path: str) -> None:
+    with Path(path).open("r+b", buffering=0) as file:
+        first, second = (os.pread(file.fileno(), PAGE, at * PAGE) for at in (10, 20))
+        os.pwrite(file.fileno(), second, 10 * PAGE)
+        os.pwrite(file.fileno(), first, 20 * PAGE)
+
+
 def _cut(path: str) -> None:
     os.truncate(path, 5 * PAGE)
+
+
+def _empty(path: str) -> None:
+    os.truncate(path, 0)
 
 
 def _swap_file(pid: int, directory: Path) -> str:
@@ -70,8 +90,14 @@ def _swap_file(pid: int, directory: Path) -> str:
 
 @pytest.mark.parametrize(
     ("damage", "words"),
-    [(_change_a_byte_of_every_page, "checksum does not match"), (_cut, "truncated file")],
-    ids=["changed", "truncated"],
+    [
+        (_change_a_byte_of_every_page, CHANGED),
+        (_change_one_bit, CHANGED),
+        (_exchange_two_pages, CHANGED),
+        (_cut, UNREADABLE),
+        (_empty, UNREADABLE),
+    ],
+    ids=["changed", "one bit", "exchanged", "truncated", "emptied"],
 )
 def test_damaged_swap_file_ends_the_process_with_a_report(
     start: Any, entry: str, tmp_path: Path, damage: Callable[[str], None], words: str

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -200,12 +201,44 @@ def test_a_small_run_tells_its_rows(tmp_path: Path, entries: list[str]) -> None:
     assert all(row["ours_ns"] > 0 and row["peer_ns"] > 0 and row["ratio"] > 0 for row in document["rows"])
 
 
+def test_the_footprint_is_told_without_zram_too(
+    tmp_path: Path, entries: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(kernel, "cgroup_missing", lambda: ("no memory cgroup", "enable it"))
+    out = tmp_path / "rows.json"
+    arguments = [
+        "--footprint",
+        "--size",
+        "16M",
+        "--data",
+        "ints",
+        "zeros",
+        "random",
+        "--rounds",
+        "1",
+        "--json",
+        str(out),
+    ]
+    assert main(["bench", *arguments, "--entry", entries[0]]) == 0
+    said = capsys.readouterr()
+    assert "skipped: peer zram: no memory cgroup -> enable it" in said.err
+    assert "bytes a stored page" in said.out
+    rows = {row["data"]: row for row in json.loads(out.read_text())["rows"]}
+    assert {row["out"] for row in rows.values()} == {(16 << 20) // PAGE}  # each page is stored, none twice
+    assert rows["ints"]["warm_bytes"] < PAGE / 8
+    assert (rows["zeros"]["same"], rows["zeros"]["swapped"]) == ((16 << 20) // PAGE, 0)
+    assert rows["random"]["same"] == 0
+    assert PAGE < rows["random"]["warm_bytes"] < PAGE * 1.02
+    assert all(row["verified"] and row["ours"]["roomy"]["faults"] > 3000 for row in rows.values())
+    assert main(["bench", *arguments, "--entry", entries[0], "--check"]) == 1  # nothing was compared
+
+
 def test_a_worker_that_finds_wrong_bytes_fails_the_run() -> None:
     with make("ints", 16 << 20, 1) as one:
         spec = {"kind": "walk", "data": "ints", "bytes": one.nbytes, "seed": 1, "threads": 1, "steps": ["seq_first"]}
         spec |= {"fd": one.fd, "columns": [], "advice": "", "seconds": 0.0, "memory": "plain"}
         with pytest.raises(TmemError, match=r"wrong word\(s\)"):  # nobody filled it
-            measure._run(spec, None)
+            measure.run_worker(spec, None)
 
 
 # The kernel's swap: root only
@@ -225,6 +258,11 @@ def command(*more: str) -> list[str]:
     peers = ("plain", "zram", "zram-cluster0", "zswap")
     able = [name for name in peers if name == "plain" or not missing(name, 32 << 20)[0]]
     arguments = ["--size", "32M", "--data", "ints", "--rounds", "1", "--peers", *able, *more]
+    return [sys.executable, "-m", "tmem.cli.main", "bench", *arguments]
+
+
+def footprint_command(*more: str) -> list[str]:
+    arguments = ["--footprint", "--size", "32M", "--data", "ints", "zeros", "--rounds", "1", *more]
     return [sys.executable, "-m", "tmem.cli.main", "bench", *arguments]
 
 
@@ -251,17 +289,46 @@ def test_nothing_stays_after_a_run_of_the_kernels_swap(tmp_path: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.root
+@pytest.mark.parametrize("made", [command, footprint_command])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.usefixtures("need_zram")
-def test_nothing_stays_after_a_signal(number: signal.Signals) -> None:
+def test_nothing_stays_after_a_signal(number: signal.Signals, made: Callable[..., list[str]]) -> None:
     before = traces()
-    with subprocess.Popen(
-        command("--rounds", "9"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as run:
+    with subprocess.Popen(made("--rounds", "9"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as run:
         _wait_for_group()
         run.send_signal(number)
         run.communicate(timeout=60)
     assert run.returncode == 128 + number
+    assert traces() == before
+
+
+@pytest.mark.long
+@pytest.mark.root
+@pytest.mark.usefixtures("need_zram")
+def test_the_footprint_beside_zram_leaves_nothing_behind(tmp_path: Path) -> None:
+    before, out = traces(), tmp_path / "rows.json"
+    done = subprocess.run(footprint_command("--json", str(out)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert traces() == before
+    rows = {row["data"]: row for row in json.loads(out.read_text())["rows"]}
+    lz4 = {name: row["peers"]["lz4"] for name, row in rows.items()}
+    pages = (32 << 20) // PAGE
+    assert {peer["table"] % pages for peer in lz4.values()} == {0}
+    assert (lz4["zeros"]["same"], lz4["zeros"]["used"], lz4["zeros"]["data"]) == (pages, 0, 0)
+    assert lz4["ints"]["same"] == 0
+    assert lz4["ints"]["each"] > PAGE / 4  # LZ4 finds little in numbers that differ
+    assert rows["ints"]["ratio_lz4"] < 0.75
+    assert min(peer["roomy"]["faults"] for peer in lz4.values()) > pages * 0.9
+
+
+@pytest.mark.long
+@pytest.mark.root
+@pytest.mark.usefixtures("need_zram")
+def test_zrams_bytes_that_were_interrupted_leave_no_device() -> None:
+    before = traces()
+    changes = undo.Changes()
+    with pytest.raises(KeyboardInterrupt), kernel.bare_zram(changes, "lz4", 32 << 20):
+        raise KeyboardInterrupt
     assert traces() == before
 
 
@@ -317,5 +384,5 @@ def test_jobs_make_no_temporaries_that_grow(name: str) -> None:
     with make("floats", nbytes, 1) as one:
         spec = {"kind": "jobs", "data": "floats", "bytes": nbytes, "seed": 1, "threads": 1, "steps": [f"job:{name}"]}
         spec |= {"fd": one.fd, "columns": one.columns, "advice": "", "seconds": 0.0, "memory": "plain"}
-        peak = measure._run(spec, None).peak
+        peak = measure.run_worker(spec, None).peak
     assert peak < nbytes + (8 << 20)

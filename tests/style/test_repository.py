@@ -21,6 +21,7 @@ NATIVE_USERS = {
     "__init__",
     "backendprocess",
     "backends",
+    "cache",
     "census",
     "counters",
     "doctor",
@@ -30,6 +31,7 @@ NATIVE_USERS = {
     "numpylimit",
     "pool",
     "process",
+    "saving",
     "steering",
     "walk",
 }

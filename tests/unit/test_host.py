@@ -21,7 +21,7 @@ def noise(pages: int, seed: int = 1) -> bytes:
 
 
 def fill(pool: Pool, pages: int, first: int = 0) -> int:
-    codes = pool.put_many(0, range(first, first + pages), noise(pages))
+    codes = pool.put_many(0, range(first, first + pages), noise(pages, seed=first + 1))
     return int((codes == 0).sum())
 
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tables of measured figures in README.md and docs/explanation/performance.md, made from the committed results.
 
-Owns: which rows of `tmem bench`, and of two scripts of benches/, are shown where. Called by
+Owns: which rows of `tmem bench`, and of two scripts of benches/, are shown where; footprint has those of
+`tmem bench --footprint`. Called by
 `python -m tools.performance`, and by a test that holds the pages to the committed results. A figure that was not
 measured is shown as a dash.
 """
@@ -16,6 +17,7 @@ from typing import Any
 
 from benches import kernel_edge, packers
 from tmem.bench.report import geometric
+from tools.performance import footprint
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "benches/results/bench.json"
@@ -213,6 +215,11 @@ def packed(_rows: Rows) -> str:
     return packers.table(_loaded(PACKERS))
 
 
+def stored(_rows: Rows) -> str:
+    """Return what a stored page takes and what a cold fault costs."""
+    return footprint.tables(footprint.read(), ALL, table)
+
+
 def _loaded(path: Path) -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return loaded
@@ -234,6 +241,7 @@ BLOCKS: dict[str, Callable[[Rows], str]] = {
     "random_bytes": random_bytes,
     "edge": edge,
     "packers": packed,
+    "footprint": stored,
     "machine": machine,
 }
 

@@ -46,6 +46,7 @@ PAGES = (
     ),
     Page("counters", "Counters", "What `Memory.stats()`, `limit.stats()` and `tmem stats` show.", ("counters",)),
     Page("pools", "Pools", "Pages put and got by hand, and the answers to a put.", ("pool", "host", "outcome")),
+    Page("cache", "Cache", "Values by key in bounded memory, or on what arrays leave of it.", ("cache",)),
     Page(
         "frontswap",
         "Frontswap",

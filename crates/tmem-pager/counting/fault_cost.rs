@@ -34,7 +34,9 @@ impl Array {
             swap: None,
             faults: Choice::Only(Entry::Thread),
             name: "fault_cost".into(),
+            background: false,
             backends: vec![Backend::Store],
+            dedup: tmem_store::Dedup::Off,
         };
         let pager = Pager::new(config).expect("a pager of the smallest budget");
         let base = pager.allocate(PAGES * PAGE_SIZE).expect("an array of four budgets");

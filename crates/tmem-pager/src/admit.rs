@@ -27,10 +27,10 @@ impl Pager {
         }
         if must_arm {
             self.release_idle(extents, 0);
-            must_arm = self.with(passes_budget)?;
+            must_arm = self.with(|s| passes_budget(s) && !s.take_back_for(range))?;
         }
         let armed = if must_arm { Some(arm::prepare(self.choice, self.planned)?) } else { None };
-        self.with(|s| {
+        let address = self.with(|s| {
             if let Some((entry, guarded)) = armed
                 && !s.is_armed()
             {
@@ -51,7 +51,9 @@ impl Pager {
             }
             s.allocate(range.clone());
             Ok(s.frames.arena_addr() + range.start * PAGE_SIZE)
-        })?
+        })?;
+        self.start_background();
+        address
     }
 
     /// Begins paging if it has not begun.
@@ -66,6 +68,7 @@ impl Pager {
             let (entry, guarded) = arm::prepare(self.choice, self.planned)?;
             self.with(|s| if s.is_armed() { Ok(()) } else { s.arm(entry, guarded) })??;
             self.slot().note_paged();
+            self.start_background();
         }
         Ok(())
     }

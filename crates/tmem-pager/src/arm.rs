@@ -3,6 +3,7 @@
 //! Callers: `verbs::allocate`. Locks: its own (one arming at a time), then the pager's. Below the budget nothing of
 //! this has happened and a page costs what plain memory costs.
 
+use crate::background;
 use crate::error::PagerError;
 use crate::notices::Notice;
 use crate::page::{Event, PageState};
@@ -96,6 +97,7 @@ impl State {
             .map_err(scan)?;
         self.entry = Some(entry);
         self.guarded = guarded;
+        self.frontswap.set_clock(background::clock());
         self.bring_kept();
         Ok(())
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The second flow, down: `supply` → `reclaim` → `take_out` (arena → standby) → `pack` → frontswap.store → store;
-//! refused → swap device; refused there too → the page stays (law 14). Before frames run out, `serve` takes the same steps
+//! The second flow, down: `supply` → `reclaim` → `take_out` (arena → standby) → `pack` → frontswap.store → store, whose
+//! oldest pages go on to the swap device (`writeback`); refused → swap device; refused there too → the page stays (law 14). Before frames run out, `serve` takes the same steps
 //! a page at a time, and packs without the lock (`transit`).
 //! Owns: who leaves and when. Callers: `fault` (frames are wanted), `verbs`. Lock: the pager's, held.
 //! Law 3 is frontswap's; law 13 is kept here: frames are given up whenever everything together passes the budget.
@@ -14,10 +14,10 @@ use crate::stats::Stat;
 use crate::swapout::MAX_BATCH;
 use std::ops::Range;
 use tmem_store::codec::Coded;
-use tmem_store::{Outcome, Reason};
+use tmem_store::{Blob, Outcome, Reason};
 use tmem_sys::entry::Entry;
 use tmem_sys::syscall::die;
-use tmem_sys::{Errno, Page, entry, guard};
+use tmem_sys::{Errno, entry, guard};
 
 /// Free frames to have at hand, so that a fault finds one and need not send a page out first.
 pub const KEEP_FREE: usize = 32;
@@ -25,6 +25,8 @@ pub const KEEP_FREE: usize = 32;
 const BACKOFF: u32 = 256;
 /// Pages looked at for a packed copy to drop before a page goes to the swap device instead.
 const DROP_WALK: usize = 4096;
+/// Times that room is made in the store for one page: what leaves may leave slots of other sizes than the page needs.
+const MADE_ROOM: usize = 8;
 /// Batches one fault may reclaim before it takes what there is.
 const ROUNDS: usize = 64;
 
@@ -45,6 +47,9 @@ impl State {
             }
             if self.frame_count() + want <= allowance {
                 return Supply::New;
+            }
+            if self.take_back(want) {
+                continue;
             }
             if self.backoff > 0 {
                 self.backoff -= 1;
@@ -68,8 +73,10 @@ impl State {
     }
 
     /// Whether `want` frames cannot be had without sending pages out.
-    pub fn is_short_of(&self, want: usize) -> bool {
-        self.slots.free_count() < want && self.frame_count() + want > self.allowance()
+    pub fn is_short_of(&mut self, want: usize) -> bool {
+        self.slots.free_count() < want
+            && self.frame_count() + want > self.allowance()
+            && !self.take_back(want)
     }
 
     /// Sends out what a stream has left behind, without a second chance: its frames are the next window's.
@@ -319,6 +326,7 @@ impl State {
     /// A standby page equals its stored copy.
     pub fn unchanged(&mut self, page: usize, slot: usize) {
         self.stats.add(Stat::CleanEvictions, 1);
+        self.frontswap.touch(page);
         self.packed(page, slot);
     }
 
@@ -326,7 +334,13 @@ impl State {
     pub fn changed(&mut self, page: usize, slot: usize, coded: Option<&Coded<'_>>) -> bool {
         self.forget_old(page);
         let mut outcome = self.offer(page, slot, coded);
-        if outcome == Outcome::Refused(Reason::StoreFull) && self.drop_copies() {
+        for _ in 0..MADE_ROOM {
+            // What is lent goes first, then copies of pages in RAM, then the oldest pages of all.
+            if outcome != Outcome::Refused(Reason::StoreFull)
+                || !(self.take_back_for_store() || self.drop_copies() || self.write_back() > 0)
+            {
+                break;
+            }
             outcome = self.offer(page, slot, coded);
         }
         if outcome.is_stored() {
@@ -380,29 +394,33 @@ impl State {
         dropped > 0
     }
 
+    /// Tells the program why pages cannot go to the swap device.
+    pub fn tell_swap(&mut self, reason: Reason) {
+        match reason {
+            Reason::SwapFull => self.notices.tell(Notice::SwapFull),
+            Reason::SwapError => self.notices.tell(Notice::SwapError),
+            _ => {}
+        }
+    }
+
     /// Writes standby pages that the store refused to the swap device. Those it refuses too go back to the arena.
     pub fn swap_out(&mut self, slots: &[usize]) -> usize {
         if slots.is_empty() {
             return 0;
         }
         let mut pages = [0usize; MAX_BATCH];
-        let blank: &Page = &tmem_sys::page::ZERO_PAGE.0;
-        let mut data = [blank; MAX_BATCH];
+        let mut blobs = [Blob::Same(0); MAX_BATCH];
         for (i, &slot) in slots.iter().enumerate() {
             pages[i] = self.slots.owner(slot).unwrap_or_default();
-            data[i] = self.frames.frame(slot);
+            blobs[i] = Blob::Page(self.frames.frame(slot));
         }
-        let (stored, why) = self.swap.store(&pages[..slots.len()], &data[..slots.len()]);
+        let (stored, why) = self.swap.store(&pages[..slots.len()], &blobs[..slots.len()]);
         self.stats.add(Stat::SwapStores, stored as u64);
         for (&page, &slot) in pages.iter().zip(&slots[..stored]) {
             self.packed(page, slot);
         }
         if let Some(reason) = why {
-            match reason {
-                Reason::SwapFull => self.notices.tell(Notice::SwapFull),
-                Reason::SwapError => self.notices.tell(Notice::SwapError),
-                _ => {}
-            }
+            self.tell_swap(reason);
             for &page in &pages[stored..slots.len()] {
                 if self.states.is(page, PageState::Standby) {
                     self.put_back(page, 1);

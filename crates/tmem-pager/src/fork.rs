@@ -26,6 +26,8 @@ static ACROSS: Lock<Across> =
 /// # Errors
 /// `ENOMEM`.
 pub fn register() -> Result<(), PagerError> {
+    // Before ours, so that theirs come later before a fork: who holds a pager's lock may wait for a host's.
+    tmem_store::host::register_fork().map_err(|e| PagerError::Kernel("registering fork handlers", e))?;
     fork::register(prepare, parent, child).map_err(|e| PagerError::Kernel("registering fork handlers", e))
 }
 

@@ -10,6 +10,7 @@ pub mod registry;
 mod evict;
 mod expect;
 mod fault;
+mod lodgers;
 mod page;
 mod readahead;
 mod recent;
@@ -19,12 +20,14 @@ mod slots;
 mod state;
 mod swapout;
 mod transit;
+mod writeback;
 
 mod admit;
 mod arm;
 mod fork;
 mod verbs;
 
+mod background;
 mod blocks;
 mod error;
 mod extents;
@@ -34,6 +37,7 @@ mod notices;
 mod pager;
 mod runs;
 pub mod stats;
+mod tiers;
 
 #[doc(hidden)]
 pub use page::{Event, PageState, next};
@@ -43,4 +47,5 @@ pub use blocks::Block;
 pub use error::PagerError;
 pub use pager::{Backend, Config, MIN_RAM, Pager, finalize};
 pub use readahead::Pattern;
+pub use tiers::Tier;
 pub use verbs::Advice;

@@ -19,9 +19,10 @@ pub enum Notice {
     Uncovered,
     Handlers,
     Refused,
+    NoBackground,
 }
 
-const KINDS: usize = 6;
+const KINDS: usize = 7;
 
 impl Notice {
     const ALL: [Notice; KINDS] = [
@@ -31,6 +32,7 @@ impl Notice {
         Notice::Uncovered,
         Notice::Handlers,
         Notice::Refused,
+        Notice::NoBackground,
     ];
 
     /// The text: what is so, what follows, what to do.
@@ -41,7 +43,7 @@ impl Notice {
                  new allocations are refused. Free arrays, raise ram=, or give a swap device"
             }
             Notice::SwapFull => {
-                "the swap device is full: pages that do not compress stay resident. Free arrays, or give a larger swap="
+                "the swap device is full: what the store has no room for stays resident. Free arrays, or give a larger swap="
             }
             Notice::SwapError => {
                 "writing to the swap device failed: the pages stay resident. Check the disk, or name another \
@@ -57,6 +59,10 @@ impl Notice {
             Notice::Refused => {
                 "a system call on paged memory was refused before it started, because it cannot be guarded (io_uring, \
                  kernel AIO, or a message larger than may be held). Use faults=\"thread\" with privilege, or a plain buffer"
+            }
+            Notice::NoBackground => {
+                "cold pages stay as they are: the thread that packs them tighter could not be started. Raise the limit on \
+                 threads (ulimit -u), or call settle() now and then"
             }
         }
     }

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: the handle of one pager, as the bindings use it: construction, and every verb with its locking.
-//! Callers: `tmem-py`. Locks, in order: extents, then state. Never called from a fault.
+//! Callers: `tmem-py`. Locks, in order: extents, then state, then a lodger's host. Never called from a fault.
 
 use crate::arm::{self, Choice};
+use crate::background;
 use crate::error::PagerError;
 use crate::extents::Extents;
 use crate::fork;
+use crate::notices::Notice;
 use crate::registry::{self, Slot};
 use crate::state::{Setup, State};
 use crate::stats::{Stat, Stats};
@@ -13,10 +15,12 @@ use crate::swapout::SwapOut;
 use crate::verbs::Advice;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tmem_store::swap::{SwapConfig, SwapOpenError};
 use tmem_store::{
-    BackendOps, Frontswap, LocalBackend, Mode, PoolConfig, ProcessBackend, StoreConfig, SwapDevice, testback,
+    BackendOps, Dedup, Dictionaries, Frontswap, LocalBackend, Mode, PoolConfig, ProcessBackend, StoreConfig,
+    SwapDevice, testback,
 };
 use tmem_sys::LockGuard;
 use tmem_sys::counters::Counters;
@@ -50,6 +54,10 @@ pub struct Config {
     pub faults: Choice,
     pub name: String,
     pub backends: Vec<Backend>,
+    /// Have the process's background thread pack cold pages tighter.
+    pub background: bool,
+    /// Which pages the store looks up among those it has.
+    pub dedup: Dedup,
 }
 
 /// One pager. Dropping the handle does not end it: arrays may live on; see [`Pager::close`].
@@ -90,6 +98,7 @@ impl Pager {
             PagerError::Budget(format!("{} Memory objects live already; close some", registry::MAX_PAGERS))
         })?;
         registry::slot(index).fill(state, workers);
+        registry::slot(index).set_kept(config.background);
         Ok(Pager { index, choice: config.faults, planned })
     }
 
@@ -99,6 +108,24 @@ impl Pager {
 
     pub(crate) fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> Result<R, PagerError> {
         self.slot().lock().as_mut().map(f).ok_or(PagerError::Closed)
+    }
+
+    /// Packs everything stored as tightly as can be, as if it had been cold for long.
+    ///
+    /// # Errors
+    /// `Closed`; `Kernel` without memory for it.
+    pub fn settle(&self) -> Result<(), PagerError> {
+        self.with(|_| ())?;
+        background::settle_all(self.slot()).map_err(|e| PagerError::Kernel("packing cold pages", e))?;
+        self.with(State::publish)
+    }
+
+    /// Where memory is paged, sees to it that the process has its background thread; a forked child has none at first. Not for
+    /// under the pager's lock.
+    pub(crate) fn start_background(&self) {
+        if self.slot().is_paged() && self.slot().is_kept() && background::start().is_err() {
+            let _ = self.with(|state| state.notices.tell(Notice::NoBackground));
+        }
     }
 
     pub fn is_closed(&self) -> bool {
@@ -201,7 +228,7 @@ impl Pager {
     }
 
     /// The pages of a byte range, if one live extent holds them all.
-    fn pages(&self, addr: usize, bytes: usize) -> Result<Range<usize>, PagerError> {
+    pub(crate) fn pages(&self, addr: usize, bytes: usize) -> Result<Range<usize>, PagerError> {
         let extents = self.extents();
         let first = self.with(|s| s.page_of(addr))?.ok_or(PagerError::NotOurs)?;
         let end = (addr % PAGE_SIZE).checked_add(bytes).map(pages_for).ok_or(PagerError::NotOurs)?;
@@ -326,7 +353,9 @@ pub(crate) fn build(config: &Config) -> Result<State, PagerError> {
     let frames = config.ram / PAGE_SIZE;
     // Standby pages, free frames, and holes enough to find runs among.
     let slots = (frames / 4).clamp(1024, 1 << 16);
-    let backends = config.backends.iter().map(|kind| backend(*kind, config.ram, arena_pages));
+    let dictionaries = Dictionaries::new();
+    let mut shared = Some(dictionaries.clone());
+    let backends = config.backends.iter().map(|kind| backend(*kind, config, arena_pages, &mut shared));
     let backends = backends.collect::<Result<Vec<_>, _>>()?;
     let stats =
         Stats(Counters::new(&config.name).map_err(|e| PagerError::Kernel("publishing statistics", e))?);
@@ -336,17 +365,24 @@ pub(crate) fn build(config: &Config) -> Result<State, PagerError> {
         arena_pages,
         slots,
         frontswap: Frontswap::new(backends, 0, arena_pages, Mode::default())?,
-        swap: swap_device(config, arena_pages)?,
+        swap: swap_device(config, arena_pages, dictionaries.clone())?,
         stats,
+        dictionaries,
     };
     let mut state = State::new(setup)?;
     state.publish();
     Ok(state)
 }
 
-fn backend(kind: Backend, ram: usize, pages: usize) -> Result<Box<dyn BackendOps>, PagerError> {
+/// `shared`: the workers' dictionaries, which the first store has too.
+fn backend(
+    kind: Backend,
+    config: &Config,
+    pages: usize,
+    shared: &mut Option<Arc<Dictionaries>>,
+) -> Result<Box<dyn BackendOps>, PagerError> {
     Ok(match kind {
-        Backend::Store => Box::new(local_store(ram)?),
+        Backend::Store => Box::new(local_store(config, shared.take())?),
         Backend::RefuseAll => Box::new(testback::RefuseAll::default()),
         Backend::Plain => Box::new(testback::PlainCopies::new(pages)?),
         Backend::Process { fd, limit_ms } => Box::new(ProcessBackend::new(fd, limit_ms, pages)?),
@@ -354,18 +390,27 @@ fn backend(kind: Backend, ram: usize, pages: usize) -> Result<Box<dyn BackendOps
 }
 
 /// At most three fifths of the budget; `State::share_out` sets what it may really take.
-fn local_store(ram: usize) -> Result<LocalBackend, PagerError> {
-    let capacity = ram / 5 * 3;
+fn local_store(config: &Config, shared: Option<Arc<Dictionaries>>) -> Result<LocalBackend, PagerError> {
+    let capacity = config.ram / 5 * 3;
     let pages = (ARENA_BYTES / PAGE_SIZE) as u64;
-    let config = StoreConfig { reserve_bytes: capacity, ..StoreConfig::for_pages(pages, capacity) };
-    // An incompressible page gains nothing in the store: it goes down.
-    Ok(LocalBackend::new(config, PoolConfig::default())?)
+    let store = StoreConfig { reserve_bytes: capacity, ..StoreConfig::for_pages(pages, capacity) };
+    // A page that does not shrink gains nothing in the store, but where there is a swap device it waits there for its turn
+    // to go down: sent past older pages, it would be fetched again sooner than they.
+    let pool = PoolConfig { raw: config.swap.is_some(), dedup: config.dedup, ..PoolConfig::default() };
+    Ok(match shared {
+        Some(dictionaries) => LocalBackend::sharing(store, pool, dictionaries)?,
+        None => LocalBackend::new(store, pool)?,
+    })
 }
 
-fn swap_device(config: &Config, pages: usize) -> Result<SwapOut, PagerError> {
+pub(crate) fn swap_device(
+    config: &Config,
+    pages: usize,
+    dictionaries: Arc<Dictionaries>,
+) -> Result<SwapOut, PagerError> {
     let Some((dir, bytes)) = &config.swap else { return Ok(SwapOut::none()) };
     let wanted = SwapConfig { dir: dir.clone(), cap_pages: bytes / PAGE_SIZE as u64, allow_memory: true };
-    match SwapDevice::new(&wanted) {
+    match SwapDevice::sharing(&wanted, dictionaries) {
         Ok(device) => Ok(SwapOut::new(device, pages)?),
         Err(SwapOpenError::Errno(e)) => Err(PagerError::Swap(
             e,

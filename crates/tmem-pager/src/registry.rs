@@ -33,6 +33,8 @@ pub struct Slot {
     pub closed: AtomicBool,
     /// Whether paging has begun; a forked child inherits it.
     paged: AtomicBool,
+    /// Whether the background thread works on its store.
+    kept: AtomicBool,
     /// Whoever holds the lock moves many pages out: a thread that runs meanwhile is interrupted for each.
     moves_many: AtomicBool,
     /// Threads that wait for all pages to be at rest.
@@ -54,6 +56,7 @@ impl Slot {
             holder: AtomicU64::new(ThreadKey::NONE.bits()),
             closed: AtomicBool::new(false),
             paged: AtomicBool::new(false),
+            kept: AtomicBool::new(false),
             moves_many: AtomicBool::new(false),
             rest_wanted: AtomicUsize::new(0),
             workers: [const { Lock::new(None) }; WORKERS],
@@ -81,6 +84,14 @@ impl Slot {
 
     pub fn note_paged(&self) {
         self.paged.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_kept(&self) -> bool {
+        self.kept.load(Ordering::Relaxed)
+    }
+
+    pub fn set_kept(&self, kept: bool) {
+        self.kept.store(kept, Ordering::Relaxed);
     }
 
     /// Whether a pager is in the slot.
@@ -241,7 +252,7 @@ pub fn slots() -> impl DoubleEndedIterator<Item = &'static Slot> {
 pub fn workers(state: &State) -> Result<[Worker; WORKERS], Errno> {
     let mut made = Vec::with_capacity(WORKERS);
     for _ in 0..WORKERS {
-        made.push(Worker::new(state.secret.clone())?);
+        made.push(Worker::new(state.secret.clone(), state.dictionaries.clone())?);
     }
     made.try_into().map_err(|_| Errno::ENOMEM)
 }

@@ -49,8 +49,9 @@ impl State {
     }
 
     /// Whether free frames are to be given back for new ones.
-    pub fn wants_exchange(&self) -> bool {
-        self.are_several() && self.is_armed() && !self.has_room() && self.slots.free_count() > 0
+    pub fn wants_exchange(&mut self) -> bool {
+        let free = self.slots.free_count();
+        self.are_several() && self.is_armed() && !self.has_room() && free > 0 && !self.take_back(free + 1)
     }
 
     /// Gives free frames back to the system, and takes out the pages that are to be packed next.

@@ -5,6 +5,7 @@
 
 use crate::error::PagerError;
 use crate::huge::Huge;
+use crate::lodgers::Lodgers;
 use crate::notices::Notices;
 use crate::page::{PageState, States};
 use crate::readahead::{ReadAhead, Window};
@@ -15,7 +16,7 @@ use crate::stats::{Stat, Stats, refusal_place};
 use crate::swapout::SwapOut;
 use crate::transit::Refused;
 use std::sync::Arc;
-use tmem_store::{Frontswap, Reason};
+use tmem_store::{Dictionaries, Frontswap, Reason};
 use tmem_sys::entry::Entry;
 use tmem_sys::frames::Frames;
 use tmem_sys::hash::PageHash;
@@ -70,6 +71,7 @@ pub struct Setup {
     pub frontswap: Frontswap,
     pub swap: SwapOut,
     pub stats: Stats,
+    pub dictionaries: Arc<Dictionaries>,
 }
 
 /// Windows whose pages keep their packed copies while they are in RAM: those that streams are at. A copy takes memory that
@@ -101,6 +103,7 @@ pub struct State {
     pub ahead: ReadAhead,
     pub frontswap: Frontswap,
     pub swap: SwapOut,
+    pub lodgers: Lodgers,
     pub stats: Stats,
     pub notices: Notices,
     /// Windows brought in last whose packed copies are kept.
@@ -110,6 +113,8 @@ pub struct State {
     /// Never written, so that it takes no memory: what fresh pages are copied from.
     pub zeros: Table<Page>,
     pub secret: Arc<PageHash>,
+    /// Of the first store there is, and of the workers.
+    pub dictionaries: Arc<Dictionaries>,
     pub ram: usize,
     /// One past the highest page that has room in the tables: every page of an extent is below.
     pub top: usize,
@@ -126,6 +131,8 @@ pub struct State {
     /// Faults to let pass before reclaim is tried again after it found nothing.
     pub backoff: u32,
     pub overshot: bool,
+    /// Times to let pass before old pages are offered to the swap device again after it took none.
+    pub writing_rests: u32,
     /// Pages that threads work on without the lock.
     pub in_flight: usize,
     /// Of these, pages for which new frames are being made.
@@ -152,12 +159,14 @@ impl State {
             ahead: ReadAhead::default(),
             frontswap: setup.frontswap,
             swap: setup.swap,
+            lodgers: Lodgers::default(),
             stats: setup.stats,
             notices: Notices::default(),
             kept: Kept::default(),
             scratch: Table::new(GROUP)?,
             zeros: Table::new(GROUP)?,
             secret: Arc::new(PageHash::new()?),
+            dictionaries: setup.dictionaries,
             ram: setup.ram,
             top: 0,
             reach: 0,
@@ -168,6 +177,7 @@ impl State {
             held: 0,
             backoff: 0,
             overshot: false,
+            writing_rests: 0,
             in_flight: 0,
             new_frames: 0,
             refused: Refused::default(),
@@ -193,7 +203,8 @@ impl State {
 
     /// Bytes of the budget that are not frames.
     pub fn overhead(&self) -> usize {
-        FIXED_OVERHEAD + self.metadata_bytes() + self.frontswap.footprint() + self.swap.memory_bytes()
+        let lent = self.lodgers.bytes();
+        FIXED_OVERHEAD + self.metadata_bytes() + self.frontswap.footprint() + self.swap.memory_bytes() + lent
     }
 
     /// Frames the budget leaves room for.
@@ -204,7 +215,7 @@ impl State {
     /// Shares the budget between frames and store: the store gets three fifths at most, and never what frames need
     /// so that the pages in use at one time find room beside the tables.
     pub fn share_out(&mut self) {
-        let others = FIXED_OVERHEAD + self.metadata_bytes() + self.swap.memory_bytes();
+        let others = FIXED_OVERHEAD + self.metadata_bytes() + self.swap.memory_bytes() + self.lodgers.bytes();
         let beside = (self.ram - self.ram / 10 * 3).saturating_sub(others);
         self.frontswap.set_capacity(beside.min(self.ram / 5 * 3));
     }
@@ -286,6 +297,7 @@ impl State {
         s.set(Stat::FreeFrames, pages(self.slots.free_count()));
         s.set(Stat::Mapped, pages(self.frames.arena_pages() - self.states.count(PageState::Free)));
         s.set(Stat::Metadata, (FIXED_OVERHEAD + self.metadata_bytes() + self.swap.memory_bytes()) as u64);
+        s.set(Stat::Lent, self.lodgers.bytes() as u64);
         s.set(Stat::Pinned, pages(self.pinned));
         s.set(Stat::StoreBytes, self.frontswap.footprint() as u64);
         s.set(Stat::StorePages, self.frontswap.present_count() as u64);
@@ -293,10 +305,25 @@ impl State {
             s.set(Stat::StoreSame, store.held.same_pages);
             s.set(Stat::StorePacked, store.held.packed_pages);
             s.set(Stat::StoreData, store.held.data_bytes);
+            s.set(Stat::StoreCold, store.held.cold_pages);
+            s.set(Stat::StoreSlots, store.slot_bytes);
+            s.set(Stat::StoreMapped, store.mapped_bytes);
+            s.set(Stat::StoreShared, store.held.shared_pages);
+            s.set(Stat::StoreSaved, store.dedup.saved_bytes);
+            s.set(Stat::DedupAll, store.dedup.pools_all);
+            s.set(Stat::DedupHashed, store.dedup.hashed);
+            s.set(Stat::DedupFound, store.dedup.found);
+            s.set(Stat::DedupFailed, store.dedup.failed);
+            s.set(Stat::DedupNs, store.dedup.ns);
         }
-        s.set(Stat::SwapUsed, pages(self.swap.used()));
-        s.set(Stat::SwapCap, pages(self.swap.cap()));
-        s.set(Stat::SwapLoads, self.swap.traffic().0);
+        let swap = self.swap.stats();
+        s.set(Stat::SwapUsed, swap.used_bytes);
+        s.set(Stat::SwapPages, swap.used);
+        s.set(Stat::SwapFile, swap.file_bytes);
+        s.set(Stat::SwapCap, swap.cap * PAGE_SIZE as u64);
+        s.set(Stat::SwapLoads, swap.read);
+        s.set(Stat::SwapWritten, swap.device_bytes);
+        s.set(Stat::SwapCleaned, swap.cleaned);
         let c = self.frontswap.counters;
         s.set(Stat::Loads, c.loads);
         s.set(Stat::SuccStores, c.succ_stores);

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Owns: which slot of the swap device a page has. Callers: `evict` (what frontswap refused falls through to here),
+//! Owns: by which slot of the swap device a page is found. Callers: `evict` (what frontswap refused falls through to here),
 //! `fault`, `verbs`. Lock: the pager's. Law 14: a refused page goes to the swap device, and where that refuses too
 //! it stays the caller's. Law 12: what cannot be read back ends the process, with a report.
 
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use tmem_store::swap::MAX_RUN;
-use tmem_store::{Reason, SwapDevice, SwapSlot};
+use tmem_store::{Blob, Reason, SwapDevice, SwapSlot, SwapStats};
 use tmem_sys::syscall::die;
 use tmem_sys::{Errno, Page, Table};
 
@@ -52,17 +52,17 @@ impl SwapOut {
         self.device.as_ref().is_some_and(|d| d.slot_of[page] != 0)
     }
 
-    /// Writes pages out; how many of them, from the front, and why not the rest.
-    pub fn store(&mut self, pages: &[usize], data: &[&Page]) -> (usize, Option<Reason>) {
+    /// Writes pages out, each as its blob says, at most [`MAX_BATCH`]; how many of them, from the front, and why not the rest.
+    pub fn store(&mut self, pages: &[usize], blobs: &[Blob<'_>]) -> (usize, Option<Reason>) {
         let Some(device) = &mut self.device else {
             self.no_device += pages.len() as u64;
             return (0, Some(Reason::Unwilling));
         };
         let mut slots = [SwapSlot::NONE; MAX_BATCH];
-        let mut batch = device.swap.write_batch(data, &mut slots[..data.len()]);
+        let mut batch = device.swap.write_batch(blobs, &mut slots[..blobs.len()]);
         if batch.refused == Some(Reason::SwapFull) && device.reap() {
             let rest = batch.stored;
-            let again = device.swap.write_batch(&data[rest..], &mut slots[rest..data.len()]);
+            let again = device.swap.write_batch(&blobs[rest..], &mut slots[rest..blobs.len()]);
             batch = tmem_store::Batch { stored: rest + again.stored, refused: again.refused };
         }
         for (page, slot) in pages.iter().zip(&slots[..batch.stored]) {
@@ -72,16 +72,21 @@ impl SwapOut {
         (batch.stored, batch.refused)
     }
 
-    /// Reads pages back, from `page` on as many as lie in slots side by side, at most `most`; shows each and answers how
+    /// Reads pages back, from `page` on as many as one read of the device finds, at most `most`; shows each and answers how
     /// many. None when `page` has no slot.
     pub fn load_run(&mut self, page: usize, most: usize, each: &mut dyn FnMut(usize, &Page)) -> usize {
         let Some(device) = &mut self.device else { return 0 };
-        let Some(first) = device.slot_of[page].checked_sub(1) else { return 0 };
+        let mut slots = [SwapSlot::NONE; MAX_RUN];
         let most = most.min(MAX_RUN).min(device.slot_of.len() - page);
-        let beside = |k: &usize| device.slot_of[page + k] == first + 1 + *k as u32;
-        let n = 1 + (1..most).take_while(beside).count();
-        match device.swap.read_run(SwapSlot(first), n, each) {
-            Ok(()) => n,
+        let mut n = 0;
+        while n < most
+            && let Some(slot) = device.slot_of[page + n].checked_sub(1)
+        {
+            slots[n] = SwapSlot(slot);
+            n += 1;
+        }
+        match device.swap.read_run(&slots[..n], each) {
+            Ok(n) => n,
             Err(tmem_store::SwapFault::Corrupt(_)) => {
                 die("a page on the swap device came back changed: its checksum does not match (law 12)")
             }
@@ -114,21 +119,14 @@ impl SwapOut {
         self.device.as_ref().map_or(0, |d| d.swap.footprint())
     }
 
-    pub fn used(&self) -> usize {
-        self.device.as_ref().map_or(0, |d| d.swap.stats().used as usize)
-    }
-
-    pub fn cap(&self) -> usize {
-        self.device.as_ref().map_or(0, |d| d.swap.stats().cap as usize)
-    }
-
-    pub fn traffic(&self) -> (u64, u64) {
-        self.device.as_ref().map_or((0, 0), |d| (d.swap.stats().read, d.swap.stats().written))
+    /// All zeros without a device.
+    pub fn stats(&self) -> SwapStats {
+        self.device.as_ref().map_or_else(SwapStats::default, |d| d.swap.stats())
     }
 
     pub fn refused(&self, reason: Reason) -> u64 {
         let none = if reason == Reason::Unwilling { self.no_device } else { 0 };
-        none + self.device.as_ref().map_or(0, |d| d.swap.stats().refused.get(reason))
+        none + self.device.as_ref().map_or(0, |d| d.swap.refused().get(reason))
     }
 
     pub fn check(&self) -> Vec<String> {
@@ -175,5 +173,65 @@ impl Device {
         let children = &self.children;
         self.swap.reap(&mut |generation| children.iter().any(|(g, _)| *g == generation));
         self.children.len() < before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tmem_store::SwapConfig;
+    use tmem_store::codec::{Codec, Coded};
+
+    fn text(n: usize) -> Page {
+        std::array::from_fn(|i| (i / 16 * (n + 1)) as u8)
+    }
+
+    fn noise(n: usize) -> Page {
+        let mut x = n as u64 | 1;
+        std::array::from_fn(|_| {
+            x = x.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            (x >> 56) as u8
+        })
+    }
+
+    /// A word, what a codec made of a page, a page: by turns.
+    fn put(out: &mut SwapOut, page: usize) {
+        let mut codec = Codec::new().unwrap();
+        let (packed, plain) = (text(page), noise(page));
+        let blob = match (page % 3, codec.encode(&packed, true)) {
+            (0, _) => Blob::Same(page as u64),
+            (1, Coded::Packed(bytes)) => Blob::Packed(bytes),
+            _ => Blob::Page(&plain),
+        };
+        assert_eq!(out.store(&[page], &[blob]), (1, None));
+    }
+
+    fn expected(page: usize) -> Page {
+        match page % 3 {
+            0 => std::array::from_fn(|i| (page as u64).to_ne_bytes()[i % 8]),
+            1 => text(page),
+            _ => noise(page),
+        }
+    }
+
+    #[test]
+    fn pages_come_back_whole_in_whatever_form_they_left() {
+        let config = SwapConfig { dir: std::env::temp_dir(), cap_pages: 256, allow_memory: true };
+        let mut out = SwapOut::new(SwapDevice::new(&config).unwrap(), 100).unwrap();
+        (0..90).for_each(|page| put(&mut out, page));
+        out.forget(70);
+        let (mut at, mut seen) = (0, Vec::new());
+        while at < 100 {
+            let n = out.load_run(at, 100, &mut |k, page| {
+                assert!(*page == expected(at + k), "page {}", at + k);
+                seen.push(at + k);
+            });
+            at += n.max(1);
+        }
+        assert!(seen.iter().copied().eq((0..90).filter(|page| *page != 70)));
+        assert_eq!(out.stats().used, 89);
+        assert!(out.stats().reads < 45, "neighbours are read together: {} reads", out.stats().reads);
+        assert_eq!(out.check(), Vec::<String>::new());
+        assert_eq!(SwapOut::none().store(&[1], &[Blob::Same(0)]), (0, Some(Reason::Unwilling)));
     }
 }

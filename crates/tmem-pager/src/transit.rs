@@ -14,7 +14,7 @@ use crate::stats::Stat;
 use crate::swapout::MAX_BATCH;
 use std::sync::Arc;
 use tmem_store::codec::{self, Codec, Coded};
-use tmem_store::{Copied, Corrupt};
+use tmem_store::{Copied, Corrupt, Dictionaries};
 use tmem_sys::frames::{Copier, Left, Lent, Moved};
 use tmem_sys::hash::PageHash;
 use tmem_sys::syscall::{die, sched_yield};
@@ -33,8 +33,13 @@ pub struct Worker {
 impl Worker {
     /// # Errors
     /// `ENOMEM`.
-    pub fn new(hash: Arc<PageHash>) -> Result<Worker, Errno> {
-        Ok(Worker { codec: Codec::new()?, packed: Table::new(1)?, beside: Table::new(1)?, hash })
+    pub fn new(hash: Arc<PageHash>, dictionaries: Arc<Dictionaries>) -> Result<Worker, Errno> {
+        Ok(Worker {
+            codec: Codec::sharing(dictionaries)?,
+            packed: Table::new(1)?,
+            beside: Table::new(1)?,
+            hash,
+        })
     }
 }
 
@@ -90,25 +95,26 @@ pub enum Brought {
 impl LoadJob {
     /// The work itself, without the lock: unpacks, and brings the page in. How often the kernel had to be asked again.
     pub fn run(self, worker: &mut Worker) -> (usize, Brought) {
-        let Worker { packed, beside, .. } = worker;
+        let Worker { codec, packed, beside, .. } = worker;
         match self.frame {
             Frame::Lent(mut lent) => {
-                unpack(self.copied, &packed[0], lent.page_mut());
+                unpack(codec, self.copied, &packed[0], lent.page_mut());
                 move_in(lent, self.page)
             }
             Frame::New(copier) => {
-                unpack(self.copied, &packed[0], &mut beside[0]);
+                unpack(codec, self.copied, &packed[0], &mut beside[0]);
                 copy_in(copier, self.page, &beside[0])
             }
         }
     }
 }
 
-fn unpack(copied: Copied, packed: &Page, into: &mut Page) {
+fn unpack(codec: &mut Codec, copied: Copied, packed: &Page, into: &mut Page) {
     match copied {
         Copied::Same(word) => codec::fill(word, into),
-        Copied::Packed(len) if codec::decode(&packed[..len], into) => {}
+        Copied::Packed(len) if codec.decode(&packed[..len], into) => {}
         Copied::Packed(_) => die(Corrupt::Undecodable.text()),
+        Copied::Raw => into.copy_from_slice(packed),
     }
 }
 
@@ -163,7 +169,7 @@ impl State {
 
     /// Whether frames are to be made free before they are needed. Not while the store is full: pages would be packed only to be
     /// refused, which `reclaim` does unseen, many at a time.
-    pub fn is_behind(&self) -> bool {
+    pub fn is_behind(&mut self) -> bool {
         let keep = if self.are_several() { EXCHANGE } else { KEEP_FREE };
         self.is_armed() && self.backoff == 0 && self.is_short_of(keep) && !self.frontswap.is_full()
     }

@@ -30,9 +30,23 @@ impl State {
 
     /// Whether one more extent still fits as plain memory. Huge pages that are not used whole may pass the budget by a little.
     pub fn fits_plain(&self, range: &Range<usize>) -> bool {
+        self.short_of_plain(range) == 0
+    }
+
+    /// Bytes by which the budget is short of room for one more extent as plain memory.
+    pub fn short_of_plain(&self, range: &Range<usize>) -> usize {
+        self.plain_bytes(range).saturating_sub(self.ram)
+    }
+
+    /// Bytes of the budget that an extent of plain memory could still have.
+    pub fn plain_room(&self) -> usize {
+        self.ram.saturating_sub(self.plain_bytes(&(0..0)))
+    }
+
+    fn plain_bytes(&self, range: &Range<usize>) -> usize {
         let others = range.end.max(self.top) * crate::state::META_BYTES + crate::state::FIXED_OVERHEAD;
-        self.mapped_with(range.len()) + others <= self.ram
-            && self.huge.bytes_with(range) + others <= self.ram + HUGE_SLACK
+        let huge = self.huge.bytes_with(range).saturating_sub(HUGE_SLACK);
+        self.mapped_with(range.len()).max(huge) + others + self.lodgers.bytes()
     }
 
     /// Makes a range part of an extent.
@@ -156,6 +170,7 @@ impl State {
             ));
         }
         let fresh = range.clone().filter(|&p| self.meta[p].pins == 0).count();
+        self.take_back_to_pin(fresh);
         if self.pinned + self.held + fresh > self.pin_limit() && self.is_armed() {
             let mib = |pages: usize| pages * PAGE_SIZE / (1 << 20);
             return Err(PagerError::Budget(format!(
@@ -190,6 +205,7 @@ impl State {
     /// For a system call: as many pages from `first` as may be held are made resident and kept. How many.
     pub fn hold(&mut self, first: usize, want: usize) -> usize {
         let want = want.min(self.frames.arena_pages() - first);
+        self.take_back_to_pin(want);
         let room = self.pin_limit().saturating_sub(self.pinned + self.held).max(GROUP);
         let n = if self.is_armed() { want.min(room) } else { want };
         for page in first..first + n {

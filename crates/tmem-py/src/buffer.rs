@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: memory that a caller lends for one call: any contiguous buffer, in the order in which its bytes lie.
-//! Callers: `pool`, `frontswap`, `backend`. Law 2: the loan ends with the call. Law 17: whether the memory is paged is asked
+//! Callers: `pool`, `cache`, `frontswap`, `backend`. Law 2: the loan ends with the call. Law 17: whether the memory is paged is asked
 //! first, because no paged memory is touched under a lock of ours.
 //!
 //! Like NumPy's own loops, calls read and write the buffer without the GIL: a program that changes it meanwhile from
@@ -100,6 +100,12 @@ impl Buffer {
         }
         // SAFETY: as in `pages`; the exporter gave it as writable, and `self` is borrowed mutably.
         Ok(unsafe { std::slice::from_raw_parts_mut(self.start().cast(), count) })
+    }
+
+    /// The buffer as it is.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the exporter keeps that many bytes alive until the release.
+        unsafe { std::slice::from_raw_parts(self.start(), self.len()) }
     }
 
     /// The buffer as plain numbers.

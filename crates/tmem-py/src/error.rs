@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: the one conversion of the lower floors' errors to the exceptions of `tmem.errors`.
 
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
+use std::path::Path;
 use tmem_pager::PagerError;
-use tmem_store::{GuestError, HostError, StoreError};
+use tmem_store::save::{RestoreError, SaveError};
+use tmem_store::{GuestError, HostError, Reason, StoreError};
 use tmem_sys::Errno;
 
 /// The exception for an error; its class is looked up by name, so that Python owns the tree.
@@ -52,6 +54,47 @@ pub fn guest_to_python(py: Python<'_>, error: GuestError) -> PyErr {
 pub fn reserve_to_python(py: Python<'_>, errno: Errno) -> PyErr {
     let text = format!("no address space for a host ({errno}): raise `ulimit -v`, or ask for less");
     raise(py, "BudgetError", text)
+}
+
+/// The exception for pools that cannot be saved.
+pub fn save_to_python(py: Python<'_>, error: SaveError) -> PyErr {
+    let text = error.to_string();
+    let made = match error {
+        SaveError::Store(error) => return store_to_python(py, error),
+        SaveError::Held => make(py, "SaveError", (Errno::EBUSY.0, text)),
+        SaveError::Over => make(py, "SaveError", (Errno::ECANCELED.0, text)),
+        SaveError::Lost(..) => make(py, "PageLostError", (text,)),
+        SaveError::Room(_) => make(py, "BudgetError", (text,)),
+    };
+    made.unwrap_or_else(|import_error| import_error)
+}
+
+/// The exception for a file that pools cannot be restored from.
+pub fn restore_to_python(py: Python<'_>, error: RestoreError, path: &Path) -> PyErr {
+    let text = error.to_string();
+    let errno = match error {
+        RestoreError::Store(error) => return store_to_python(py, error),
+        RestoreError::Refused(Reason::StoreFull | Reason::IndexFull | Reason::OverCap, _)
+        | RestoreError::Room(_) => return raise(py, "BudgetError", format!("{}: {text}", path.display())),
+        RestoreError::Refused(..) => Errno::EBUSY.0,
+        RestoreError::Io(error) => error.raw_os_error().unwrap_or(Errno::EIO.0),
+        RestoreError::Version(_)
+        | RestoreError::PageSize(_)
+        | RestoreError::Codec(_)
+        | RestoreError::Unknown(_) => Errno::ENOTSUP.0,
+        RestoreError::Strange
+        | RestoreError::Short(_)
+        | RestoreError::Damaged(..)
+        | RestoreError::Misused(_) => Errno::EBADMSG.0,
+    };
+    make(py, "SaveError", (errno, text, path.as_os_str())).unwrap_or_else(|import_error| import_error)
+}
+
+/// The exception for a file that cannot be opened: Python's own for its number, such as FileNotFoundError.
+pub fn open_to_python(path: &Path, error: &std::io::Error) -> PyErr {
+    let text = error.to_string();
+    let plain = text.split(" (os error").next().unwrap_or_default().to_owned();
+    PyOSError::new_err((error.raw_os_error(), plain, path.as_os_str().to_owned()))
 }
 
 fn libc_enomem() -> i32 {

@@ -91,6 +91,14 @@ impl Host {
             ("index_bytes", stats.index_bytes),
             ("objects", stats.objects),
             ("moved", stats.moved),
+            ("shared_pages", stats.held.shared_pages),
+            ("saved_bytes", stats.dedup.saved_bytes),
+            ("dedup_all", stats.dedup.pools_all),
+            ("dedup_hashed", stats.dedup.hashed),
+            ("dedup_found", stats.dedup.found),
+            ("dedup_failed", stats.dedup.failed),
+            ("dedup_ns", stats.dedup.ns),
+            ("dedup_bytes", stats.dedup.table_bytes),
         ] {
             numbers.set_item(name, value)?;
         }

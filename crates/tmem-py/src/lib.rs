@@ -4,6 +4,7 @@
 mod allocator;
 mod backend;
 mod buffer;
+mod cache;
 mod error;
 mod frontswap;
 mod host;
@@ -14,6 +15,7 @@ mod pool;
 mod probe;
 mod pyops;
 mod region;
+mod saving;
 mod walk;
 
 use pyo3::prelude::*;
@@ -42,6 +44,9 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("PAGE_METADATA", tmem_store::guests::PAGE_METADATA)?;
     m.add_class::<host::Host>()?;
     m.add_class::<pool::Pool>()?;
+    m.add_class::<cache::Cache>()?;
+    m.add_class::<saving::Saver>()?;
+    m.add_class::<saving::Restorer>()?;
     m.add_function(wrap_pyfunction!(probe::probe, m)?)?;
     m.add_function(wrap_pyfunction!(memory::stats_read, m)?)?;
     m.add_function(wrap_pyfunction!(memory::memories, m)?)?;

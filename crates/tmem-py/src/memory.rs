@@ -7,7 +7,7 @@ use crate::error::to_python;
 use crate::region::Region;
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyBytes, PyDict};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tmem_pager::{Advice, Backend, Choice, Config, Pager, PagerError, Pattern, stats};
@@ -44,6 +44,11 @@ pub fn find(address: usize, nbytes: usize) -> Option<Memory> {
 }
 
 impl Memory {
+    /// Its pager, for what lodges in it.
+    pub fn pager(&self) -> Arc<Pager> {
+        Arc::clone(&self.pager)
+    }
+
     /// Runs a verb without the GIL.
     fn run<R: Send>(
         &self,
@@ -58,7 +63,7 @@ impl Memory {
 #[pymethods]
 impl Memory {
     #[new]
-    #[pyo3(signature = (ram, *, swap_dir, swap_bytes, faults, name, backends=vec![Kind::Named("store".into())], limit_ms=10_000))]
+    #[pyo3(signature = (ram, *, swap_dir, swap_bytes, faults, name, backends=vec![Kind::Named("store".into())], limit_ms=10_000, background=true, dedup="auto"))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
@@ -69,6 +74,8 @@ impl Memory {
         name: Option<String>,
         backends: Vec<Kind>,
         limit_ms: u64,
+        background: bool,
+        dedup: &str,
     ) -> PyResult<Memory> {
         let name = name.unwrap_or_default();
         let config = Config {
@@ -77,6 +84,8 @@ impl Memory {
             faults: choice(faults)?,
             name: name.clone(),
             backends: backends.iter().map(|kind| kind.backend(limit_ms)).collect::<PyResult<_>>()?,
+            background,
+            dedup: crate::pool::dedup(dedup)?,
         };
         let pager = py.detach(|| Pager::new(config)).map_err(|e| to_python(py, e))?;
         let pager = Arc::new(pager);
@@ -104,6 +113,11 @@ impl Memory {
         Allocator::new(py, Arc::clone(&self.pager), threshold, packs_small)
     }
 
+    /// Packs everything stored as tightly as can be.
+    fn settle(&self, py: Python<'_>) -> PyResult<()> {
+        self.run(py, Pager::settle)
+    }
+
     /// Brings a range in as far as the budget lets it stay.
     fn prefetch(&self, py: Python<'_>, address: usize, nbytes: usize) -> PyResult<()> {
         self.run(py, |p| p.prefetch(address, nbytes))
@@ -112,6 +126,11 @@ impl Memory {
     /// Sends a range out; the number of pages that left.
     fn evict(&self, py: Python<'_>, address: usize, nbytes: usize) -> PyResult<usize> {
         self.run(py, |p| p.evict(address, nbytes))
+    }
+
+    /// Where each page of a range is: a byte a page, the place of its tier in `tmem.TIERS`.
+    fn tiers<'py>(&self, py: Python<'py>, address: usize, nbytes: usize) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(PyBytes::new(py, &self.run(py, |p| p.tiers(address, nbytes))?))
     }
 
     /// Keeps a range resident until it is unpinned.

@@ -12,7 +12,7 @@ use pyo3::types::{PyBytes, PyDict, PyInt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tmem_store::host::RUN;
-use tmem_store::{Loaded, ObjectId, PoolConfig, PoolId, PoolKind, StoreError};
+use tmem_store::{Dedup, Loaded, ObjectId, PoolConfig, PoolId, PoolKind, StoreError};
 use tmem_sys::{PAGE_SIZE, Page, Table};
 
 const ID_BYTES: usize = size_of::<ObjectId>();
@@ -20,8 +20,8 @@ const ID_BYTES: usize = size_of::<ObjectId>();
 /// A pool of a host. Destroyed with the last reference, if not before.
 #[pyclass(frozen, module = "tmem._core")]
 pub struct Pool {
-    host: Arc<tmem_store::Host>,
-    id: PoolId,
+    pub host: Arc<tmem_store::Host>,
+    pub id: PoolId,
     destroyed: AtomicBool,
 }
 
@@ -85,6 +85,16 @@ fn kind(name: &str) -> PyResult<PoolKind> {
     }
 }
 
+/// The switch of deduplication, by the names that all doors have.
+pub fn dedup(name: &str) -> PyResult<Dedup> {
+    match name {
+        "off" => Ok(Dedup::Off),
+        "auto" => Ok(Dedup::Auto),
+        "on" => Ok(Dedup::On),
+        other => Err(PyValueError::new_err(format!("unknown dedup={other:?}: use auto, on or off"))),
+    }
+}
+
 impl Pool {
     /// Runs a verb without the GIL.
     fn run<R: Send>(
@@ -99,7 +109,7 @@ impl Pool {
 #[pymethods]
 impl Pool {
     #[new]
-    #[pyo3(signature = (host, *, guest, kind_name, pack, raw))]
+    #[pyo3(signature = (host, *, guest, kind_name, pack, raw, dedup))]
     fn new(
         py: Python<'_>,
         host: &Bound<'_, Host>,
@@ -107,9 +117,10 @@ impl Pool {
         kind_name: &str,
         pack: bool,
         raw: bool,
+        dedup: &str,
     ) -> PyResult<Pool> {
         let host = Arc::clone(&host.get().host);
-        let (kind, config) = (kind(kind_name)?, PoolConfig { pack, raw });
+        let (kind, config) = (kind(kind_name)?, PoolConfig { pack, raw, dedup: self::dedup(dedup)? });
         let made = py.detach(|| host.new_pool(guest, kind, config));
         let id = made.map_err(|e| host_to_python(py, e))?;
         Ok(Pool { host, id, destroyed: AtomicBool::new(false) })
@@ -284,6 +295,7 @@ impl Pool {
         let numbers = traffic(py, &stats.traffic)?;
         numbers.set_item("pages", stats.pages)?;
         numbers.set_item("frozen", stats.frozen)?;
+        numbers.set_item("dedup_all", stats.dedup_all)?;
         Ok(numbers)
     }
 }

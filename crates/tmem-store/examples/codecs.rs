@@ -9,11 +9,12 @@
 #![forbid(unsafe_code)]
 
 use std::time::Instant;
-use tmem_store::codec::{Codec, Coded, decode};
+use tmem_store::codec::{Codec, Coded, Decoder, Dictionaries};
 use tmem_sys::lz4::{self, Lz4State};
 use tmem_sys::{PAGE_SIZE, Page};
 
 const ROUNDS: usize = 3;
+/// Of the codes that a put may give; the last is for a repeated word.
 const NAMES: [&str; 8] = ["raw", "lz4", "shuffled", "planes", "range", "steps", "records", "same"];
 
 /// Packed pages one after the other: code, start, length.
@@ -111,7 +112,7 @@ fn round(
     pages: &[Page],
     kept: &mut Kept,
     mut pack: impl FnMut(&mut Kept),
-    unpack: fn(&[u8], &mut Page) -> bool,
+    mut unpack: impl FnMut(&[u8], &mut Page) -> bool,
 ) -> [f64; 2] {
     kept.bytes.clear();
     kept.pages.clear();
@@ -146,6 +147,7 @@ fn round(
 fn measure(name: &str, pages: &[Page], json: bool) {
     let mut kept = Kept { bytes: vec![1; pages.len() * PAGE_SIZE], ..Kept::default() };
     let mut lz4 = Lz4State::new().expect("address space");
+    let mut decoder = Decoder::new(Dictionaries::new()).expect("address space");
     let mut times = [[[0.0; 2]; ROUNDS]; 2];
     let mut bytes = [0; 2];
     let mut counts = [0; 8];
@@ -154,7 +156,12 @@ fn measure(name: &str, pages: &[Page], json: bool) {
         *alone = round(pages, &mut kept, |kept| with_lz4(&mut lz4, pages, kept), lz4::decompress);
         bytes[0] = kept.bytes.len();
         let mut codec = Codec::new().expect("address space");
-        *ours = round(pages, &mut kept, |kept| with_codec(&mut codec, pages, kept), decode);
+        *ours = round(
+            pages,
+            &mut kept,
+            |kept| with_codec(&mut codec, pages, kept),
+            |packed, into| decoder.decode(packed, into),
+        );
         bytes[1] = kept.bytes.len();
         counts = [0; 8];
         kept.pages.iter().for_each(|(code, _, _)| counts[*code] += 1);

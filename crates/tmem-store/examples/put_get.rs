@@ -140,7 +140,9 @@ fn measure(options: &Options) -> ([Timing; 8], f64) {
     let mut store =
         PageStore::new(StoreConfig::for_pages(2 * options.pages as u64, options.pages * PAGE_SIZE * 4))
             .expect("address space");
-    let mut new_pool = |pack| store.new_pool(PoolConfig { pack, raw: true }).expect("a new store has room");
+    let mut new_pool = |pack| {
+        store.new_pool(PoolConfig { pack, raw: true, ..PoolConfig::default() }).expect("a new store has room")
+    };
     let (packing, plain) = (new_pool(true), new_pool(false));
     let mut lz4 = Lz4State::new().expect("address space");
     let mut packed = vec![Vec::with_capacity(PAGE_SIZE); options.pages];

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tmem_store::host::RUN;
-use tmem_store::{Host, HostConfig, Loaded, ObjectId, PoolConfig, PoolId, PoolKind};
+use tmem_store::{Dedup, Host, HostConfig, Loaded, ObjectId, PoolConfig, PoolId, PoolKind};
 use tmem_sys::{PAGE_SIZE, Page};
 
 const DATA: [&str; 4] = ["heap", "numeric", "same", "noise"];
@@ -77,6 +77,15 @@ fn make_page(data: &str, n: u64) -> Page {
     page
 }
 
+/// What pools do about twins, by `SCALING_DEDUP`: off, or on or auto.
+fn dedup() -> Dedup {
+    match std::env::var("SCALING_DEDUP").as_deref() {
+        Ok("on") => Dedup::On,
+        Ok("auto") => Dedup::Auto,
+        _ => Dedup::Off,
+    }
+}
+
 struct Place {
     host: Arc<Host>,
     pool: PoolId,
@@ -86,7 +95,7 @@ impl Place {
     fn new() -> Place {
         let config = HostConfig { limit_bytes: 256 << 20, reserve_bytes: 256 << 20 };
         let host = Host::new(config).expect("address space");
-        let config = PoolConfig { pack: true, raw: true };
+        let config = PoolConfig { pack: true, raw: true, dedup: dedup() };
         let pool = host.new_pool("default", PoolKind::Persistent, config).expect("a new host has room");
         Place { host, pool }
     }

@@ -10,7 +10,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tmem_store::{Host, HostConfig, Loaded, ObjectId, PoolConfig, PoolId, PoolKind};
+use tmem_store::{Dedup, Host, HostConfig, Loaded, ObjectId, PoolConfig, PoolId, PoolKind};
 use tmem_sys::{PAGE_SIZE, Page};
 
 const BESIDE: [&str; 4] = ["nothing", "compaction", "limit", "flush"];
@@ -99,7 +99,8 @@ impl Place {
 }
 
 fn new_pool(host: &Host, kind: PoolKind) -> PoolId {
-    host.new_pool("default", kind, PoolConfig { pack: true, raw: true }).expect("few pools")
+    host.new_pool("default", kind, PoolConfig { pack: true, raw: true, dedup: Dedup::Off })
+        .expect("few pools")
 }
 
 fn fill(host: &Host, pool: PoolId, pages: u64, packed: usize) {

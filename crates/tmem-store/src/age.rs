@@ -5,6 +5,7 @@
 //! board, so that pages of several shards can be compared, and each head's is shown there.
 
 use crate::board::Seat;
+use crate::entry::Entry;
 use crate::guests::{GuestId, MAX_GUESTS};
 use crate::nodes::NodeTable;
 use tmem_sys::Errno;
@@ -39,7 +40,7 @@ impl Ages {
     /// Room for `max_pages` ephemeral pages.
     pub fn new(max_pages: usize, seat: Seat) -> Result<Ages, Errno> {
         Ok(Ages {
-            records: NodeTable::new(max_pages)?,
+            records: NodeTable::new(max_pages.min(Entry::RECORDS - 2))?,
             oldest: [0; MAX_GUESTS],
             youngest: [0; MAX_GUESTS],
             seat,
@@ -91,9 +92,9 @@ impl Ages {
         self.in_use
     }
 
-    /// Gives back memory without records.
-    pub fn trim(&mut self) {
-        self.records.trim();
+    /// Gives back all memory, where there is no page.
+    pub fn reset_if_empty(&mut self) {
+        self.records.reset_if_empty();
     }
 
     /// Bytes of memory taken; none where there are no ephemeral pools.

@@ -2,12 +2,15 @@
 //! Owns: the backend in this process: a page store and its private persistent pool. Callers: the frontswap hook.
 //! An area is an object, a page its index. Locks: the pager's. Laws 1 to 4, by way of the pool.
 
-use crate::codec::{Coded, same_filled};
+use crate::codec::{Coded, Dictionaries, same_filled};
+use crate::cold::ColdBatch;
 use crate::object::ObjectId;
-use crate::ops::{BackendOps, Copied, Corrupt, Loaded, Outcome, Reason, Soon};
+use crate::ops::{BackendOps, Copied, Corrupt, Loaded, Oldest, Outcome, Reason, Soon};
+use crate::order::Place;
 use crate::page_bytes;
 use crate::pool::{PageStore, PoolConfig, PoolId, StoreConfig, StoreError};
 use crate::stats::{Refusals, StoreStats};
+use std::sync::Arc;
 use tmem_sys::{Errno, Page, Table};
 
 /// Areas are numbered below this.
@@ -33,8 +36,8 @@ fn object_of(area: u32) -> ObjectId {
 /// Pages refused unseen after the store was full: to pack each of them only to find no room costs more than all the rest.
 /// Whatever makes room ends it.
 const FULL_FOR: u32 = 32;
-/// Leaves of the index looked at when the store is full: the search for sparse chunks is spread over many puts.
-const COMPACTED_AT_ONCE: usize = 2;
+/// Pages moved at most when the store is full: one chunk comes free for each few puts.
+const COMPACTED_AT_ONCE: usize = 64;
 
 impl LocalBackend {
     /// `raw`: keep pages that do not shrink as they are, instead of refusing them.
@@ -42,7 +45,23 @@ impl LocalBackend {
     /// # Errors
     /// `ENOMEM` when the address space cannot hold the reserves.
     pub fn new(config: StoreConfig, pool: PoolConfig) -> Result<LocalBackend, Errno> {
-        let mut store = PageStore::new(config)?;
+        LocalBackend::of(PageStore::new(config)?, pool)
+    }
+
+    /// As [`LocalBackend::new`], with dictionaries that whoever takes packed pages out has too. They count in the footprint:
+    /// one backend shares them.
+    ///
+    /// # Errors
+    /// As [`LocalBackend::new`].
+    pub fn sharing(
+        config: StoreConfig,
+        pool: PoolConfig,
+        dictionaries: Arc<Dictionaries>,
+    ) -> Result<LocalBackend, Errno> {
+        LocalBackend::of(PageStore::sharing(config, dictionaries)?, pool)
+    }
+
+    fn of(mut store: PageStore, pool: PoolConfig) -> Result<LocalBackend, Errno> {
         // A new store has room for a pool; the error type of a full one has no errno of its own.
         let pool = store.new_pool(pool).map_err(|_| Errno::ENOMEM)?;
         Ok(LocalBackend {
@@ -72,8 +91,8 @@ impl LocalBackend {
     }
 
     /// As [`PageStore::compact`].
-    pub fn compact(&mut self, leaves: usize) -> usize {
-        self.store.compact(leaves)
+    pub fn compact(&mut self, pages: usize) -> usize {
+        self.store.compact(pages)
     }
 
     pub fn set_frozen(&mut self, frozen: bool) {
@@ -104,6 +123,7 @@ impl LocalBackend {
         &mut self,
         area: u32,
         page: u64,
+        data: &Page,
         full: impl Fn(&LocalBackend) -> bool,
         put: impl Fn(&mut PageStore, PoolId) -> Result<Outcome, StoreError>,
     ) -> Outcome {
@@ -115,6 +135,10 @@ impl LocalBackend {
         }
         // Law 3: what was stored before goes first; where that made room, the page is looked at after all.
         if full(self) && !self.flush(area, page) {
+            // What is stored already needs no room.
+            if self.store.put_twin(self.pool, object_of(area), page, data) {
+                return Outcome::Stored;
+            }
             self.full_for -= 1;
             self.refused.count(Reason::StoreFull);
             return Outcome::Refused(Reason::StoreFull);
@@ -151,7 +175,7 @@ impl BackendOps for LocalBackend {
     #[inline]
     fn store(&mut self, area: u32, page: u64, data: &Page) -> Outcome {
         let full = |store: &Self| store.full_for > 0 && same_filled(data).is_none();
-        self.store_unless(area, page, full, |store, pool| store.put(pool, object_of(area), page, data))
+        self.store_unless(area, page, data, full, |store, pool| store.put(pool, object_of(area), page, data))
     }
 
     fn store_coded(&mut self, area: u32, page: u64, data: &Page, coded: &Coded<'_>) -> Outcome {
@@ -159,6 +183,7 @@ impl BackendOps for LocalBackend {
         self.store_unless(
             area,
             page,
+            data,
             |_| false,
             |store, pool| store.put_coded(pool, object_of(area), page, data, coded),
         )
@@ -184,6 +209,51 @@ impl BackendOps for LocalBackend {
     #[inline]
     fn expect(&self, area: u32, page: u64, soon: Soon) {
         self.store.expect(self.pool, object_of(area), page, soon);
+    }
+
+    fn oldest(&self, after: u32) -> Option<Oldest<'_>> {
+        self.store.oldest(Place(after)).map(|(place, (_, object, index), blob)| Oldest {
+            after: place.0,
+            area: object.0[0] as u32,
+            page: index,
+            blob,
+        })
+    }
+
+    fn touch(&mut self, area: u32, page: u64) {
+        self.store.renew(self.pool, object_of(area), page);
+    }
+
+    fn set_clock(&mut self, now: u32) {
+        self.store.set_clock(now);
+    }
+
+    fn take_cold(&mut self, before: u32, batch: &mut ColdBatch) -> bool {
+        self.store.take_cold(before, batch)
+    }
+
+    fn sample(&self, step: u32, most: usize, batch: &mut ColdBatch) -> u32 {
+        self.store.sample(step, most, batch)
+    }
+
+    fn settle_cold(&mut self, batch: &ColdBatch, n: usize, tighter: Option<&[u8]>) -> bool {
+        self.store.settle_cold(batch, n, tighter)
+    }
+
+    fn is_cold(&self, area: u32, page: u64) -> bool {
+        self.store.is_cold(self.pool, object_of(area), page)
+    }
+
+    fn has_cold(&mut self, before: u32) -> bool {
+        self.store.has_cold(before)
+    }
+
+    fn tidy(&mut self, wholly: bool) -> bool {
+        let moved = (wholly || self.store.is_sparse()) && self.store.compact(COMPACTED_AT_ONCE) > 0;
+        if moved {
+            self.full_for = 0;
+        }
+        moved
     }
 
     fn invalidate_page(&mut self, area: u32, page: u64) {
@@ -228,7 +298,39 @@ impl BackendOps for LocalBackend {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pool::Dedup;
     use tmem_sys::PAGE_SIZE;
+
+    #[test]
+    fn a_full_store_takes_pages_that_it_has_already() {
+        let pool = PoolConfig { raw: true, dedup: Dedup::On, ..PoolConfig::default() };
+        let mut b = LocalBackend::new(StoreConfig::for_pages(10_000, 1 << 18), pool).unwrap();
+        b.init(0, 10_000);
+        let mut page = [0; PAGE_SIZE];
+        let mut noise = |n: u64| {
+            let mut x = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+            page.iter_mut().for_each(|byte| {
+                x ^= x << 13;
+                x ^= x >> 7;
+                x ^= x << 17;
+                *byte = x as u8;
+            });
+            page
+        };
+        let full = (0..1000).find(|&n| !b.store(0, n, &noise(n)).is_stored()).unwrap();
+        assert!(b.is_full());
+        for n in 0..1000 {
+            let expected = if n % 2 == 0 { Outcome::Stored } else { Outcome::Refused(Reason::StoreFull) };
+            let page = noise(if n % 2 == 0 { n % full } else { 5000 + n });
+            assert_eq!(b.store(0, 1000 + n, &page), expected, "page {n}, {full}, {:?}", b.stats().dedup);
+        }
+        let mut into = [0; PAGE_SIZE];
+        for n in (0..1000).step_by(2) {
+            assert_eq!(b.load(0, 1000 + n, &mut into), Ok(Loaded::Loaded));
+            assert!(into == noise(n % full));
+        }
+        assert!(b.check().is_empty());
+    }
 
     #[test]
     fn an_invalidated_area_refuses_until_it_is_initialised_again() {

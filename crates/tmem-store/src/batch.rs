@@ -8,6 +8,7 @@ use crate::host::{Host, RUN};
 use crate::object::ObjectId;
 use crate::outside::Taken;
 use crate::pool::{PoolId, StoreError};
+use crate::room::Effort;
 use crate::shard::Handle;
 use tmem_sys::Page;
 
@@ -27,7 +28,7 @@ impl Host {
         let runs = indexes.chunks(RUN).zip(pages.chunks(RUN)).zip(codes.chunks_mut(RUN));
         for (n, ((indexes, pages), codes)) in runs.enumerate() {
             if n > 0 {
-                self.shards.give_way(self.shards.of(Handle { pool, object, index: indexes[0] }));
+                self.shards.give_way(self.at(Handle { pool, object, index: indexes[0] }));
             }
             let (mut at, mut made) = ([0; RUN], [0; RUN]);
             at[..indexes.len()].copy_from_slice(indexes);
@@ -48,15 +49,16 @@ impl Host {
         let handle = |index| Handle { pool, object, index };
         let mut done = 0;
         while done < indexes.len() {
-            if self.facts.is_frozen(pool) {
+            let shard = self.at(handle(indexes[done]));
+            if self.facts.is_frozen(pool) || self.facts.seeks(pool, shard) {
                 made[done] = self.put(pool, object, indexes[done], &pages[done])?.code();
                 done += 1;
                 continue;
             }
-            let (mut coder, shard) = (self.coder(), self.shards.of(handle(indexes[done])));
+            let mut coder = self.coder();
             let (mut staged, mut count) = ([Staged::Incompressible; RUN], 0);
             for index in &indexes[done..] {
-                if !coder.has_room() || self.shards.of(handle(*index)) != shard {
+                if !coder.has_room() || self.at(handle(*index)) != shard {
                     break;
                 }
                 staged[count] = coder.stage(&pages[done + count], self.facts.packs(pool));
@@ -66,7 +68,8 @@ impl Host {
             for (staged, n) in staged[..count].iter().zip(done..) {
                 let coded = coder.coded(*staged);
                 let outcome;
-                (store, outcome) = self.put_in(store, handle(indexes[n]), &pages[n], &coded)?;
+                let mut effort = Effort::default();
+                (store, outcome) = self.put_in(store, handle(indexes[n]), &pages[n], &coded, &mut effort)?;
                 made[n] = outcome.code();
             }
             done += count;
@@ -90,7 +93,7 @@ impl Host {
         let runs = indexes.chunks(RUN).zip(into.chunks_mut(RUN)).zip(found.chunks_mut(RUN));
         for (n, ((indexes, into), found)) in runs.enumerate() {
             if n > 0 {
-                self.shards.give_way(self.shards.of(Handle { pool, object, index: indexes[0] }));
+                self.shards.give_way(self.at(Handle { pool, object, index: indexes[0] }));
             }
             let (mut at, mut there) = ([0; RUN], [0; RUN]);
             at[..indexes.len()].copy_from_slice(indexes);
@@ -133,11 +136,11 @@ impl Host {
     ) -> Result<usize, StoreError> {
         coder.clear();
         let handle = |index| Handle { pool, object, index };
-        let shard = self.shards.of(handle(indexes[0]));
+        let shard = self.at(handle(indexes[0]));
         let mut count = 0;
         let mut store = self.shards.lock(shard);
         for (index, taken) in indexes.iter().zip(taken) {
-            if !coder.has_room() || self.shards.of(handle(*index)) != shard {
+            if !coder.has_room() || self.at(handle(*index)) != shard {
                 break;
             }
             let (room, at) = coder.room();

@@ -4,10 +4,13 @@
 
 use crate::board::Board;
 use crate::class::LARGEST_PACKED;
-use crate::entry::{Entry, Form};
+use crate::entry::{Entry, EntryId, Form};
 use crate::guests::{GuestHoldings, GuestId, MAX_GUESTS, slot_bytes};
-use crate::pool::{PageStore, Pool, count};
+use crate::held::count;
+use crate::order::Place;
+use crate::pool::{PageStore, Pool};
 use crate::shard::Guard;
+use crate::shared::{Circle, Met, Shares, data_len};
 use crate::slab::{Loc, Slab};
 use crate::stats::Holdings;
 use std::collections::{HashMap, HashSet};
@@ -17,29 +20,40 @@ impl PageStore {
     /// Describes each broken law of the store's structures; empty when all is well. Page contents are not decoded.
     pub fn check(&self) -> Vec<String> {
         let mut broken = Vec::new();
-        let mut walk =
-            Walk { slab: &self.slab, slots: HashSet::new(), held: Holdings::default(), broken: Vec::new() };
+        let mut walk = Walk {
+            slab: &self.slab,
+            slots: HashSet::new(),
+            held: Holdings::default(),
+            met: Met::default(),
+            broken: Vec::new(),
+        };
         let mut pages = vec![0u64; self.pools.len()];
         let mut charges = [GuestHoldings::default(); MAX_GUESTS];
-        let mut aged = HashMap::new();
-        self.objects.check(&mut broken, &mut |pool, object, index, entry| {
+        let (mut aged, mut ordered) = (HashMap::new(), HashMap::new());
+        self.objects.check(&mut broken, &mut |pool, object, index, entry, id| {
             pages[pool as usize] += 1;
-            walk.entry(entry);
             let pool = &self.pools[pool as usize];
-            charges[pool.guest.slot()].add(slot_bytes(&self.slab, entry), pool.kind.is_ephemeral());
+            let circle = Circle { guest: pool.guest, ephemeral: pool.kind.is_ephemeral() };
+            let data = walk.entry(&self.dedup.shares, entry, id, circle);
+            charges[pool.guest.slot()].add(slot_bytes(&self.slab, data), pool.kind.is_ephemeral());
             if pool.kind.is_ephemeral() {
                 aged.insert(entry.record(), (object, index, pool.guest));
             } else if entry.record() != 0 {
-                walk.broken
-                    .push(format!("object {object}, page {index}: persistent, and in the order of age"));
+                ordered.insert(Place(entry.record()), id);
             }
         });
+        self.check_order(ordered, &mut broken);
         self.check_guests(&charges, aged, &mut broken);
         for (slot, pool) in self.pools.iter().enumerate() {
             let dead = !pool.live && !self.objects.has_leaving();
             if pages[slot] != pool.stats.pages || (pages[slot] > 0 && dead) {
                 broken
                     .push(format!("pool {slot}: {} pages, its count says {}", pages[slot], pool.stats.pages));
+            }
+        }
+        for (slot, pool) in self.pools.iter().enumerate().filter(|(_, pool)| pool.live) {
+            if pool.stats.frozen != (pool.frozen || self.saves.is_held(slot)) {
+                broken.push(format!("pool {slot}: frozen or not, for no reason"));
             }
         }
         if walk.held != self.held {
@@ -52,9 +66,25 @@ impl PageStore {
                 self.slab.slots_taken()
             ));
         }
+        walk.met.compare(&self.dedup.shares, &self.slab, &mut broken);
+        self.dedup.check(&mut broken);
         broken.append(&mut walk.broken);
         self.slab.check(&mut broken);
         broken
+    }
+
+    /// Compares the order of persistent pages with the places their entries name.
+    fn check_order(&self, mut ordered: HashMap<Place, EntryId>, broken: &mut Vec<String>) {
+        let mut stray = Vec::new();
+        self.order.check(broken, &mut |place, id| {
+            if ordered.remove(&place) != Some(id) {
+                stray.push(format!("{place:?}: no entry {id:?} says it is there"));
+            }
+        });
+        broken.append(&mut stray);
+        if !ordered.is_empty() {
+            broken.push(format!("{} pages are not in the order where they say", ordered.len()));
+        }
     }
 
     /// Compares charges with what guests hold, and the order of age with the ephemeral pages there are.
@@ -137,24 +167,36 @@ struct Walk<'a> {
     slab: &'a Slab,
     slots: HashSet<Loc>,
     held: Holdings,
+    met: Met,
     broken: Vec<String>,
 }
 
 impl Walk<'_> {
-    fn entry(&mut self, entry: Entry) {
+    /// Counts an entry. The data that lies in the slab for it: what is shared, for the first of its share.
+    fn entry(&mut self, shares: &Shares, entry: Entry, id: EntryId, circle: Circle) -> Entry {
         count(&mut self.held, entry, u64::wrapping_add);
-        match entry.form() {
+        let data = self.met.meet(shares, entry, id, circle, &mut self.broken);
+        let mut owner = id;
+        if let Form::Shared(share) = entry.form() {
+            self.held.data_bytes += data_len(data);
+            owner = EntryId::share(share);
+        }
+        match data.form() {
             Form::Packed(loc, len) if len == 0 || len > LARGEST_PACKED => {
                 self.broken.push(format!("{loc:?}: a packed page of {len} bytes"));
             }
-            Form::Packed(loc, len) => self.slot(loc, len),
-            Form::Raw(loc) => self.slot(loc, PAGE_SIZE),
+            Form::Packed(loc, len) => self.slot(loc, len, owner),
+            Form::Raw(loc) => self.slot(loc, PAGE_SIZE, owner),
             Form::Broken(kind) => self.broken.push(format!("an entry of unknown kind {kind}")),
-            Form::Empty | Form::Same(_) => {}
+            Form::Empty | Form::Same(_) | Form::Shared(_) => {}
         }
+        data
     }
 
-    fn slot(&mut self, loc: Loc, len: usize) {
+    fn slot(&mut self, loc: Loc, len: usize, id: EntryId) {
+        if self.slab.owner(loc) != Some(id) {
+            self.broken.push(format!("{loc:?}: its slot says it is another entry's"));
+        }
         if !self.slab.fits(loc, len) {
             self.broken.push(format!("{loc:?}: no slot in use, or not of the class of {len} bytes"));
         }
@@ -202,7 +244,7 @@ mod tests {
     #[test]
     fn check_convicts_every_kind_of_damage() {
         type Damage = fn(&mut PageStore, Loc);
-        let damages: [(&str, Damage); 10] = [
+        let damages: [(&str, Damage); 12] = [
             ("slot freed behind the index", |s, loc| s.slab.free(loc)),
             ("slot leaked", |s, _| assert!(s.slab.store(&[1; 100]).is_some())),
             ("entry lost", |s, _| *leaf_entry(s, 5) = Entry::EMPTY),
@@ -212,6 +254,11 @@ mod tests {
             ("object count", |s, _| s.objects.break_count(0, OBJECT)),
             ("pool count", |s, _| s.pools[0].stats.pages += 1),
             ("data bytes", |s, _| s.held.data_bytes -= 1),
+            ("slot's owner", |s, loc| s.slab.set_owner(loc, EntryId::in_leaf(1, 99))),
+            ("order", |s, _| {
+                let place = Place(leaf_entry(s, 5).record());
+                s.order.break_place(place);
+            }),
             ("chunk header", |s, loc| s.slab.chunks.header_mut(loc.chunk()).used += 1),
         ];
         for (name, damage) in damages {

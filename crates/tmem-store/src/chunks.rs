@@ -3,12 +3,13 @@
 //! A chunk is in exactly one state: never used (beyond `fresh`), given back, idle (mapped, no class), or of a class
 //! and then in the list of its fullness, or full and in no list.
 
-use crate::class::{CLASSES, TAKEN_WORDS, slots_in};
+use crate::class::{CLASSES, PAGES, slots_in};
+use crate::page_bytes;
 use tmem_sys::{Errno, Table};
 
-/// Partial chunks of a class are listed by quarters used; allocation takes from the fullest quarter.
-pub(crate) const QUARTERS: usize = 4;
-const LISTS: usize = CLASSES * QUARTERS + 2;
+/// Partial chunks of a class are listed by how full they are, in so many steps; allocation takes from the fullest.
+pub(crate) const STEPS: usize = 8;
+const LISTS: usize = CLASSES * STEPS + 2;
 const IDLE: u16 = (LISTS - 2) as u16;
 const GIVEN_BACK: u16 = (LISTS - 1) as u16;
 /// Full chunks are on no list.
@@ -24,14 +25,23 @@ tmem_sys::pod! {
         pub used: u16,
         /// 1 while its pages are moved out: no slot is given out, and it is on no list.
         pub leaving: u16,
-        /// One bit a slot.
-        pub taken: [u64; TAKEN_WORDS],
+        /// The first free slot of the chain, plus one.
+        pub free: u16,
+        /// Slots from here on were never used.
+        pub fresh: u16,
+        /// The words of a chunk of whole pages.
+        pub pages: [u32; PAGES],
     }
 }
+
+const ZERO: Chunk =
+    Chunk { next: 0, prev: 0, list: 0, class: 0, used: 0, leaving: 0, free: 0, fresh: 0, pages: [0; PAGES] };
 
 pub(crate) struct Chunks {
     table: Table<Chunk>,
     heads: [u32; LISTS],
+    /// Free slots of the chunks of each class.
+    free: [u32; CLASSES],
     /// Chunks from here on were never used.
     fresh: usize,
     pub idle: usize,
@@ -41,12 +51,13 @@ pub(crate) struct Chunks {
 
 fn list_of(class: usize, used: usize) -> u16 {
     let slots = slots_in(class);
-    if used == slots { FULL } else { (class * QUARTERS + used * QUARTERS / slots) as u16 }
+    if used == slots { FULL } else { (class * STEPS + used * STEPS / slots) as u16 }
 }
 
 impl Chunks {
     pub fn new(count: usize) -> Result<Chunks, Errno> {
-        Ok(Chunks { table: Table::new(count)?, heads: [0; LISTS], fresh: 0, idle: 0, mapped: 0 })
+        let (heads, free) = ([0; LISTS], [0; CLASSES]);
+        Ok(Chunks { table: Table::new(count)?, heads, free, fresh: 0, idle: 0, mapped: 0 })
     }
 
     pub fn len(&self) -> usize {
@@ -57,15 +68,34 @@ impl Chunks {
         self.fresh
     }
 
+    /// Gives back the memory of the headers, where no chunk is mapped.
+    pub fn reset_if_empty(&mut self) {
+        if self.mapped == 0 {
+            self.table.discard(0..page_bytes(self.fresh * size_of::<Chunk>()));
+            (self.heads, self.fresh) = ([0; LISTS], 0);
+        }
+    }
+
     /// The header of a chunk that has a class.
     #[inline]
     pub fn get(&self, at: usize) -> Option<&Chunk> {
         self.table[..self.fresh].get(at).filter(|c| c.used > 0)
     }
 
+    /// The header of a chunk that was ever used.
+    #[inline]
+    pub fn get_any(&self, at: usize) -> Option<&Chunk> {
+        self.table[..self.fresh].get(at)
+    }
+
+    #[inline]
+    pub fn header_mut(&mut self, at: usize) -> &mut Chunk {
+        &mut self.table[at]
+    }
+
     /// The fullest partial chunk of a class.
     pub fn partial(&self, class: usize) -> Option<usize> {
-        let heads = &self.heads[class * QUARTERS..(class + 1) * QUARTERS];
+        let heads = &self.heads[class * STEPS..(class + 1) * STEPS];
         heads.iter().rev().find(|h| **h != 0).map(|h| *h as usize - 1)
     }
 
@@ -86,44 +116,64 @@ impl Chunks {
         } else {
             return None;
         };
-        self.table[at] = Chunk {
-            next: 0,
-            prev: 0,
-            list: 0,
-            class: class as u16,
-            used: 0,
-            leaving: 0,
-            taken: [0; TAKEN_WORDS],
-        };
+        self.table[at] = Chunk { class: class as u16, ..ZERO };
+        self.free[class] += slots_in(class) as u32;
         self.push(list_of(class, 0), at);
         Some(at)
     }
 
-    /// Takes a free slot of a chunk that has one.
-    pub fn take_slot(&mut self, at: usize) -> usize {
+    /// Notes that a slot of a chunk was taken.
+    #[inline]
+    pub fn took(&mut self, at: usize) {
         let chunk = &mut self.table[at];
-        let word = chunk.taken.iter().position(|w| *w != u64::MAX).unwrap_or(0);
-        let bit = chunk.taken[word].trailing_ones() as usize;
-        chunk.taken[word] |= 1 << bit;
         chunk.used += 1;
+        self.free[chunk.class as usize] -= 1;
         self.relist(at);
-        word * 64 + bit
     }
 
-    /// Gives a slot back; true when the chunk is now empty, idle and without a class.
-    pub fn give_slot(&mut self, at: usize, slot: usize) -> bool {
+    /// Notes that a slot of a chunk was given back; true when the chunk is now empty, idle and without a class.
+    #[inline]
+    pub fn gave(&mut self, at: usize) -> bool {
         let chunk = &mut self.table[at];
-        chunk.taken[slot / 64] &= !(1 << (slot % 64));
+        let class = chunk.class as usize;
         chunk.used -= 1;
+        self.free[class] += 1;
         if chunk.used > 0 {
             self.relist(at);
             return false;
         }
         chunk.leaving = 0;
+        self.free[class] -= slots_in(class) as u32;
         self.unlink(at);
         self.push(IDLE, at);
         self.idle += 1;
         true
+    }
+
+    /// The sparsest chunk of a class whose pages all fit into the others of the class: it is taken off its list, and no slot
+    /// of it is given out until it is empty, or [`Chunks::settle`].
+    pub fn choose_leaving(&mut self, class: usize) -> Option<usize> {
+        if (self.free[class] as usize) < slots_in(class) {
+            return None;
+        }
+        let list = (class * STEPS..(class + 1) * STEPS).find(|list| self.heads[*list] != 0)?;
+        let at = self.pop(list as u16);
+        (self.table[at].list, self.table[at].leaving) = (FULL, 1);
+        Some(at)
+    }
+
+    /// Puts a chunk that was chosen and is not empty back on its list.
+    pub fn settle(&mut self, at: usize) {
+        if self.table[at].leaving != 0 {
+            self.table[at].leaving = 0;
+            self.relist(at);
+        }
+    }
+
+    /// Whether so much is free in chunks of this class that one of them could be emptied.
+    #[inline]
+    pub fn has_spare(&self, class: usize) -> bool {
+        self.free[class] as usize >= slots_in(class)
     }
 
     /// Takes one idle chunk out of use; the caller discards its memory.
@@ -136,51 +186,6 @@ impl Chunks {
         self.idle -= 1;
         self.mapped -= 1;
         Some(at)
-    }
-
-    pub fn is_taken(&self, at: usize, slot: usize) -> bool {
-        self.table[at].taken[slot / 64] & (1 << (slot % 64)) != 0
-    }
-
-    /// Takes off their lists as many chunks of each class as the free slots of the class amount to, the sparsest
-    /// quarters first: what is in them fits into the rest. How many chunks.
-    pub fn choose_leaving(&mut self) -> usize {
-        let mut chosen = 0;
-        for class in 0..CLASSES {
-            let lists = class * QUARTERS..(class + 1) * QUARTERS;
-            let free: usize = lists.clone().map(|list| self.free_slots(list)).sum();
-            let mut spare = free / slots_in(class);
-            for list in lists {
-                while spare > 0 && self.heads[list] != 0 {
-                    let at = self.pop(list as u16);
-                    (self.table[at].list, self.table[at].leaving) = (FULL, 1);
-                    spare -= 1;
-                    chosen += 1;
-                }
-            }
-        }
-        chosen
-    }
-
-    /// Puts chunks that were chosen and are not empty back on their lists.
-    pub fn settle(&mut self) {
-        for at in 0..self.fresh {
-            if self.table[at].leaving != 0 {
-                self.table[at].leaving = 0;
-                self.relist(at);
-            }
-        }
-    }
-
-    /// Free slots of the chunks on a list.
-    fn free_slots(&self, list: usize) -> usize {
-        let (mut free, mut at) = (0, self.heads[list]);
-        while at != 0 {
-            let chunk = &self.table[at as usize - 1];
-            free += slots_in(chunk.class as usize) - chunk.used as usize;
-            at = chunk.next;
-        }
-        free
     }
 
     fn relist(&mut self, at: usize) {
@@ -225,7 +230,7 @@ impl Chunks {
         at
     }
 
-    /// Compares bitmaps, counts and lists.
+    /// Compares counts and lists.
     pub fn check(&self, broken: &mut Vec<String>) {
         let mut listed = 0;
         for (list, &head) in self.heads.iter().enumerate() {
@@ -261,11 +266,19 @@ impl Chunks {
         if listed + full != self.fresh {
             broken.push(format!("slab: {listed} chunks listed and {full} full do not make {}", self.fresh));
         }
+        self.check_free(broken);
     }
 
-    #[cfg(test)]
-    pub fn header_mut(&mut self, at: usize) -> &mut Chunk {
-        &mut self.table[at]
+    fn check_free(&self, broken: &mut Vec<String>) {
+        let mut free = [0; CLASSES];
+        let classed = self.table[..self.fresh].iter().filter(|c| c.used > 0 && (c.class as usize) < CLASSES);
+        for chunk in classed {
+            let class = chunk.class as usize;
+            free[class] += slots_in(class) as u32 - u32::from(chunk.used).min(slots_in(class) as u32);
+        }
+        if free != self.free {
+            broken.push("slab: the counts of free slots differ from the chunks".into());
+        }
     }
 }
 
@@ -275,10 +288,9 @@ fn check_classed(at: usize, chunk: &Chunk, broken: &mut Vec<String>) {
         broken.push(format!("chunk {at}: class {class} does not exist"));
         return;
     }
-    let taken: u32 = chunk.taken.iter().map(|w| w.count_ones()).sum();
-    let beyond = (slots_in(class)..TAKEN_WORDS * 64).any(|s| chunk.taken[s / 64] & (1 << (s % 64)) != 0);
-    if taken != u32::from(chunk.used) || beyond || taken == 0 {
-        broken.push(format!("chunk {at}: {taken} slots taken, its count says {}", chunk.used));
+    if chunk.used == 0 || chunk.fresh as usize > slots_in(class) || chunk.leaving != 0 {
+        broken
+            .push(format!("chunk {at}: empty and with a class, beyond its slots, or chosen and not emptied"));
     }
     let leaving = chunk.leaving != 0;
     let list = if leaving { FULL } else { list_of(class, (chunk.used as usize).min(slots_in(class))) };

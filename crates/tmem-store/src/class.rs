@@ -3,6 +3,9 @@
 //! Sizes are multiples of 32 up to 128, for what packs to next to nothing, of 64 up to the packing limit, and a page.
 //! Sizes that give the same number of slots in a chunk are one class, the largest of them: the smaller ones would
 //! only waste the chunk's tail.
+//!
+//! A chunk begins with a word for each slot, which says whose the slot is (`chunks`). Eight whole pages fill a chunk, so
+//! their words are in its header.
 
 use tmem_sys::PAGE_SIZE;
 
@@ -17,7 +20,16 @@ const FINE: usize = 4;
 
 const fn slots_at(step: usize) -> usize {
     let step = if step > FINE { step.next_multiple_of(2) } else { step };
-    CHUNK / (step * STEP)
+    let mut slots = CHUNK / (step * STEP + WORD);
+    while head_of(slots) + slots * step * STEP > CHUNK {
+        slots -= 1;
+    }
+    slots
+}
+
+/// Bytes at the beginning of a chunk that are not slots.
+const fn head_of(slots: usize) -> usize {
+    (slots * WORD).next_multiple_of(LINE)
 }
 
 const fn count_classes() -> usize {
@@ -33,8 +45,14 @@ const fn count_classes() -> usize {
 
 pub(crate) const CLASSES: usize = count_classes();
 pub(crate) const PAGE_CLASS: usize = CLASSES - 1;
-/// The most slots a chunk can have, in 64-bit words of bitmap.
-pub(crate) const TAKEN_WORDS: usize = CHUNK / STEP / 64;
+/// Slots of a chunk of the smallest class.
+pub(crate) const MOST_SLOTS: usize = slots_at(1);
+/// Slots of a chunk of whole pages.
+pub(crate) const PAGES: usize = CHUNK / PAGE_SIZE;
+/// Slots begin at a line of the processor's caches.
+const LINE: usize = 64;
+/// What is noted of each slot.
+pub(crate) const WORD: usize = size_of::<u32>();
 
 struct Geometry {
     size: [u16; CLASSES],
@@ -55,7 +73,7 @@ const fn geometry() -> Geometry {
         step += 1;
     }
     g.size[PAGE_CLASS] = PAGE_SIZE as u16;
-    g.slots[PAGE_CLASS] = (CHUNK / PAGE_SIZE) as u16;
+    g.slots[PAGE_CLASS] = PAGES as u16;
     g
 }
 
@@ -86,6 +104,13 @@ pub(crate) fn slots_in(class: usize) -> usize {
     GEOMETRY.slots[class] as usize
 }
 
+/// Where a slot begins in its chunk.
+#[inline]
+pub(crate) fn slot_start(class: usize, slot: usize) -> usize {
+    let head = if class == PAGE_CLASS { 0 } else { head_of(slots_in(class)) };
+    head + slot * slot_size(class)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,10 +121,11 @@ mod tests {
             let class = class_of(len);
             let size = slot_size(class);
             assert!(size >= len && (class == 0 || slot_size(class - 1) < len), "{len} in {size}");
-            assert!(slots_in(class) * size <= CHUNK);
-            assert!(slots_in(class) <= TAKEN_WORDS * 64);
-            let tail = CHUNK - slots_in(class) * size;
-            assert!(tail * 16 <= CHUNK, "class of {size} wastes {tail} bytes of a chunk");
+            let end = slot_start(class, slots_in(class));
+            assert!(end <= CHUNK);
+            let words = if class == PAGE_CLASS { 0 } else { slots_in(class) * WORD };
+            let waste = CHUNK - end + slot_start(class, 0) - words;
+            assert!(waste * 16 <= CHUNK, "class of {size} wastes {waste} bytes of a chunk");
         }
         assert_eq!(class_of(PAGE_SIZE), PAGE_CLASS);
         assert_eq!(slot_size(PAGE_CLASS - 1), LARGEST_PACKED);

@@ -5,7 +5,7 @@
 //! shards'. Law 13: what they take is counted from their first use on, and bounded.
 
 use crate::class::LARGEST_PACKED;
-use crate::codec::{self, Codec, Coded};
+use crate::codec::{self, Codec, Coded, Decoder};
 use crate::ops::Corrupt;
 use crate::outside::Taken;
 use crate::sync::{AtomicU64, AtomicUsize, Lock, LockGuard, Ordering, locked};
@@ -40,6 +40,8 @@ pub(crate) struct Coder {
 impl Coder {
     /// The codec with its buffers, and the room for packed bytes.
     pub const FOOTPRINT: usize = Codec::FOOTPRINT + STAGED * PAGE_SIZE;
+    /// What of it is taken before the first use.
+    pub const IDLE: usize = Decoder::FOOTPRINT;
 
     fn new(number: usize) -> Result<Coder, Errno> {
         let (codec, staged) = (Codec::new()?, Table::new(STAGED * PAGE_SIZE)?);
@@ -107,7 +109,7 @@ impl Coder {
             Taken::Absent => return Ok(false),
             Taken::Same(word) => codec::fill(word, into),
             Taken::Raw => into.copy_from_slice(&self.staged[at..at + PAGE_SIZE]),
-            Taken::Packed(len) if codec::decode(&self.staged[at..at + len], into) => {}
+            Taken::Packed(len) if self.codec.decode(&self.staged[at..at + len], into) => {}
             Taken::Packed(_) => return Err(Corrupt::Undecodable),
         }
         Ok(true)
@@ -119,7 +121,7 @@ pub(crate) struct Coders {
     /// The thread that used each last, so that it finds its own again, and threads that work side by side do not write to the
     /// same memory.
     last_by: [AtomicU64; MOST],
-    /// How many were ever used: the others take no memory.
+    /// How many were ever used: the others take next to no memory.
     used: AtomicUsize,
 }
 
@@ -127,7 +129,13 @@ impl Coders {
     /// Two for each processor, so that one whose thread was interrupted keeps nobody waiting.
     pub fn new() -> Result<Coders, Errno> {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let all = (0..(2 * processors).min(MOST)).map(|number| Coder::new(number).map(locked));
+        Coders::with((2 * processors).min(MOST))
+    }
+
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn with(count: usize) -> Result<Coders, Errno> {
+        let all = (0..count).map(|number| Coder::new(number).map(locked));
         let last_by = std::array::from_fn(|_| AtomicU64::new(ThreadKey::NONE.bits()));
         Ok(Coders { all: all.collect::<Result<_, _>>()?, last_by, used: AtomicUsize::new(0) })
     }
@@ -168,7 +176,8 @@ impl Coders {
 
     /// Bytes of memory taken.
     pub fn footprint(&self) -> usize {
-        self.used.load(Ordering::Relaxed) * Coder::FOOTPRINT
+        let used = self.used.load(Ordering::Relaxed) * (Coder::FOOTPRINT - Coder::IDLE);
+        self.all.len() * Coder::IDLE + used
     }
 
     /// Before a fork: no thread packs or unpacks.

@@ -1,79 +1,75 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Owns: compaction: pages move out of sparse chunks into fuller ones of their class, so that chunks come free for
-//! other classes or for the kernel. Callers: the pager when it is idle or short. Locks: the store's, for one step.
-//! The index is walked leaf by leaf, so slots need no way back to their entries.
+//! Owns: compaction: a sparse chunk is emptied into the fuller ones of its class, so that it comes free for other classes
+//! or for the kernel. Callers: the pager when it is idle or short, `room`. Locks: the store's, for one step.
+//! A slot knows its entry, so a step costs what it moves. Law: no page is lost to it; what it cannot move stays.
 
-use crate::entry::{Entry, Form};
+use crate::class::CLASSES;
+use crate::entry::{EntryPlace, Form};
 use crate::pool::PageStore;
-use crate::slab::{Loc, Slab};
+use crate::slab::Loc;
 use tmem_sys::PAGE_SIZE;
 
-/// Leaves of the index in one step of an evacuation: 512 pages that may have to be moved.
-const EVACUATED_AT_ONCE: u32 = 8;
-
 impl PageStore {
-    /// Looks at up to `leaves` leaves of the index (64 pages each), from where the last step ended, and moves what
-    /// lies in a sparse chunk while a fuller one has room. How many pages were moved.
-    pub fn compact(&mut self, leaves: usize) -> usize {
-        let end = self.objects.trees.leaves.fresh();
+    /// Empties chunks whose pages all fit into others of their class, until `pages` were moved or there is no such chunk.
+    /// How many pages were moved.
+    pub fn compact(&mut self, pages: usize) -> usize {
         let mut moved = 0;
-        for _ in 0..leaves.min(end as usize) {
-            self.compact_from = if self.compact_from + 1 >= end { 1 } else { self.compact_from + 1 };
-            if self.objects.trees.leaves.is_live(self.compact_from) {
-                moved += self.move_in_leaf(self.compact_from, Slab::relocate);
+        while moved < pages {
+            let Some(chunk) = self.slab.choose_leaving(self.compact_from as usize) else { break };
+            let all = self.empty_chunk(chunk);
+            moved += all.unwrap_or(0);
+            self.compact_from = (self.compact_from + 1) % CLASSES as u32;
+            if all.is_none() {
+                break;
             }
         }
         self.moved += moved as u64;
         moved
     }
 
-    /// Begins to empty as many chunks as the free slots of their classes amount to, by a walk over the whole index. For a
-    /// store that is full of free slots of the wrong sizes. Whether there are such chunks.
-    pub(crate) fn begin_evacuation(&mut self) -> bool {
-        if !self.is_evacuating() && self.slab.choose_leaving() > 0 {
-            self.evacuate_from = 1;
-        }
-        self.is_evacuating()
-    }
-
-    pub(crate) fn is_evacuating(&self) -> bool {
-        self.evacuate_from != 0
-    }
-
-    /// A few leaves of the walk; nobody is to wait for all of it.
-    pub(crate) fn evacuate_some(&mut self) {
-        let end = self.objects.trees.leaves.fresh();
-        let until = self.evacuate_from.saturating_add(EVACUATED_AT_ONCE).min(end);
-        for leaf in self.evacuate_from..until {
-            if self.objects.trees.leaves.is_live(leaf) {
-                self.moved += self.move_in_leaf(leaf, Slab::leave) as u64;
+    /// Moves all pages out of a chunk that was chosen for it; `None` where one cannot be moved.
+    fn empty_chunk(&mut self, chunk: usize) -> Option<usize> {
+        let (mut moved, mut from) = (0, 0);
+        while let Some(loc) = self.slab.next_taken(chunk, from) {
+            if !self.move_slot(loc) {
+                // Stray writes broke the way from slot to entry, and `check` will tell.
+                self.slab.settle(chunk);
+                return None;
             }
+            moved += 1;
+            from = loc.slot() + 1;
         }
-        self.evacuate_from = until;
-        if until >= end {
-            self.evacuate_from = 0;
-            self.slab.settle();
-        }
+        Some(moved)
     }
 
-    /// Offers every page of a leaf a better place; how many took it.
-    fn move_in_leaf(&mut self, leaf: u32, better_place: fn(&mut Slab, Loc, usize) -> Option<Loc>) -> usize {
-        let mut moved = 0;
-        for entry in &mut self.objects.trees.leaves[leaf] {
-            let slab = &mut self.slab;
-            let better = match entry.form() {
-                Form::Packed(loc, len) => better_place(slab, loc, len).map(|to| Entry::packed(to, len)),
-                Form::Raw(loc) => better_place(slab, loc, PAGE_SIZE).map(Entry::raw),
-                Form::Empty | Form::Same(_) | Form::Broken(_) => None,
-            };
-            if let Some(better) = better {
-                *entry = better.with_record(entry.record());
-                moved += 1;
-            }
-        }
-        moved
+    /// Moves one slot's data, and tells its entry.
+    fn move_slot(&mut self, loc: Loc) -> bool {
+        let PageStore { slab, objects, dedup, .. } = self;
+        let entry = slab.owner(loc).and_then(|owner| match owner.place() {
+            // What several pages share moves once, with its share.
+            EntryPlace::Share(share) => dedup.shares.data_mut(share),
+            _ => objects.entry_mut(owner),
+        });
+        let Some(entry) = entry else { return false };
+        let to = match entry.form() {
+            Form::Packed(at, len) if at == loc => slab.leave(loc, len),
+            Form::Raw(at) if at == loc => slab.leave(loc, PAGE_SIZE),
+            _ => None,
+        };
+        let Some(to) = to else { return false };
+        *entry = entry.moved(to);
+        true
+    }
+
+    /// Whether so much of the slab is free slots that compaction is worth its time.
+    pub fn is_sparse(&self) -> bool {
+        self.slab.free_bytes() > self.slab.mapped_bytes() / SPARSE_PART + SPARSE_LEAST
     }
 }
+
+/// Free slots may take this part of the slab and this many bytes more: a chunk of each class that is not full.
+const SPARSE_PART: usize = 32;
+const SPARSE_LEAST: usize = CLASSES / 4 * crate::class::CHUNK;
 
 #[cfg(test)]
 mod tests {
@@ -104,7 +100,7 @@ mod tests {
             assert_eq!(store.flush_page(pool, object, n), Ok(true));
         }
         let before = store.stats().mapped_bytes;
-        let moved: usize = (0..8).map(|_| store.compact(32)).sum();
+        let moved: usize = (0..80).map(|_| store.compact(32)).sum();
         store.trim();
         let after = store.stats();
         assert_eq!(after.moved, moved as u64);
@@ -116,6 +112,6 @@ mod tests {
             assert!(n % 5 != 0 || into == page(n));
         }
         assert_eq!(store.check(), Vec::<String>::new());
-        assert_eq!((0..8).map(|_| store.compact(64)).sum::<usize>(), 0, "nothing is moved to and fro");
+        assert_eq!(store.compact(64), 0, "nothing is moved to and fro");
     }
 }

@@ -18,6 +18,8 @@ pub struct StoreConfig {
     /// Pages that the index must hold when they lie densely in their objects.
     pub max_pages: u64,
     pub max_objects: usize,
+    /// Keep persistent pages in the order of their puts, for [`PageStore::oldest`](crate::PageStore::oldest).
+    pub ordered: bool,
 }
 
 impl StoreConfig {
@@ -29,6 +31,7 @@ impl StoreConfig {
             reserve_bytes: whole.max(capacity_bytes),
             max_pages,
             max_objects: 1 << 16,
+            ordered: true,
         }
     }
 }
@@ -40,11 +43,24 @@ pub struct PoolConfig {
     pub pack: bool,
     /// Keep pages that do not shrink as they are, instead of refusing them.
     pub raw: bool,
+    /// Keep the bytes of pages of one guest once that are the same.
+    pub dedup: Dedup,
+}
+
+/// Which pages of a pool are looked up among those stored already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dedup {
+    #[default]
+    Off,
+    /// A few; all as long as enough of them are stored already.
+    Auto,
+    /// All.
+    On,
 }
 
 impl Default for PoolConfig {
     fn default() -> PoolConfig {
-        PoolConfig { pack: true, raw: false }
+        PoolConfig { pack: true, raw: false, dedup: Dedup::Off }
     }
 }
 

@@ -6,7 +6,6 @@ use crate::entry::Form;
 use crate::object::ObjectId;
 use crate::ops::Soon;
 use crate::pool::{PageStore, PoolId};
-use tmem_sys::page::fetch_all;
 
 impl PageStore {
     /// Asks for the memory that a put or a get of a page will read.
@@ -16,10 +15,9 @@ impl PageStore {
         match soon {
             Soon::Entry => self.objects.expect(slot as u32, object, index),
             Soon::Bytes => {
-                if let Form::Packed(loc, len) = self.objects.get(slot as u32, object, index).form()
-                    && let Some(bytes) = self.slab.read(loc, len)
-                {
-                    fetch_all(bytes);
+                let entry = self.objects.get(slot as u32, object, index);
+                if let Form::Packed(loc, len) = self.dedup.shares.plain(entry).form() {
+                    self.slab.expect(loc, len);
                 }
             }
         }

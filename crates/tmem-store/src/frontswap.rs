@@ -6,7 +6,8 @@
 //! invalidate in every one first, then store; and only the backend that took a page is asked for it.
 
 use crate::codec::Coded;
-use crate::ops::{BackendOps, Copied, Corrupt, Loaded, Outcome, Reason, Soon};
+use crate::cold::ColdBatch;
+use crate::ops::{BackendOps, Copied, Corrupt, Loaded, Oldest, Outcome, Reason, Soon};
 use crate::stats::{Refusals, StoreStats};
 use tmem_sys::{Errno, Page, Table};
 
@@ -224,6 +225,65 @@ impl Frontswap {
         if let Some(backend) = self.backends.get(holder) {
             backend.expect(self.area, page as u64, soon);
         }
+    }
+
+    /// The page that was stored longest ago by the first backend that keeps them in order, but for those up to the place `after`
+    /// (0 for none). `None` where there is no other.
+    pub fn oldest(&self, after: u32) -> Option<Oldest<'_>> {
+        // With writethrough the swap device has every page already.
+        if self.mode.writethrough {
+            return None;
+        }
+        let backend = self.backends.iter().find(|b| b.oldest(0).is_some())?;
+        backend.oldest(after).filter(|oldest| oldest.area == self.area)
+    }
+
+    /// The page was found unchanged: it is as young as one that is stored now.
+    pub fn touch(&mut self, page: usize) {
+        if self.is_present(page) {
+            let holder = usize::from(self.holder[page]) - 1;
+            self.backends[holder].touch(self.area, page as u64);
+        }
+    }
+
+    /// Sets the clock by which stores are dated, in any unit.
+    pub fn set_clock(&mut self, now: u32) {
+        self.backends.iter_mut().for_each(|b| b.set_clock(now));
+    }
+
+    /// As [`BackendOps::has_cold`], of the page store among the backends.
+    pub fn has_cold(&mut self, before: u32) -> bool {
+        self.page_store().is_some_and(|store| store.has_cold(before))
+    }
+
+    /// As [`BackendOps::take_cold`], of the page store among the backends.
+    pub fn take_cold(&mut self, before: u32, batch: &mut ColdBatch) -> bool {
+        self.page_store().is_some_and(|store| store.take_cold(before, batch))
+    }
+
+    /// As [`BackendOps::sample`].
+    pub fn sample(&mut self, step: u32, most: usize, batch: &mut ColdBatch) -> u32 {
+        self.page_store().map_or(0, |store| store.sample(step, most, batch))
+    }
+
+    /// As [`BackendOps::settle_cold`].
+    pub fn settle_cold(&mut self, batch: &ColdBatch, n: usize, tighter: Option<&[u8]>) -> bool {
+        self.page_store().is_some_and(|store| store.settle_cold(batch, n, tighter))
+    }
+
+    /// Whether a page is stored in a form for pages that stay cold.
+    pub fn is_cold(&self, page: usize) -> bool {
+        let holder = self.holder.get(page).and_then(|h| usize::from(*h).checked_sub(1));
+        holder.is_some_and(|holder| self.backends[holder].is_cold(self.area, page as u64))
+    }
+
+    /// As [`BackendOps::tidy`], of each backend.
+    pub fn tidy(&mut self, wholly: bool) -> bool {
+        self.backends.iter_mut().fold(false, |done, b| b.tidy(wholly) | done)
+    }
+
+    fn page_store(&mut self) -> Option<&mut Box<dyn BackendOps>> {
+        self.backends.iter_mut().find(|b| b.store_stats().is_some())
     }
 
     /// Forgets a page; nothing happens when it is not stored.

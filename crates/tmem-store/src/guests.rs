@@ -184,6 +184,13 @@ impl Guests {
         self.get(guest).limits.cap.is_none_or(|cap| self.seat.board.charge(guest, bytes, cap))
     }
 
+    /// As [`Guests::reserve`], whatever the cap: for a page that is stored in another form.
+    pub fn reserve_anyway(&self, guest: GuestId, slot_bytes: usize) {
+        if self.get(guest).limits.cap.is_some() {
+            let _ = self.seat.board.charge(guest, slot_bytes as u64 + PAGE_METADATA, u64::MAX);
+        }
+    }
+
     /// Gives back what [`Guests::reserve`] took.
     #[inline]
     pub fn cancel(&self, guest: GuestId, slot_bytes: usize) {
@@ -285,7 +292,7 @@ impl GuestHoldings {
 pub(crate) fn slot_bytes(slab: &Slab, entry: Entry) -> usize {
     match entry.form() {
         Form::Packed(loc, _) | Form::Raw(loc) => slab.size_at(loc).unwrap_or(0),
-        Form::Empty | Form::Same(_) | Form::Broken(_) => 0,
+        Form::Empty | Form::Same(_) | Form::Shared(_) | Form::Broken(_) => 0,
     }
 }
 

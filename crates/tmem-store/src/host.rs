@@ -2,8 +2,10 @@
 //! Owns: the embedded host: page stores that several threads and forks use as one, with guests, one limit for
 //! everything, and batches. Callers: users' pools (the pager has its own store and lock, and does not come here). Locks: a
 //! codec's, then one shard's, or all of them in order; around a fork, every host's, in the same order. Pages are packed
-//! and unpacked under a codec's lock alone. No host's lock is held while another's or a pager's is taken, or while
-//! memory of the caller's that may be paged is touched: callers copy such pages first (law 17).
+//! and unpacked under a codec's lock alone. No host's lock is held while another's or a pager's is taken (the other way
+//! round it may be: see the pager's `lodgers`), or while memory of the caller's that may be paged is touched: callers
+//! copy such pages first (law 17).
+//! Twins are found within a shard. So the pools of a guest that always deduplicate are in one, and any other pool in all.
 //! Law 8: operations on a handle happen in some order, whole; so do those on all pages of an object or a pool. Law 15: a
 //! forked child finds every host whole, as a copy of its own.
 
@@ -13,7 +15,8 @@ use crate::facts::Facts;
 use crate::guests::{GuestError, GuestStats, MAX_GUESTS};
 use crate::object::ObjectId;
 use crate::ops::{Loaded, Outcome};
-use crate::pool::{PageStore, PoolConfig, PoolId, PoolKind, StoreError};
+use crate::pool::{Dedup, PageStore, PoolConfig, PoolId, PoolKind, StoreError};
+use crate::room::Effort;
 use crate::shard::{Guard, Handle, Shards};
 use crate::stats::{PoolStats, StoreStats};
 use crate::sync::LockGuard;
@@ -36,9 +39,18 @@ pub struct HostConfig {
 pub struct Host {
     pub(crate) shards: Shards,
     pub(crate) board: Arc<Board>,
-    coders: Coders,
+    pub(crate) coders: Coders,
     pub(crate) facts: Facts,
     pub(crate) reserve_bytes: usize,
+}
+
+/// Registers the handlers around a fork, once a process. A part whose lock is held while a host's is taken registers its own
+/// after these: the last registered come first before a fork.
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn register_fork() -> Result<(), Errno> {
+    fork::register(prepare, release, child)
 }
 
 /// Every host that may still be alive.
@@ -51,7 +63,8 @@ impl Host {
     /// `ENOMEM` when the address space cannot hold the reserves.
     pub fn new(config: HostConfig) -> Result<Arc<Host>, Errno> {
         let reserve_bytes = config.reserve_bytes.max(config.limit_bytes);
-        Host::of(Shards::new(config.limit_bytes, reserve_bytes)?, config.limit_bytes, reserve_bytes)
+        let made = Shards::new(config.limit_bytes, reserve_bytes)?;
+        Host::of(made, Coders::new()?, config.limit_bytes, reserve_bytes)
     }
 
     /// A host of so many shards, whatever the limit; for tests.
@@ -61,15 +74,30 @@ impl Host {
     #[doc(hidden)]
     pub fn with_shards(config: HostConfig, shards: usize) -> Result<Arc<Host>, Errno> {
         let reserve_bytes = config.reserve_bytes.max(config.limit_bytes);
-        Host::of(Shards::with(shards, reserve_bytes)?, config.limit_bytes, reserve_bytes)
+        let made = Shards::with(shards, reserve_bytes, false)?;
+        Host::of(made, Coders::new()?, config.limit_bytes, reserve_bytes)
     }
 
-    fn of(made: (Shards, Arc<Board>), limit: usize, reserve_bytes: usize) -> Result<Arc<Host>, Errno> {
-        let (shards, board) = made;
+    /// A host of one store, for who locks it for more than one operation: it packs and unpacks there.
+    ///
+    /// # Errors
+    /// As [`Host::new`].
+    pub fn of_one(config: HostConfig) -> Result<Arc<Host>, Errno> {
+        let reserve_bytes = config.reserve_bytes.max(config.limit_bytes);
+        let made = Shards::with(1, reserve_bytes, true)?;
+        Host::of(made, Coders::with(1)?, config.limit_bytes, reserve_bytes)
+    }
+
+    fn of(
+        (shards, board): (Shards, Arc<Board>),
+        coders: Coders,
+        limit: usize,
+        reserve_bytes: usize,
+    ) -> Result<Arc<Host>, Errno> {
         board.set_limit(limit);
-        fork::register(prepare, release, child)?;
-        let host = Host { shards, board, coders: Coders::new()?, facts: Facts::new(), reserve_bytes };
-        let host = Arc::new(host);
+        board.overdraw(coders.footprint());
+        register_fork()?;
+        let host = Arc::new(Host { shards, board, coders, facts: Facts::new(), reserve_bytes });
         let mut hosts = HOSTS.lock();
         hosts.retain(|known| known.strong_count() > 0);
         hosts.push(Arc::downgrade(&host));
@@ -81,17 +109,29 @@ impl Host {
         let mut coder = self.coders.take();
         if coder.is_first_use() {
             self.coders.count_one();
-            self.board.overdraw(Coder::FOOTPRINT);
+            self.board.overdraw(Coder::FOOTPRINT - Coder::IDLE);
         }
         coder
     }
 
+    /// The store of a host that has one, for what has no verb here. No other thread gets on meanwhile.
+    pub fn lock(&self) -> LockGuard<'_, PageStore> {
+        debug_assert!(self.shards.count() == 1, "a part of the pages is elsewhere");
+        self.shards.lock(0)
+    }
+
+    /// The number of the shard that a handle's page is in, if it is stored.
+    #[inline]
+    pub(crate) fn at(&self, handle: Handle) -> usize {
+        self.facts.home(handle.pool).unwrap_or_else(|| self.shards.of(handle))
+    }
+
     fn shard_of(&self, handle: Handle) -> Guard<'_> {
-        self.shards.lock(self.shards.of(handle))
+        self.shards.lock(self.at(handle))
     }
 
     /// Does something in all shards at once; what the last one answered.
-    fn in_all<R>(&self, mut act: impl FnMut(&mut PageStore) -> R) -> Option<R> {
+    pub(crate) fn in_all<R>(&self, mut act: impl FnMut(&mut PageStore) -> R) -> Option<R> {
         let mut shards = self.shards.lock_all();
         shards.iter_mut().flatten().map(|store| act(store)).last()
     }
@@ -109,12 +149,13 @@ impl Host {
     pub fn new_pool(&self, guest: &str, kind: PoolKind, config: PoolConfig) -> Result<PoolId, HostError> {
         // The same guests and pools in all shards, made in the same order, have the same numbers in all of them.
         let mut shards = self.lock_all_empty();
-        let mut made = PoolId(0);
+        let (mut made, mut home) = (PoolId(0), None);
         for store in shards.iter_mut().flatten() {
             let guest = store.guests.find_or_make(guest).map_err(HostError::Guest)?;
             made = store.new_pool_of(guest, kind, config).map_err(HostError::Store)?;
+            home = (config.dedup == Dedup::On).then(|| guest.slot() % self.shards.count());
         }
-        self.facts.set(made, config.pack, false);
+        self.facts.set(made, config.pack, home);
         Ok(made)
     }
 
@@ -134,9 +175,15 @@ impl Host {
         {
             return Ok(refused);
         }
+        let mut effort = Effort::default();
+        if self.facts.seeks(pool, self.at(handle))
+            && let Some(shared) = self.shard_of(handle).put_shared(handle, page, &mut effort)?
+        {
+            return Ok(shared);
+        }
         let mut coder = self.coder();
         let coded = coder.encode(page, self.facts.packs(pool));
-        self.put_in(self.shard_of(handle), handle, page, &coded).map(|(_, outcome)| outcome)
+        self.put_in(self.shard_of(handle), handle, page, &coded, &mut effort).map(|(_, outcome)| outcome)
     }
 
     /// # Errors
@@ -194,22 +241,25 @@ impl Host {
             } else {
                 store.thaw(pool)?
             }
-            self.facts.set_frozen(pool.slot(), frozen);
+            self.show_frozen(store);
             Ok(())
         };
         self.in_all(set).unwrap_or(Ok(()))
+    }
+
+    /// Notes which pools are frozen now, one way or another.
+    pub(crate) fn show_frozen(&self, store: &PageStore) {
+        let pools = store.pools.iter().enumerate().filter(|(_, pool)| pool.live);
+        pools.for_each(|(slot, pool)| self.facts.set_frozen(slot, pool.stats.frozen));
     }
 
     /// Freezes or thaws all pools that a guest has now; how many. `None` where there is no such guest.
     pub fn set_guest_frozen(&self, guest: &str, frozen: bool) -> Option<usize> {
         let set = |store: &mut PageStore| {
             let guest = store.guests.find(guest)?;
-            let pools = store.pools.iter_mut().enumerate().filter(|(_, p)| p.live && p.guest == guest);
-            let set = pools.map(|(slot, pool)| {
-                pool.stats.frozen = frozen;
-                self.facts.set_frozen(slot, frozen);
-            });
-            Some(set.count())
+            let set = store.set_guest_frozen(guest, frozen);
+            self.show_frozen(store);
+            Some(set)
         };
         self.in_all(set).flatten()
     }
@@ -248,7 +298,12 @@ impl Host {
 
     pub fn stats(&self) -> StoreStats {
         let mut sum = StoreStats { footprint_bytes: self.coders.footprint() as u64, ..StoreStats::default() };
-        self.in_all(|store| sum.join(&store.stats()));
+        let mut seeking = 0u64;
+        self.in_all(|store| {
+            sum.join(&store.stats());
+            seeking |= store.seeking();
+        });
+        sum.dedup.pools_all = seeking.count_ones().into();
         sum
     }
 
@@ -322,11 +377,17 @@ extern "C" fn prepare() {
     hosts.keep_across_fork();
 }
 
-/// In the child: who waited in the parent does not wait here.
+/// In the child: who waited in the parent does not wait here, and who saved a pool does not go on.
 extern "C" fn child() {
     release();
     let hosts = HOSTS.lock();
-    hosts.iter().filter_map(Weak::upgrade).for_each(|host| host.shards.forget_waiting());
+    for host in hosts.iter().filter_map(Weak::upgrade) {
+        host.shards.forget_waiting();
+        host.in_all(|store| {
+            store.forget_saves();
+            host.show_frozen(store);
+        });
+    }
 }
 
 /// In the parent, and in the child: all hosts are free again.

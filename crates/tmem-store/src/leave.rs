@@ -3,6 +3,7 @@
 //! of memory, so that nobody waits for all of a large one. Callers: `supply`, and `room` where memory is short. Locks: the
 //! store's, for one step. Law 4: what was flushed misses from then on. Law 11: pages are charged until their memory is free.
 
+use crate::held::release;
 use crate::object::ObjectId;
 use crate::pool::{PageStore, PoolId, StoreError};
 
@@ -18,6 +19,9 @@ impl PageStore {
         let slot = self.live_slot(pool)?;
         let pages = self.objects.detach_object(slot as u32, object);
         self.count_flushed(slot, pages);
+        if pages > 0 {
+            self.saves.note_object(slot, object);
+        }
         Ok(pages)
     }
 
@@ -41,10 +45,12 @@ impl PageStore {
     /// Frees some of what left. Whether there is more.
     pub(crate) fn empty_some(&mut self) -> bool {
         for _ in 0..EMPTIED_AT_ONCE {
-            let PageStore { objects, slab, held, ages, guests, pools, .. } = self;
-            objects.drain_leaving(&mut |pool, entry| {
-                crate::pool::release(slab, held, ages, guests, &mut pools[pool as usize], entry);
+            let PageStore { objects, slab, held, ages, order, guests, pools, dedup, .. } = self;
+            let shares = &mut dedup.shares;
+            objects.drain_leaving(&mut |pool, e| {
+                release(slab, held, ages, order, guests, shares, &mut pools[pool as usize], e);
             });
+            self.settle_all();
         }
         self.has_leaving()
     }

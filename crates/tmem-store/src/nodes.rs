@@ -24,10 +24,14 @@ tmem_sys::pod! {
     }
 }
 
+const fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
 pub(crate) struct NodeTable<T: Pod> {
     nodes: Table<T>,
     heads: Table<Head>,
-    /// Live nodes of each page of nodes, and `TOUCHED`.
+    /// Live nodes of each group of nodes, and `TOUCHED`.
     pages: Table<u32>,
     free: u32,
     /// Nodes from here on were never given out.
@@ -38,15 +42,17 @@ pub(crate) struct NodeTable<T: Pod> {
 }
 
 impl<T: Pod> NodeTable<T> {
-    const PER_PAGE: usize = PAGE_SIZE / size_of::<T>();
+    /// The fewest whole pages that are full of nodes: memory comes and goes by these.
+    const GROUP: usize = PAGE_SIZE / gcd(PAGE_SIZE, size_of::<T>()) * size_of::<T>();
+    const PER_GROUP: usize = Self::GROUP / size_of::<T>();
 
     pub fn new(cap: usize) -> Result<NodeTable<T>, Errno> {
-        const { assert!(PAGE_SIZE.is_multiple_of(size_of::<T>())) };
+        const { assert!(Self::GROUP <= 4 * PAGE_SIZE) };
         let cap = cap.saturating_add(1).min(LIVE as usize - 1);
         Ok(NodeTable {
             nodes: Table::new(cap)?,
             heads: Table::new(cap)?,
-            pages: Table::new(cap.div_ceil(Self::PER_PAGE))?,
+            pages: Table::new(cap.div_ceil(Self::PER_GROUP))?,
             free: 0,
             fresh: 1,
             live: 0,
@@ -69,7 +75,7 @@ impl<T: Pod> NodeTable<T> {
         };
         self.heads[node as usize] = Head { used: 0, next: LIVE };
         self.live += 1;
-        let page = &mut self.pages[node as usize / Self::PER_PAGE];
+        let page = &mut self.pages[node as usize / Self::PER_GROUP];
         match *page {
             0 => self.touched_pages += 1,
             TOUCHED => self.idle_pages -= 1,
@@ -86,7 +92,7 @@ impl<T: Pod> NodeTable<T> {
         self.heads[at] = Head { used: 0, next: self.free };
         self.free = node;
         self.live -= 1;
-        let page = at / Self::PER_PAGE;
+        let page = at / Self::PER_GROUP;
         self.pages[page] -= 1;
         if self.pages[page] != TOUCHED {
             return;
@@ -94,30 +100,27 @@ impl<T: Pod> NodeTable<T> {
         if self.idle_pages < IDLE_PAGES {
             self.idle_pages += 1;
         } else {
-            self.nodes.discard(page * PAGE_SIZE..(page + 1) * PAGE_SIZE);
+            self.nodes.discard(page * Self::GROUP..(page + 1) * Self::GROUP);
             self.pages[page] = 0;
             self.touched_pages -= 1;
-        }
-    }
-
-    /// Gives back the pages that hold no node.
-    pub fn trim(&mut self) {
-        for page in 0..self.fresh.div_ceil(Self::PER_PAGE) {
-            if self.idle_pages == 0 {
-                return;
-            }
-            if self.pages[page] == TOUCHED {
-                self.nodes.discard(page * PAGE_SIZE..(page + 1) * PAGE_SIZE);
-                self.pages[page] = 0;
-                self.touched_pages -= 1;
-                self.idle_pages -= 1;
-            }
         }
     }
 
     /// Whether `n` allocations will succeed.
     pub fn has_room(&self, n: usize) -> bool {
         self.nodes.len() - 1 - self.live >= n
+    }
+
+    /// Gives back all memory, where no node is live.
+    pub fn reset_if_empty(&mut self) {
+        if self.live == 0 && self.fresh > 1 {
+            let pages = self.fresh.div_ceil(Self::PER_GROUP);
+            // In whole pages: what follows the last node used was never touched.
+            self.nodes.discard(0..pages * Self::GROUP);
+            self.heads.discard(0..page_bytes(self.fresh * size_of::<Head>()));
+            self.pages.discard(0..page_bytes(pages * size_of::<u32>()));
+            (self.free, self.fresh, self.touched_pages, self.idle_pages) = (0, 1, 0, 0);
+        }
     }
 
     pub fn is_live(&self, node: u32) -> bool {
@@ -151,8 +154,8 @@ impl<T: Pod> NodeTable<T> {
 
     /// Bytes of memory taken, in whole pages.
     pub fn touched_bytes(&self) -> usize {
-        let pages = self.fresh.div_ceil(Self::PER_PAGE);
-        self.touched_pages * PAGE_SIZE
+        let pages = self.fresh.div_ceil(Self::PER_GROUP);
+        self.touched_pages * Self::GROUP
             + page_bytes(self.fresh * size_of::<Head>())
             + page_bytes(pages * size_of::<u32>())
     }
@@ -179,9 +182,9 @@ impl<T: Pod> NodeTable<T> {
 
     fn check_pages(&self, name: &str, broken: &mut Vec<String>) {
         let (mut touched, mut idle) = (0, 0);
-        for page in 0..self.fresh.div_ceil(Self::PER_PAGE) {
-            let first = (page * Self::PER_PAGE).max(1);
-            let last = ((page + 1) * Self::PER_PAGE).min(self.fresh);
+        for page in 0..self.fresh.div_ceil(Self::PER_GROUP) {
+            let first = (page * Self::PER_GROUP).max(1);
+            let last = ((page + 1) * Self::PER_GROUP).min(self.fresh);
             let live = (first..last).filter(|&n| self.heads[n].next == LIVE).count();
             let says = self.pages[page];
             touched += usize::from(says != 0);
@@ -234,10 +237,6 @@ mod tests {
         t.check("nodes", &mut broken);
         assert!(broken.is_empty(), "{broken:?}");
         assert!(t.touched_bytes() <= full - (25 - IDLE_PAGES) * PAGE_SIZE);
-        t.trim();
-        assert!(t.touched_bytes() <= full - 25 * PAGE_SIZE);
-        t.check("nodes", &mut broken);
-        assert!(broken.is_empty(), "{broken:?}");
         assert!((0..100).all(|_| t.alloc().is_some()));
     }
 

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Owns: objects, found by (pool, 192-bit id), each with its tree of entries; and the list of each pool's objects.
+//! Owns: objects, found by (pool, 192-bit id), each with its tree of entries; and the list of each pool's objects. The
+//! entry of an object's only page is in the object's own record, for those who have many objects of one page.
 //! Callers: `pool`. Locks: the store's. Law: ids are compared whole, so ids that differ anywhere are different
 //! objects; an object with no entry does not exist.
 
-use crate::entry::Entry;
+mod leaving;
+
+use crate::entry::{Entry, EntryId, EntryPlace};
 use crate::nodes::NodeTable;
 use crate::ops::Reason;
 use crate::page_bytes;
@@ -25,16 +28,28 @@ const LEFT: u32 = u32::MAX;
 tmem_sys::pod! {
     struct Object {
         id: [u64; 3],
-        hash: u64,
+        /// How many pages; of an object that has one and no tree, the page's index.
         pages: u64,
-        root: Root,
+        /// The tree in an entry's clothes, or the only page's entry.
+        first: Entry,
         pool: u32,
         /// The next object of the bucket.
         chain: u32,
         /// Neighbours in the pool's list.
         next: u32,
         prev: u32,
+        spare: u32,
     }
+}
+
+/// Where an entry was put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Inserted {
+    /// Number of the object, which stays the same while it has entries.
+    pub object: u32,
+    pub id: EntryId,
+    /// The new number of the entry that was the object's only one until now.
+    pub moved: Option<EntryId>,
 }
 
 pub(crate) struct Objects {
@@ -59,7 +74,7 @@ impl Objects {
         let buckets = max_objects.next_power_of_two().max(FIRST_BUCKETS);
         Ok(Objects {
             trees: Trees::new(max_leaves)?,
-            objects: NodeTable::new(max_objects)?,
+            objects: NodeTable::new(max_objects.min(EntryId::OBJECTS - 2))?,
             buckets: Table::new(buckets)?,
             open: FIRST_BUCKETS,
             pool_heads: [0; MAX_POOLS],
@@ -72,31 +87,106 @@ impl Objects {
     pub fn get(&self, pool: u32, id: ObjectId, index: u64) -> Entry {
         match self.find(pool, id) {
             0 => Entry::EMPTY,
-            object => self.trees.get(self.objects[object].root, index),
+            object => self.get_in(object, index),
         }
+    }
+
+    #[inline]
+    fn get_in(&self, object: u32, index: u64) -> Entry {
+        let Object { first, pages, .. } = self.objects[object];
+        match first.root() {
+            Some(root) => self.trees.get(root, index),
+            None if pages == index => first,
+            None => Entry::EMPTY,
+        }
+    }
+
+    /// The first entry of an object from an index on.
+    pub fn next(&self, pool: u32, id: ObjectId, from: u64) -> Option<(u64, Entry)> {
+        let object = self.find(pool, id);
+        let Object { first, pages: index, .. } = self.objects[object];
+        match first.root() {
+            _ if object == 0 => None,
+            Some(root) => self.trees.next(root, from),
+            None => (index >= from).then_some((index, first)),
+        }
+    }
+
+    /// Writes the ids of a pool's objects with numbers from `at` on, as many as there is room for among so many numbers;
+    /// how many. `at` moves on, and is 0 at the end. An object keeps its number, so none is passed over between two calls.
+    pub fn ids(&self, pool: u32, at: &mut u32, numbers: usize, into: &mut [ObjectId]) -> usize {
+        let (mut found, end) = (0, self.objects.fresh());
+        let last = end.min(at.saturating_add(numbers as u32));
+        let mut number = (*at).max(1);
+        while number < last && found < into.len() {
+            let object = &self.objects[number];
+            if object.pool == pool && self.is_here(number) {
+                into[found] = ObjectId(object.id);
+                found += 1;
+            }
+            number += 1;
+        }
+        *at = if number < end { number } else { 0 };
+        found
     }
 
     /// Asks for the memory of the entry at an index.
     #[inline]
     pub fn expect(&self, pool: u32, id: ObjectId, index: u64) {
-        let object = self.find(pool, id);
-        if object != 0 {
-            self.trees.expect(self.objects[object].root, index);
+        if let Some(root) = self.objects[self.find(pool, id)].first.root() {
+            self.trees.expect(root, index);
         }
     }
 
-    /// Puts an entry where there is none. The number of its object, which stays the same while it has entries.
-    pub fn insert(&mut self, pool: u32, id: ObjectId, index: u64, entry: Entry) -> Result<u32, Reason> {
+    /// Puts an entry where there is none.
+    pub fn insert(&mut self, pool: u32, id: ObjectId, index: u64, entry: Entry) -> Result<Inserted, Reason> {
         let object = match self.find(pool, id) {
-            0 => self.create(pool, id)?,
+            0 => {
+                let object = self.create(pool, id)?;
+                (self.objects[object].first, self.objects[object].pages) = (entry, index);
+                return Ok(Inserted { object, id: EntryId::lone(object), moved: None });
+            }
             object => object,
         };
-        let mut root = self.objects[object].root;
-        let done = self.trees.insert(&mut root, index, entry);
-        self.objects[object].root = root;
+        let (root, moved) = match self.objects[object].first.root() {
+            Some(root) => (root, None),
+            None => {
+                let (root, moved) = self.plant(object)?;
+                (root, Some(moved))
+            }
+        };
+        let mut root = root;
+        let done = self.trees.insert(&mut root, object, index, entry);
+        self.objects[object].first = Entry::tree(root);
         self.objects[object].pages += u64::from(done.is_ok());
-        self.drop_if_empty(object);
-        done.map(|()| object)
+        match done {
+            Ok(id) => Ok(Inserted { object, id, moved }),
+            Err(reason) => {
+                if moved.is_some() {
+                    self.uproot(object, root);
+                }
+                Err(reason)
+            }
+        }
+    }
+
+    /// Moves an object's only entry into a tree, since there are to be more.
+    fn plant(&mut self, object: u32) -> Result<(Root, EntryId), Reason> {
+        let Object { first, pages: index, .. } = self.objects[object];
+        let mut root = Root::EMPTY;
+        let id = self.trees.insert(&mut root, object, index, first)?;
+        (self.objects[object].first, self.objects[object].pages) = (Entry::tree(root), 1);
+        Ok((root, id))
+    }
+
+    /// Moves the only entry of a tree back into the object's record.
+    fn uproot(&mut self, object: u32, root: Root) {
+        let mut only = (0, Entry::EMPTY);
+        let mut root = root;
+        if let Some((index, _)) = self.trees.next(root, 0) {
+            only = (index, self.trees.remove(&mut root, index));
+        }
+        (self.objects[object].pages, self.objects[object].first) = only;
     }
 
     /// Takes an entry out; the empty one where there is none.
@@ -117,13 +207,90 @@ impl Objects {
         (!entry.is_empty()).then_some((pool, entry))
     }
 
+    /// The id of an object's number, if it is one that handles find.
+    pub fn id_of(&self, object: u32) -> Option<ObjectId> {
+        self.is_here(object).then(|| ObjectId(self.objects[object].id))
+    }
+
+    /// Whether handles find the object of that number.
+    fn is_here(&self, object: u32) -> bool {
+        self.objects.is_live(object) && self.objects[object].chain != LEFT
+    }
+
+    /// The first live object of a pool whose number is above `after`.
+    pub fn next_of(&self, pool: u32, after: u32) -> Option<u32> {
+        (after.saturating_add(1)..self.objects.fresh())
+            .find(|&n| self.is_here(n) && self.objects[n].pool == pool)
+    }
+
     fn remove_at(&mut self, object: u32, index: u64) -> Entry {
-        let mut root = self.objects[object].root;
+        let Some(mut root) = self.objects[object].first.root() else {
+            let entry = self.get_in(object, index);
+            if !entry.is_empty() {
+                self.drop_object(object);
+            }
+            return entry;
+        };
         let entry = self.trees.remove(&mut root, index);
-        self.objects[object].root = root;
+        self.objects[object].first = Entry::tree(root);
         self.objects[object].pages -= u64::from(!entry.is_empty());
-        self.drop_if_empty(object);
+        if self.objects[object].pages == 0 {
+            self.drop_object(object);
+        }
         entry
+    }
+
+    /// The entry of that number, if it is one.
+    pub fn entry_mut(&mut self, id: EntryId) -> Option<&mut Entry> {
+        match id.place() {
+            EntryPlace::InLeaf(leaf, way) if self.trees.leaves.is_live(leaf) => {
+                Some(&mut self.trees.leaves[leaf][way])
+            }
+            EntryPlace::Lone(object) if self.objects.is_live(object) => {
+                Some(&mut self.objects[object].first).filter(|first| first.root().is_none())
+            }
+            _ => None,
+        }
+    }
+
+    /// The entry of that number, if it is one.
+    pub fn entry(&self, id: EntryId) -> Option<Entry> {
+        match id.place() {
+            EntryPlace::InLeaf(leaf, way) if self.trees.leaves.is_live(leaf) => {
+                Some(self.trees.leaves[leaf][way])
+            }
+            EntryPlace::Lone(object) if self.objects.is_live(object) => {
+                Some(self.objects[object].first).filter(|first| first.root().is_none())
+            }
+            _ => None,
+        }
+    }
+
+    /// The number of the entry of a handle.
+    pub fn id(&self, pool: u32, id: ObjectId, index: u64) -> Option<EntryId> {
+        let object = self.find(pool, id);
+        let Object { first, pages, .. } = self.objects[object];
+        match first.root() {
+            _ if object == 0 => None,
+            Some(root) => {
+                Some(self.trees.id(root, index)).filter(|id| !self.entry(*id).is_none_or(|e| e.is_empty()))
+            }
+            None => (pages == index).then(|| EntryId::lone(object)),
+        }
+    }
+
+    /// The handle of the entry of that number: pool, object and index.
+    pub fn handle(&self, id: EntryId) -> Option<(u32, ObjectId, u64)> {
+        let (object, index) = match id.place() {
+            EntryPlace::InLeaf(leaf, way) if self.trees.leaves.is_live(leaf) => {
+                let place = self.trees.place(leaf);
+                (place.object as u32, place.base + way as u64)
+            }
+            EntryPlace::Lone(object) if self.objects.is_live(object) => (object, self.objects[object].pages),
+            _ => return None,
+        };
+        let found = &self.objects[object];
+        self.objects.is_live(object).then_some((found.pool, ObjectId(found.id), index))
     }
 
     /// Takes all entries of an object out.
@@ -141,51 +308,19 @@ impl Objects {
         }
     }
 
-    /// Has no handle find an object any more; how many entries it has. They are taken out by [`Objects::drain_leaving`].
-    pub fn detach_object(&mut self, pool: u32, id: ObjectId) -> u64 {
-        match self.find(pool, id) {
-            0 => 0,
-            object => self.detach(object),
-        }
-    }
-
-    /// As `detach_object`, all objects of a pool.
-    pub fn detach_pool(&mut self, pool: u32) -> u64 {
-        let mut pages = 0;
-        while self.pool_heads[pool as usize] != 0 {
-            pages += self.detach(self.pool_heads[pool as usize]);
-        }
-        pages
-    }
-
-    pub fn has_leaving(&self) -> bool {
-        self.leaving != 0
-    }
-
-    /// Takes a leaf of entries out of an object that left, and shows each with its pool.
-    pub fn drain_leaving(&mut self, each: &mut impl FnMut(u32, Entry)) {
-        let object = self.leaving;
-        if object != 0 {
-            let Object { mut root, pool, mut pages, .. } = self.objects[object];
-            self.trees.drain_first(&mut root, &mut |entry| {
-                pages = pages.saturating_sub(1);
-                each(pool, entry);
-            });
-            // Where stray writes broke the count, the object goes all the same: the emptying must end.
-            pages = if root.node == 0 { 0 } else { pages.max(1) };
-            (self.objects[object].root, self.objects[object].pages) = (root, pages);
-            self.drop_if_empty(object);
-        }
-    }
-
     pub fn live(&self) -> usize {
         self.objects.live()
     }
 
-    /// Gives back memory without entries.
-    pub fn trim(&mut self) {
-        self.trees.trim();
-        self.objects.trim();
+    /// Gives back all memory, where there is no object.
+    pub fn reset_if_empty(&mut self) {
+        if self.objects.live() == 0 {
+            self.buckets.discard(0..page_bytes(self.open * size_of::<u32>()));
+            self.open = FIRST_BUCKETS;
+            self.last.set(0);
+            self.objects.reset_if_empty();
+            self.trees.reset_if_empty();
+        }
     }
 
     pub fn touched_bytes(&self) -> usize {
@@ -193,11 +328,11 @@ impl Objects {
     }
 
     fn drain(&mut self, object: u32, each: &mut impl FnMut(Entry)) {
-        let mut root = self.objects[object].root;
-        self.trees.drain(&mut root, each);
-        self.objects[object].root = root;
-        self.objects[object].pages = 0;
-        self.drop_if_empty(object);
+        match self.objects[object].first.root() {
+            Some(mut root) => self.trees.drain(&mut root, each),
+            None => each(self.objects[object].first),
+        }
+        self.drop_object(object);
     }
 
     /// A hash no user can aim at one bucket: three multiplications keyed with the process's secret.
@@ -248,15 +383,14 @@ impl Objects {
         if self.objects.live() > self.open && self.open < self.buckets.len() {
             self.open_bucket();
         }
-        let hash = self.hash(pool, id);
-        let bucket = self.bucket_of(hash);
+        let bucket = self.bucket_of(self.hash(pool, id));
         let next = std::mem::replace(&mut self.pool_heads[pool as usize], object);
         if next != 0 {
             self.objects[next].prev = object;
         }
         let chain = std::mem::replace(&mut self.buckets[bucket], object);
         self.objects[object] =
-            Object { id: id.0, hash, pages: 0, root: Root::EMPTY, pool, chain, next, prev: 0 };
+            Object { id: id.0, pages: 0, first: Entry::EMPTY, pool, chain, next, prev: 0, spare: 0 };
         Ok(object)
     }
 
@@ -267,31 +401,18 @@ impl Objects {
         let old = new - self.open.next_power_of_two() / 2;
         let mut at = std::mem::take(&mut self.buckets[old]);
         while at != 0 {
-            let after = self.objects[at].chain;
-            let bucket = self.bucket_of(self.objects[at].hash);
+            let Object { chain: after, pool, id, .. } = self.objects[at];
+            let bucket = self.bucket_of(self.hash(pool, ObjectId(id)));
             self.objects[at].chain = std::mem::replace(&mut self.buckets[bucket], at);
             at = after;
         }
     }
 
-    fn detach(&mut self, object: u32) -> u64 {
+    /// Forgets an object whose entries are gone.
+    fn drop_object(&mut self, object: u32) {
         self.unlink(object);
-        self.last.set(0);
-        let next = std::mem::replace(&mut self.leaving, object);
-        if next != 0 {
-            self.objects[next].prev = object;
-        }
-        let left = &mut self.objects[object];
-        (left.chain, left.next, left.prev) = (LEFT, next, 0);
-        left.pages
-    }
-
-    fn drop_if_empty(&mut self, object: u32) {
-        if self.objects[object].pages == 0 {
-            self.unlink(object);
-            self.objects[object] = Object { root: Root::EMPTY, ..ZERO };
-            self.objects.free(object);
-        }
+        self.objects[object] = ZERO;
+        self.objects.free(object);
     }
 
     /// Takes an object off its bucket and its pool's list, or off the list of those that left.
@@ -300,7 +421,7 @@ impl Objects {
         let head = if gone.chain == LEFT {
             &mut self.leaving
         } else {
-            let bucket = self.bucket_of(gone.hash);
+            let bucket = self.bucket_of(self.hash(gone.pool, ObjectId(gone.id)));
             if self.buckets[bucket] == object {
                 self.buckets[bucket] = gone.chain;
             } else {
@@ -321,8 +442,8 @@ impl Objects {
         }
     }
 
-    /// Walks every pool's objects and shows each entry as (pool, object's number, index, entry).
-    pub fn check(&self, broken: &mut Vec<String>, each: &mut impl FnMut(u32, u32, u64, Entry)) {
+    /// Walks every pool's objects and shows each entry as (pool, object's number, index, entry, its own number).
+    pub fn check(&self, broken: &mut Vec<String>, each: &mut impl FnMut(u32, u32, u64, Entry, EntryId)) {
         self.objects.check("objects", broken);
         self.trees.check(broken);
         let (mut seen, mut objects) = (Seen::default(), 0);
@@ -341,12 +462,19 @@ impl Objects {
                     broken.push(format!("object {at}: its id finds another"));
                 }
                 let mut pages = 0;
-                self.trees.walk(object.root, &mut seen, broken, &mut |index, entry| {
-                    pages += 1;
-                    each(object.pool, at, index, entry);
-                });
-                if pages != object.pages || pages == 0 {
-                    broken.push(format!("object {at}: {pages} pages, its count says {}", object.pages));
+                match object.first.root() {
+                    Some(root) => {
+                        self.trees.walk(root, at, &mut seen, broken, &mut |index, entry| {
+                            pages += 1;
+                            each(object.pool, at, index, entry, self.trees.id(root, index));
+                        });
+                        if pages != object.pages || pages == 0 {
+                            broken
+                                .push(format!("object {at}: {pages} pages, its count says {}", object.pages));
+                        }
+                    }
+                    None if object.first.is_empty() => broken.push(format!("object {at}: it has no page")),
+                    None => each(object.pool, at, object.pages, object.first, EntryId::lone(at)),
                 }
                 (at, prev) = (object.next, at);
             }
@@ -368,7 +496,7 @@ impl Objects {
 }
 
 const ZERO: Object =
-    Object { id: [0; 3], hash: 0, pages: 0, root: Root::EMPTY, pool: 0, chain: 0, next: 0, prev: 0 };
+    Object { id: [0; 3], pages: 0, first: Entry::EMPTY, pool: 0, chain: 0, next: 0, prev: 0, spare: 0 };
 
 #[cfg(test)]
 mod tests {
@@ -376,7 +504,7 @@ mod tests {
 
     fn checked(objects: &Objects) {
         let mut broken = Vec::new();
-        objects.check(&mut broken, &mut |_, _, _, _| {});
+        objects.check(&mut broken, &mut |_, _, _, _, _| {});
         assert!(broken.is_empty(), "{broken:?}");
     }
 

@@ -5,6 +5,7 @@
 //! Locks: none; the caller holds its own around each call. Laws 1 to 4 bind every implementer.
 
 use crate::codec::Coded;
+use crate::cold::ColdBatch;
 use crate::stats::StoreStats;
 use std::fmt;
 use tmem_sys::Page;
@@ -123,6 +124,26 @@ pub enum Copied {
     Same(u64),
     /// So many packed bytes, at the start of the target.
     Packed(usize),
+    /// The page itself.
+    Raw,
+}
+
+/// What is stored for a page that takes room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blob<'a> {
+    Packed(&'a [u8]),
+    Page(&'a Page),
+    Same(u64),
+}
+
+/// A page that could go down next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Oldest<'a> {
+    /// The page's place, for the question which comes after it.
+    pub after: u32,
+    pub area: u32,
+    pub page: u64,
+    pub blob: Blob<'a>,
 }
 
 /// What a load or a store will read of memory that is in no cache.
@@ -230,6 +251,65 @@ pub trait BackendOps: Send {
 
     /// The page will be stored or loaded soon: asks for the memory that this will read. Changes nothing.
     fn expect(&self, _area: u32, _page: u64, _soon: Soon) {}
+
+    /// The page that was stored longest ago, but for those up to the place `after` (0 for none), as it is stored. `None` where
+    /// there is no other, or no order.
+    ///
+    /// Caller: stores nothing between two questions of one walk.
+    fn oldest(&self, after: u32) -> Option<Oldest<'_>> {
+        let _ = after;
+        None
+    }
+
+    /// The page was found unchanged and is as young as one that is stored now.
+    fn touch(&mut self, area: u32, page: u64) {
+        let _ = (area, page);
+    }
+
+    /// Sets the clock by which stores are dated, in any unit.
+    fn set_clock(&mut self, now: u32) {
+        let _ = now;
+    }
+
+    /// Whether [`BackendOps::take_cold`] would find pages to look at.
+    fn has_cold(&mut self, before: u32) -> bool {
+        let _ = before;
+        false
+    }
+
+    /// Copies out pages stored before `before` that were not looked at yet; the batch is empty for a backend that has no tighter
+    /// forms. False when there are no more.
+    fn take_cold(&mut self, before: u32, batch: &mut ColdBatch) -> bool {
+        let _ = (before, batch);
+        false
+    }
+
+    /// Copies out up to `most` stored pages of one step of a walk over all, which begins at step 0; the next step, 0 after the
+    /// last.
+    fn sample(&self, step: u32, most: usize, batch: &mut ColdBatch) -> u32 {
+        let _ = (step, most, batch);
+        0
+    }
+
+    /// Stores the `n`th page of a batch in a tighter form, if it is still the one that was copied out, or notes that it has none.
+    /// True where bytes were saved.
+    fn settle_cold(&mut self, batch: &ColdBatch, n: usize, tighter: Option<&[u8]>) -> bool {
+        let _ = (batch, n, tighter);
+        false
+    }
+
+    /// Whether a page is stored in a form for pages that stay cold.
+    fn is_cold(&self, area: u32, page: u64) -> bool {
+        let _ = (area, page);
+        false
+    }
+
+    /// Makes whole pieces of memory of what is free in many, a bounded piece of work: where that is much, or `wholly`. Whether
+    /// anything was done.
+    fn tidy(&mut self, wholly: bool) -> bool {
+        let _ = wholly;
+        false
+    }
 
     /// Forgets a page; nothing happens when it is not stored.
     ///

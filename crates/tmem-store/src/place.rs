@@ -5,11 +5,15 @@
 //! nothing by then, so that the old page is there until the new one is, or is refused.
 
 use crate::codec::Coded;
-use crate::entry::Entry;
+use crate::config::Dedup;
+use crate::dedup::Search;
+use crate::entry::{Entry, EntryId, Form};
 use crate::guests::{GuestId, slot_bytes};
-use crate::object::ObjectId;
+use crate::held::{count, free};
+use crate::object::{Inserted, ObjectId};
 use crate::ops::{Outcome, Reason};
-use crate::pool::{PageStore, Pool, PoolConfig, StoreError, count, free};
+use crate::order::Place;
+use crate::pool::{PageStore, Pool, PoolConfig, PoolKind, StoreError};
 use crate::room::{Effort, Need, Room};
 use crate::shard::Handle;
 use tmem_sys::{PAGE_SIZE, Page};
@@ -20,6 +24,8 @@ enum Offer {
     Same(u64),
     Packed(usize),
     Raw,
+    /// In a share that has its data already.
+    Shared(u32),
 }
 
 impl Offer {
@@ -36,11 +42,15 @@ impl Offer {
     /// Bytes of data.
     fn len(self) -> usize {
         match self {
-            Offer::Same(_) => 0,
+            Offer::Same(_) | Offer::Shared(_) => 0,
             Offer::Packed(len) => len,
             Offer::Raw => PAGE_SIZE,
         }
     }
+}
+
+fn bytes_of<'a>(coded: &Coded<'a>) -> Option<&'a [u8]> {
+    if let Coded::Packed(bytes) = coded { Some(*bytes) } else { None }
 }
 
 /// How far a host's put got under one hold of the lock.
@@ -65,8 +75,9 @@ impl PageStore {
         if stats.frozen {
             return Err(Reason::Frozen);
         }
-        let offer = Offer::of(&self.codec.encode(page, config.pack), config)?;
-        self.place_offer(slot, object, index, page, offer, None)
+        self.place_new(slot, object, index, page, None, |store| {
+            Ok((Offer::of(&store.codec.encode(page, config.pack), config)?, None))
+        })
     }
 
     /// As `place`, in the form that another codec made of the page.
@@ -82,8 +93,7 @@ impl PageStore {
         if stats.frozen {
             return Err(Reason::Frozen);
         }
-        let packed = if let Coded::Packed(bytes) = coded { Some(*bytes) } else { None };
-        self.place_offer(slot, object, index, page, Offer::of(coded, config)?, packed)
+        self.place_new(slot, object, index, page, None, |_| Ok((Offer::of(coded, config)?, bytes_of(coded))))
     }
 
     /// As [`PageStore::put_coded`], of a shard: as far as one hold of its lock is to go.
@@ -99,39 +109,83 @@ impl PageStore {
     ) -> Result<Step, StoreError> {
         let Handle { pool, object, index } = handle;
         let slot = self.live_slot(pool)?;
-        let Pool { config, stats, guest, .. } = self.pools[slot];
-        if let (false, Ok(offer)) = (stats.frozen, Offer::of(coded, config)) {
-            let packed = if let Coded::Packed(bytes) = coded { Some(*bytes) } else { None };
-            loop {
-                let old = self.objects.get(slot as u32, object, index);
-                let tried = if old.is_empty() {
-                    let placed = self.try_offer(slot, object, index, page, offer, packed);
-                    placed.map(|()| Some(Outcome::Stored))
-                } else {
-                    self.has_room(guest, offer.len(), old).map(|()| None)
-                };
-                let reason = match tried {
-                    Ok(Some(_)) => return Ok(Step::Done(self.count_put(slot, Ok(())))),
-                    Ok(None) => {
-                        self.forget_old(slot, object, index);
-                        // Not asked about limits again: another shard may just have passed them.
-                        let placed = self.insert(slot, object, index, page, offer, packed);
-                        return Ok(Step::Done(self.count_put(slot, placed)));
-                    }
-                    Err(reason) => reason,
-                };
-                match self.make_room(guest, offer.len(), reason, effort) {
-                    Room::Made => {}
-                    Room::Shortly => return Ok(Step::Shortly),
-                    Room::Elsewhere(need) => return Ok(Step::Elsewhere(need)),
-                    Room::None => break,
+        let Pool { mut config, stats, guest, .. } = self.pools[slot];
+        config.raw |= effort.keeps_raw;
+        let offer = if stats.frozen { Err(Reason::Frozen) } else { Offer::of(coded, config) };
+        let offer = match offer {
+            Ok(offer) => offer,
+            Err(reason) => {
+                self.forget_old(slot, object, index);
+                return Ok(Step::Done(self.count_put(slot, Err(reason))));
+            }
+        };
+        loop {
+            let old = self.objects.get(slot as u32, object, index);
+            let tried = if old.is_empty() {
+                self.put_new(slot, handle, page, (offer, bytes_of(coded)), effort)
+            } else {
+                self.has_room(guest, offer.len(), old).map(|()| false)
+            };
+            let reason = match tried {
+                Ok(true) => return Ok(Step::Done(self.count_put(slot, Ok(())))),
+                Ok(false) => {
+                    self.forget_old(slot, object, index);
+                    let placed = self.put_instead(slot, handle, page, (offer, bytes_of(coded)), effort);
+                    return Ok(Step::Done(self.count_put(slot, placed)));
                 }
+                Err(reason) => reason,
+            };
+            match self.make_room(guest, offer.len(), reason, effort) {
+                Room::Made => {}
+                Room::Shortly => return Ok(Step::Shortly),
+                Room::Elsewhere(need) => return Ok(Step::Elsewhere(need)),
+                Room::None => break,
             }
         }
         // Nothing can be made room of but the old page.
         self.forget_old(slot, object, index);
-        let placed = self.place_coded(slot, object, index, page, coded);
+        let made = |_: &mut PageStore| Ok((offer, bytes_of(coded)));
+        let placed = self.place_new(slot, object, index, page, effort.search, made);
         Ok(Step::Done(self.count_put(slot, placed)))
+    }
+
+    /// Tries to store a page under a handle that holds none, as things are. True, or why not.
+    fn put_new(
+        &mut self,
+        slot: usize,
+        handle: Handle,
+        page: &Page,
+        (offer, packed): (Offer, Option<&[u8]>),
+        effort: &mut Effort,
+    ) -> Result<bool, Reason> {
+        let Handle { object, index, .. } = handle;
+        let search = self.search(slot, object, index, page, effort.search);
+        effort.search = Some(search);
+        if search != Search::Shared {
+            self.admit(self.pools[slot].guest, offer.len(), None)?;
+            let id = self.insert(slot, object, index, page, offer, packed)?;
+            self.found(search, id);
+        }
+        Ok(true)
+    }
+
+    /// Stores a page in the place of one that was just forgotten for it. Not asked about limits again: another shard may
+    /// just have passed them.
+    fn put_instead(
+        &mut self,
+        slot: usize,
+        handle: Handle,
+        page: &Page,
+        (offer, packed): (Offer, Option<&[u8]>),
+        effort: &Effort,
+    ) -> Result<(), Reason> {
+        let Handle { object, index, .. } = handle;
+        let search = self.search(slot, object, index, page, effort.search);
+        if search != Search::Shared {
+            let id = self.insert(slot, object, index, page, offer, packed)?;
+            self.found(search, id);
+        }
+        Ok(())
     }
 
     /// Whether a page that packs to `len` bytes surely finds room where another is forgotten for it.
@@ -142,6 +196,63 @@ impl PageStore {
         if fits { Ok(()) } else { Err(Reason::StoreFull) }
     }
 
+    /// Looks a page up whose handle holds none, unless that was done.
+    #[inline]
+    fn search(
+        &mut self,
+        slot: usize,
+        object: ObjectId,
+        index: u64,
+        page: &Page,
+        done: Option<Search>,
+    ) -> Search {
+        match (done, self.pools[slot].config.dedup) {
+            (Some(search), _) => search,
+            (None, Dedup::Off) => Search::Unseen,
+            (None, _) => self.look_up(slot, object, index, page),
+        }
+    }
+
+    #[inline]
+    fn found(&mut self, search: Search, id: EntryId) {
+        if let Search::New(tag) = search {
+            self.remember(id, tag);
+        }
+    }
+
+    /// Stores a page with its twin where it has one, else in the form that is made of it.
+    #[inline]
+    fn place_new<'a>(
+        &mut self,
+        slot: usize,
+        object: ObjectId,
+        index: u64,
+        page: &Page,
+        done: Option<Search>,
+        offer: impl FnOnce(&mut PageStore) -> Result<(Offer, Option<&'a [u8]>), Reason>,
+    ) -> Result<(), Reason> {
+        let search = self.search(slot, object, index, page, done);
+        if search == Search::Shared {
+            return Ok(());
+        }
+        let (offer, packed) = offer(self)?;
+        let id = self.place_offer(slot, object, index, page, offer, packed)?;
+        self.found(search, id);
+        Ok(())
+    }
+
+    /// Stores a page in a share, if there is room as things are; changes nothing if not.
+    pub(crate) fn insert_shared(
+        &mut self,
+        slot: usize,
+        object: ObjectId,
+        index: u64,
+        page: &Page,
+        share: u32,
+    ) -> Result<EntryId, Reason> {
+        self.insert(slot, object, index, page, Offer::Shared(share), None)
+    }
+
     fn place_offer(
         &mut self,
         slot: usize,
@@ -150,33 +261,18 @@ impl PageStore {
         page: &Page,
         offer: Offer,
         packed: Option<&[u8]>,
-    ) -> Result<(), Reason> {
+    ) -> Result<EntryId, Reason> {
         let (guest, len) = (self.pools[slot].guest, offer.len());
         // Under one hold of the lock: no other shard can be asked.
         let mut effort = Effort::alone();
         loop {
-            match self.try_offer(slot, object, index, page, offer, packed) {
-                Err(reason)
-                    if matches!(
-                        self.make_room(guest, len, reason, &mut effort),
-                        Room::Made | Room::Shortly
-                    ) => {}
+            let placed = (self.admit(guest, len, None))
+                .and_then(|()| self.insert(slot, object, index, page, offer, packed));
+            match placed {
+                Err(reason) if self.make_room(guest, len, reason, &mut effort).is_to_try_again() => {}
                 done => return done,
             }
         }
-    }
-
-    fn try_offer(
-        &mut self,
-        slot: usize,
-        object: ObjectId,
-        index: u64,
-        page: &Page,
-        offer: Offer,
-        packed: Option<&[u8]>,
-    ) -> Result<(), Reason> {
-        self.admit(self.pools[slot].guest, offer.len(), None)?;
-        self.insert(slot, object, index, page, offer, packed)
     }
 
     /// Stores an offered page if there is room as things are; changes nothing if not.
@@ -188,7 +284,7 @@ impl PageStore {
         page: &Page,
         offer: Offer,
         packed: Option<&[u8]>,
-    ) -> Result<(), Reason> {
+    ) -> Result<EntryId, Reason> {
         let Pool { guest, kind, .. } = self.pools[slot];
         let entry = match offer {
             Offer::Same(word) => Some(Entry::same(word)),
@@ -197,6 +293,7 @@ impl PageStore {
                 self.slab.store(bytes).map(|loc| Entry::packed(loc, len))
             }
             Offer::Raw => self.slab.store(page).map(Entry::raw),
+            Offer::Shared(share) => Some(Entry::shared(share, EntryId::NONE)),
         };
         let mut entry = entry.ok_or(Reason::StoreFull)?;
         let bytes = slot_bytes(&self.slab, entry);
@@ -210,14 +307,15 @@ impl PageStore {
         }
         let done = done.and_then(|_| self.objects.insert(slot as u32, object, index, entry));
         match done {
-            Ok(number) => {
+            Ok(inserted) => {
                 self.pools[slot].stats.pages += 1;
                 count(&mut self.held, entry, u64::wrapping_add);
                 self.guests.charge(guest, bytes, kind.is_ephemeral());
-                if entry.record() != 0 {
-                    self.ages.link(entry.record(), guest, number, index);
+                if kind.is_ephemeral() {
+                    self.ages.link(entry.record(), guest, inserted.object, index);
                 }
-                Ok(())
+                self.settle(inserted, entry, kind);
+                Ok(inserted.id)
             }
             Err(reason) => {
                 if reserved {
@@ -230,5 +328,37 @@ impl PageStore {
                 Err(reason)
             }
         }
+    }
+
+    /// Tells a stored page's slot whose it is, and gives a persistent page its place in the order.
+    #[inline]
+    fn settle(&mut self, inserted: Inserted, entry: Entry, kind: PoolKind) {
+        if let Some(moved) = inserted.moved {
+            self.renumber(EntryId::lone(inserted.object), moved);
+        }
+        match entry.form() {
+            Form::Packed(loc, _) | Form::Raw(loc) => self.slab.set_owner(loc, inserted.id),
+            Form::Shared(share) => self.join_share(share, inserted.id),
+            _ => return,
+        }
+        if !kind.is_ephemeral() {
+            self.push(inserted.id);
+        }
+    }
+
+    /// An entry has another number now.
+    #[cold]
+    fn renumber(&mut self, old: EntryId, id: EntryId) {
+        let Some(entry) = self.objects.entry_mut(id).copied() else { return };
+        match entry.form() {
+            Form::Packed(loc, _) | Form::Raw(loc) => self.slab.set_owner(loc, id),
+            Form::Shared(share) => self.rename_in_share(share, entry, id),
+            _ => return,
+        }
+        let Some((pool, ..)) = self.objects.handle(id) else { return };
+        if !self.pools[pool as usize].kind.is_ephemeral() {
+            self.order.rename(Place(entry.record()), id);
+        }
+        self.rename_candidate(pool as usize, entry, old, id);
     }
 }

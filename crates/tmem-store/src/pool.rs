@@ -6,14 +6,16 @@
 
 use crate::age::Ages;
 use crate::board::Seat;
-use crate::class::LARGEST_PACKED;
 use crate::codec::{self, Codec, Coded};
-pub use crate::config::{PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
+pub use crate::config::{Dedup, PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
+use crate::dedup::{Duplicates, Sampler};
 use crate::entry::{Entry, Form};
-use crate::guests::{GuestId, Guests, slot_bytes};
+use crate::guests::{GuestId, Guests};
 use crate::object::{MAX_POOLS, ObjectId, Objects};
 use crate::ops::{Corrupt, Loaded, Outcome, Reason};
+use crate::order::Order;
 use crate::room::UNLIMITED;
+use crate::save::Saves;
 use crate::slab::Slab;
 use crate::stats::{Holdings, PoolStats, StoreStats, Traffic};
 use tmem_sys::page::fetch;
@@ -27,35 +29,51 @@ pub(crate) struct Pool {
     pub config: PoolConfig,
     pub kind: PoolKind,
     pub guest: GuestId,
+    /// An object loses all its pages or none to eviction; `whole`.
+    pub whole: bool,
+    /// Objects that it lost so.
+    pub evicted_objects: u64,
+    /// Frozen by whoever asked for it; it is also frozen while it is saved, and `stats` has both.
+    pub frozen: bool,
     pub stats: PoolStats,
+    pub sampler: Sampler,
 }
 
 const NO_POOL: Pool = Pool {
     live: false,
     generation: 0,
-    config: PoolConfig { pack: true, raw: false },
+    config: PoolConfig { pack: true, raw: false, dedup: Dedup::Off },
     kind: PoolKind::Persistent,
     guest: GuestId::FIRST,
+    whole: false,
+    evicted_objects: 0,
+    frozen: false,
     stats: PoolStats::NONE,
+    sampler: Sampler::NEW,
 };
 
 pub struct PageStore {
     pub(crate) pools: [Pool; MAX_POOLS],
     pub(crate) objects: Objects,
     pub(crate) codec: Codec,
+    /// Whoever takes packed pages out has this store's dictionaries too.
+    pub(crate) shares: bool,
     pub(crate) slab: Slab,
     pub(crate) ages: Ages,
+    pub(crate) order: Order,
     pub(crate) guests: Guests,
+    pub(crate) dedup: Duplicates,
     /// Bytes that may be taken for everything, of a shard its grant; `room` keeps it.
     pub(crate) limit: usize,
-    /// Bytes of the codec; none where its host packs outside.
+    /// Bytes of the codec; only what decodes where its host packs outside.
     pub(crate) codec_bytes: usize,
     pub(crate) held: Holdings,
     pub(crate) traffic: Traffic,
     pub(crate) moved: u64,
     pub(crate) compact_from: u32,
-    /// The next leaf of the index that chunks are emptied of; 0 while none are being emptied.
-    pub(crate) evacuate_from: u32,
+    /// Sparse chunks are being emptied, in steps.
+    pub(crate) gathering: bool,
+    pub(crate) saves: Saves,
 }
 
 impl PageStore {
@@ -87,16 +105,20 @@ impl PageStore {
             pools: [NO_POOL; MAX_POOLS],
             objects: Objects::new(config.max_objects, leaves)?,
             codec: Codec::new()?,
+            shares: false,
             slab: Slab::new(config.capacity_bytes, config.reserve_bytes)?,
             ages: Ages::new(max_ephemeral, seat.clone())?,
+            order: Order::new(if config.ordered { config.max_pages as usize } else { 0 })?,
             guests: Guests::new(seat),
+            dedup: Duplicates::new(config.max_pages as usize)?,
             limit: UNLIMITED,
             codec_bytes: Codec::FOOTPRINT,
             held: Holdings::default(),
             traffic: Traffic::default(),
             moved: 0,
             compact_from: 0,
-            evacuate_from: 0,
+            gathering: false,
+            saves: Saves::default(),
         })
     }
 
@@ -125,6 +147,7 @@ impl PageStore {
         let generation = self.pools[slot].generation;
         self.pools[slot] = Pool { live: true, generation, config, kind, guest, ..NO_POOL };
         self.guests.get_mut(guest).pools += 1;
+        self.dedup.count_pool(&self.pools[slot], u64::wrapping_add);
         Ok(PoolId(generation * MAX_POOLS as u32 + slot as u32))
     }
 
@@ -174,6 +197,7 @@ impl PageStore {
             self.pools[slot].stats.traffic.duplicates += 1;
             self.traffic.duplicates += 1;
             self.release(slot, old);
+            self.saves.note_page(slot, object, index);
         }
     }
 
@@ -200,7 +224,7 @@ impl PageStore {
         let slot = self.live_slot(pool)?;
         let entry = self.objects.get(slot as u32, object, index);
         let loaded = self.read(entry, into).map_err(StoreError::Corrupt)?;
-        if entry.record() != 0 {
+        if !entry.is_empty() && self.pools[slot].kind.is_ephemeral() {
             self.age(slot, object, index, entry)?;
         }
         self.count_get(slot, loaded == Loaded::Loaded);
@@ -235,24 +259,9 @@ impl PageStore {
         if was_there {
             self.release(slot, entry);
             self.count_flushed(slot, 1);
+            self.saves.note_page(slot, object, index);
         }
         Ok(was_there)
-    }
-
-    /// Forgets every page of an object; how many there were.
-    ///
-    /// # Errors
-    /// [`StoreError::NoSuchPool`].
-    pub fn flush_object(&mut self, pool: PoolId, object: ObjectId) -> Result<u64, StoreError> {
-        let slot = self.live_slot(pool)?;
-        let before = self.pools[slot].stats.pages;
-        let PageStore { objects, slab, held, ages, guests, pools, .. } = self;
-        objects.remove_object(slot as u32, object, &mut |e| {
-            release(slab, held, ages, guests, &mut pools[slot], e)
-        });
-        let flushed = before - self.pools[slot].stats.pages;
-        self.count_flushed(slot, flushed);
-        Ok(flushed)
     }
 
     /// Forgets a pool and every page in it; how many there were.
@@ -262,37 +271,17 @@ impl PageStore {
     pub fn destroy(&mut self, pool: PoolId) -> Result<u64, StoreError> {
         let slot = self.live_slot(pool)?;
         let before = self.pools[slot].stats.pages;
-        let PageStore { objects, slab, held, ages, guests, pools, .. } = self;
-        objects.remove_pool(slot as u32, &mut |e| release(slab, held, ages, guests, &mut pools[slot], e));
-        self.count_flushed(slot, before);
         self.end_pool(slot);
+        self.flush_slot(slot);
         Ok(before)
     }
 
     pub(crate) fn end_pool(&mut self, slot: usize) {
+        self.dedup.count_pool(&self.pools[slot], u64::wrapping_sub);
         self.pools[slot].live = false;
+        self.saves.end(slot);
         self.guests.get_mut(self.pools[slot].guest).pools -= 1;
         self.pools[slot].generation = (self.pools[slot].generation + 1) % (u32::MAX / MAX_POOLS as u32);
-    }
-
-    /// Refuses puts from now on; gets and flushes go on. A put still forgets what its handle held.
-    ///
-    /// # Errors
-    /// [`StoreError::NoSuchPool`].
-    pub fn freeze(&mut self, pool: PoolId) -> Result<(), StoreError> {
-        let slot = self.live_slot(pool)?;
-        self.pools[slot].stats.frozen = true;
-        Ok(())
-    }
-
-    /// Accepts puts again.
-    ///
-    /// # Errors
-    /// [`StoreError::NoSuchPool`].
-    pub fn thaw(&mut self, pool: PoolId) -> Result<(), StoreError> {
-        let slot = self.live_slot(pool)?;
-        self.pools[slot].stats.frozen = false;
-        Ok(())
     }
 
     /// Changes how many bytes of chunks may be mapped. Below what is mapped, puts that need data are refused until
@@ -320,13 +309,14 @@ impl PageStore {
     /// Bytes of memory taken for everything.
     #[inline]
     pub fn footprint(&self) -> usize {
-        self.slab.footprint() + self.index_bytes() + self.codec_bytes
+        let codec = self.codec_bytes + self.codec.dictionaries().footprint();
+        self.slab.footprint() + self.index_bytes() + self.dedup.touched_bytes() + codec
     }
 
     /// Bytes of objects, trees and the order of age.
     #[inline]
     fn index_bytes(&self) -> usize {
-        self.objects.touched_bytes() + self.ages.touched_bytes()
+        self.objects.touched_bytes() + self.ages.touched_bytes() + self.order.touched_bytes()
     }
 
     pub fn stats(&self) -> StoreStats {
@@ -340,13 +330,15 @@ impl PageStore {
             capacity_bytes: self.slab.capacity_bytes() as u64,
             objects: self.objects.live() as u64,
             moved: self.moved,
+            dedup: self.dedup.stats(),
         }
     }
 
     /// # Errors
     /// [`StoreError::NoSuchPool`].
     pub fn pool_stats(&self, pool: PoolId) -> Result<PoolStats, StoreError> {
-        Ok(self.pools[self.live_slot(pool)?].stats)
+        let pool = &self.pools[self.live_slot(pool)?];
+        Ok(PoolStats { dedup_all: pool.sampler.is_all(pool.config.dedup), ..pool.stats })
     }
 
     #[inline]
@@ -379,68 +371,26 @@ impl PageStore {
         Ok(())
     }
 
-    fn read(&self, entry: Entry, into: &mut Page) -> Result<Loaded, Corrupt> {
-        match entry.form() {
+    pub(crate) fn read(&mut self, entry: Entry, into: &mut Page) -> Result<Loaded, Corrupt> {
+        match self.dedup.shares.plain(entry).form() {
             Form::Empty => return Ok(Loaded::Absent),
             Form::Same(word) => codec::fill(word, into),
             Form::Packed(loc, len) => {
                 let packed = self.slab.read(loc, len).ok_or(Corrupt::Misplaced)?;
-                if !codec::decode(packed, into) {
+                if !self.codec.decode(packed, into) {
                     return Err(Corrupt::Undecodable);
                 }
             }
             Form::Raw(loc) => {
                 into.copy_from_slice(self.slab.read(loc, PAGE_SIZE).ok_or(Corrupt::Misplaced)?);
             }
-            Form::Broken(_) => return Err(Corrupt::Misplaced),
+            Form::Shared(_) | Form::Broken(_) => return Err(Corrupt::Misplaced),
         }
         Ok(Loaded::Loaded)
-    }
-
-    pub(crate) fn release(&mut self, slot: usize, entry: Entry) {
-        let PageStore { slab, held, ages, guests, pools, .. } = self;
-        release(slab, held, ages, guests, &mut pools[slot], entry);
     }
 
     pub(crate) fn count_flushed(&mut self, slot: usize, pages: u64) {
         self.traffic.flushed += pages;
         self.pools[slot].stats.traffic.flushed += pages;
     }
-}
-
-/// Frees what an entry held and takes it off the counts. The entry is out of the index already.
-pub(crate) fn release(
-    slab: &mut Slab,
-    held: &mut Holdings,
-    ages: &mut Ages,
-    guests: &mut Guests,
-    pool: &mut Pool,
-    entry: Entry,
-) {
-    pool.stats.pages -= 1;
-    count(held, entry, u64::wrapping_sub);
-    guests.discharge(pool.guest, slot_bytes(slab, entry), pool.kind.is_ephemeral());
-    if ages.is_live(entry.record()) {
-        ages.remove(entry.record());
-    }
-    free(slab, entry);
-}
-
-pub(crate) fn free(slab: &mut Slab, entry: Entry) {
-    match entry.form() {
-        Form::Packed(loc, _) | Form::Raw(loc) => slab.free(loc),
-        Form::Empty | Form::Same(_) | Form::Broken(_) => {}
-    }
-}
-
-/// Adds an entry to the counts of what is held, or takes it off.
-pub(crate) fn count(held: &mut Holdings, entry: Entry, op: fn(u64, u64) -> u64) {
-    let (kind, bytes) = match entry.form() {
-        Form::Same(_) => (&mut held.same_pages, 0),
-        Form::Packed(_, len) => (&mut held.packed_pages, len.min(LARGEST_PACKED)),
-        Form::Raw(_) => (&mut held.raw_pages, PAGE_SIZE),
-        Form::Empty | Form::Broken(_) => return,
-    };
-    *kind = op(*kind, 1);
-    held.data_bytes = op(held.data_bytes, bytes as u64);
 }

@@ -13,18 +13,21 @@
 //! taken.
 
 use crate::class::{CHUNK, slot_for};
+use crate::codec::{Codec, Decoder};
 use crate::coders::{Coder, MOST};
+use crate::dedup::Search;
 use crate::guests::{GuestId, PAGE_METADATA};
 use crate::ops::Reason;
 use crate::pool::PageStore;
 use tmem_sys::PAGE_SIZE;
 
-/// What the tables may grow by in one put: a chain of new nodes, each on a page of its own. Kept free, so that the
-/// limit holds after the put as it did before.
-const MARGIN: usize = 40 * PAGE_SIZE;
-/// Leaves of the index looked at when nothing is left to evict: the search for sparse chunks is spread over many
-/// puts.
-const COMPACTED_AT_ONCE: usize = 2;
+/// What the tables may grow by in one put: a chain of new nodes, each on a page of its own, a share and a candidate. Kept
+/// free, so that the limit holds after the put as it did before.
+pub(crate) const MARGIN: usize = 44 * PAGE_SIZE;
+/// Pages moved at most when nothing is left to evict: a chunk comes free for each few puts.
+const COMPACTED_AT_ONCE: usize = 64;
+/// Pages moved in one step when all sparse chunks are emptied; nobody is to wait for all of it.
+const GATHERED_AT_ONCE: usize = 256;
 /// Evictions after which chunks are emptied by moving pages: this part of all there are, within these bounds. Fewer, and
 /// the walk that moves them would not be worth it; more, and one put would forget too much for itself.
 const EVICTED_PART: u64 = 32;
@@ -50,12 +53,21 @@ pub(crate) struct Effort {
     pub asked: bool,
     /// The other shards have nothing to give, or cannot be asked.
     pub last: bool,
+    /// What the search for the page's twin came to, where it was looked for.
+    pub search: Option<Search>,
+    /// A page that does not shrink is kept whatever its pool says of such pages.
+    pub keeps_raw: bool,
 }
 
 impl Effort {
     /// Of a put that holds its lock throughout, and asks no other shard.
     pub fn alone() -> Effort {
         Effort { last: true, ..Effort::default() }
+    }
+
+    /// Of a put of a page that was stored elsewhere before.
+    pub fn to_keep_raw() -> Effort {
+        Effort { keeps_raw: true, ..Effort::default() }
     }
 }
 
@@ -70,6 +82,13 @@ pub(crate) enum Room {
     None,
 }
 
+impl Room {
+    /// Whether who holds the lock throughout is to try again.
+    pub fn is_to_try_again(&self) -> bool {
+        matches!(self, Room::Made | Room::Shortly)
+    }
+}
+
 /// What other shards have to give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
@@ -80,11 +99,31 @@ pub(crate) enum Need {
 }
 
 impl PageStore {
-    /// Makes a new store a shard: its host packs outside, and grants it memory.
-    pub(crate) fn join_host(&mut self) {
-        self.codec_bytes = 0;
+    /// Makes a new store a shard: its host grants it memory, and may pack outside. Then it only decodes.
+    pub(crate) fn join_host(&mut self, packs: bool) {
+        self.codec_bytes = if packs { Codec::FOOTPRINT } else { Decoder::FOOTPRINT };
         self.limit = self.footprint();
         self.guests.seat.board.overdraw(self.limit);
+    }
+
+    /// Bytes that may be taken for everything, by a host's only shard.
+    pub(crate) fn limit(&self) -> usize {
+        self.guests.seat.board.limit()
+    }
+
+    /// Bytes by which the limit of a host of one shard is short of `more` bytes beside what is taken, without an eviction.
+    pub(crate) fn short_of(&self, more: usize) -> usize {
+        (self.footprint() + MARGIN).saturating_add(more).saturating_sub(self.limit())
+    }
+
+    /// Gives back what the tables took, where there is no page.
+    pub fn reset_if_empty(&mut self) {
+        if self.objects.live() == 0 {
+            self.objects.reset_if_empty();
+            self.ages.reset_if_empty();
+            self.slab.trim();
+            self.compact_from = 0;
+        }
     }
 
     /// Gives back what was granted and is not needed; how many bytes. A shard without pages needs no room to grow.
@@ -93,8 +132,7 @@ impl PageStore {
         let mut margin = MARGIN;
         if self.held.pages() == 0 {
             margin = 0;
-            self.objects.trim();
-            self.ages.trim();
+            self.reset_if_empty();
         }
         let surplus = self.limit.saturating_sub(self.footprint() + margin);
         self.limit -= surplus;
@@ -201,8 +239,8 @@ impl PageStore {
             self.empty_some();
             return Room::Shortly;
         }
-        if self.is_evacuating() {
-            self.evacuate_some();
+        if self.gathering {
+            self.gather_some();
             return Room::Shortly;
         }
         if let Some(guest) = self.guests.who_gives()
@@ -225,7 +263,7 @@ impl PageStore {
     fn after_eviction(&mut self, effort: &mut Effort) -> Room {
         if self.is_due(effort.evicted) {
             effort.evicted = 0;
-            self.begin_evacuation();
+            self.gathering = true;
             return Room::Shortly;
         }
         if effort.evicted.is_multiple_of(EVICTED_AT_ONCE) { Room::Shortly } else { Room::Made }
@@ -237,14 +275,15 @@ impl PageStore {
         evicted >= (left / EVICTED_PART).clamp(EVICTED_LEAST, EVICTED_MOST)
     }
 
-    /// When nothing is left to evict: what was evicted for this put is gathered into whole chunks, else a few leaves
-    /// are looked at.
+    /// When nothing is left to evict: what was evicted for this put is gathered into whole chunks, else a few pages
+    /// are moved.
     fn compact_once(&mut self, effort: &mut Effort) -> Room {
         if self.limit == UNLIMITED || std::mem::replace(&mut effort.compacted, true) {
             return Room::None;
         }
         if effort.evicted > 0 {
-            if self.begin_evacuation() { Room::Shortly } else { Room::None }
+            self.gathering = true;
+            Room::Shortly
         } else if self.compact(COMPACTED_AT_ONCE) > 0 {
             Room::Made
         } else {
@@ -271,12 +310,12 @@ impl PageStore {
     /// For another shard: forgets up to so many of a guest's oldest pages, and gives back what comes free. False when
     /// it has none here.
     pub(crate) fn give_up(&mut self, guest: GuestId, most: u64, effort: &mut Effort) -> bool {
-        let (leaving, evacuating) = (self.has_leaving(), self.is_evacuating());
+        let (leaving, gathering) = (self.has_leaving(), self.gathering);
         let mut gone = 0;
         if leaving {
             self.empty_some();
-        } else if evacuating {
-            self.evacuate_some();
+        } else if gathering {
+            self.gather_some();
         } else {
             while gone < most && self.evict_oldest(guest) {
                 gone += 1;
@@ -284,21 +323,29 @@ impl PageStore {
             effort.elsewhere += gone;
             if self.is_due(effort.elsewhere) {
                 effort.elsewhere = 0;
-                self.begin_evacuation();
+                self.gathering = true;
             }
         }
         self.surrender();
-        leaving || evacuating || gone > 0
+        leaving || gathering || gone > 0
     }
 
-    /// Forgets a guest's oldest ephemeral page; false when it has none.
+    /// Empties some of the sparse chunks into the fuller ones of their class.
+    pub(crate) fn gather_some(&mut self) {
+        self.gathering = self.compact(GATHERED_AT_ONCE) >= GATHERED_AT_ONCE;
+    }
+
+    /// Forgets a guest's oldest ephemeral page, and the rest of its object where the pool keeps objects whole; false
+    /// when it has none.
     pub(crate) fn evict_oldest(&mut self, guest: GuestId) -> bool {
         let Some((number, record)) = self.ages.oldest_of(guest) else { return false };
+        let id = self.objects.id_of(record.object);
         if let Some((pool, entry)) = self.objects.take(record.object, record.index) {
             self.release(pool as usize, entry);
             self.pools[pool as usize].stats.traffic.evicted += 1;
             self.traffic.evicted += 1;
             self.guests.get_mut(guest).evicted += 1;
+            self.evict_rest(pool, id);
         }
         // Where stray writes broke the way from record to entry, the record goes all the same: the search must end.
         if self.ages.oldest_of(guest).is_some_and(|(n, r)| (n, r.stamp) == (number, record.stamp)) {

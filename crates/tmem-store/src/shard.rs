@@ -18,6 +18,8 @@ const SHARD_BYTES: usize = 16 << 20;
 const YIELDS: usize = 64;
 /// A leaf of the index, the least that memory is taken by in steps, so that many are all the leaves a limit can have.
 const LEAF_BYTES: usize = 1 << 10;
+/// An object's record and the least index that it can have.
+const OBJECT_BYTES: usize = 128;
 
 /// Whose page.
 #[derive(Clone, Copy)]
@@ -25,6 +27,11 @@ pub(crate) struct Handle {
     pub pool: PoolId,
     pub object: ObjectId,
     pub index: u64,
+}
+
+/// Whether two pages of an object are in one shard because they are near.
+pub(crate) fn are_together(one: u64, other: u64) -> bool {
+    one >> TOGETHER == other >> TOGETHER
 }
 
 /// Apart from its neighbours in the processors' caches.
@@ -43,29 +50,32 @@ pub(crate) struct Shards {
 }
 
 impl Shards {
-    /// As many as are of use; fewer where the address space does not hold them. Each reserves for all pages there can
+    /// As many as are of use for such a limit; fewer where the address space does not hold them. Each reserves for all pages there can
     /// be: which of them get how many is not known before.
     pub fn new(limit: usize, reserve: usize) -> Result<(Shards, Arc<Board>), Errno> {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let useful = (4 * processors).min(limit / SHARD_BYTES).clamp(1, MOST_SHARDS);
         let mut count = 1 << useful.ilog2();
         loop {
-            match Shards::with(count, reserve) {
+            match Shards::with(count, reserve, false) {
                 Err(_) if count > 1 => count /= 2,
                 made => return made,
             }
         }
     }
 
+    /// So many shards, which pack pages themselves or are given them packed.
+    ///
     /// # Errors
     /// `ENOMEM` when the address space cannot hold the reserves.
-    pub fn with(count: usize, reserve: usize) -> Result<(Shards, Arc<Board>), Errno> {
+    pub fn with(count: usize, reserve: usize, packs: bool) -> Result<(Shards, Arc<Board>), Errno> {
         let leaves = reserve / LEAF_BYTES;
         let config = StoreConfig {
             capacity_bytes: 0,
             reserve_bytes: reserve,
             max_pages: leaves as u64 * 8,
-            max_objects: leaves,
+            max_objects: reserve / OBJECT_BYTES,
+            ordered: false,
         };
         let board = Arc::new(Board::new(count));
         let mut secret = [0; 8];
@@ -73,7 +83,7 @@ impl Shards {
         let shard = |shard| {
             let seat = Seat { board: Arc::clone(&board), shard };
             let mut store = PageStore::at_board(config, leaves * 8, seat)?;
-            store.join_host();
+            store.join_host(packs);
             Ok(Shard { store: locked(store), waiting: AtomicU32::new(0) })
         };
         let all = (0..count).map(shard).collect::<Result<_, Errno>>()?;
@@ -150,7 +160,7 @@ mod tests {
 
     #[test]
     fn pages_that_follow_one_another_are_together_and_all_shards_get_some() {
-        let (shards, _) = Shards::with(4, 1 << 20).unwrap();
+        let (shards, _) = Shards::with(4, 1 << 20, false).unwrap();
         let of =
             |index, object| shards.of(Handle { pool: PoolId(0), object: ObjectId([object, 0, 0]), index });
         assert!((0..64).all(|index| of(index, 1) == of(0, 1)));

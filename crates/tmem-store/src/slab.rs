@@ -1,31 +1,45 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Owns: the memory of packed and raw pages: slots of size classes in 32 KiB chunks of one reserved range.
+//! Owns: the memory of packed and raw pages: slots of size classes in 32 KiB chunks of one reserved range, each with a
+//! word that says whose it is, so that a chunk can be emptied without a search. Free slots of a chunk are chained.
 //! Callers: `pool`, `compact`. Locks: the store's. Law: no more chunks are mapped than the capacity allows, except
 //! after the capacity was lowered; then no slot is given out until flushes have made up for it.
 
-use crate::chunks::Chunks;
-use crate::class::{CHUNK, CLASSES, class_of, slot_size, slots_in};
+use crate::chunks::{Chunk, Chunks};
+use crate::class::{
+    CHUNK, CLASSES, MOST_SLOTS, PAGE_CLASS, PAGES, WORD, class_of, slot_size, slot_start, slots_in,
+};
+use crate::entry::EntryId;
 use crate::page_bytes;
+use tmem_sys::page::{fetch_all, fetch_line};
 use tmem_sys::{Errno, Table};
+
+/// Bits of a slot's number in its location.
+const SLOT_BITS: u32 = 10;
+const _: () = assert!(MOST_SLOTS <= 1 << SLOT_BITS);
+/// Chunks are numbered below this.
+const MOST_CHUNKS: usize = 1 << 30;
+
+/// Marks the word of a free slot; the rest of it is the next of the chain, plus one.
+const FREE: u32 = 1 << 31;
 
 /// Empty chunks that stay mapped, so that a store in steady state gives back and maps again nothing.
 const KEEP_IDLE: usize = 8;
 
-/// Where a slot is: chunk number above, slot number in the low 16 bits.
+/// Where a slot is: chunk number above, slot number in the low 10 bits; 40 bits in all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Loc(pub u64);
 
 impl Loc {
     fn new(chunk: usize, slot: usize) -> Loc {
-        Loc((chunk as u64) << 16 | slot as u64)
+        Loc((chunk as u64) << SLOT_BITS | slot as u64)
     }
 
     pub fn chunk(self) -> usize {
-        (self.0 >> 16) as usize
+        (self.0 >> SLOT_BITS) as usize
     }
 
     pub fn slot(self) -> usize {
-        (self.0 & 0xffff) as usize
+        (self.0 & ((1 << SLOT_BITS) - 1)) as usize
     }
 }
 
@@ -40,7 +54,7 @@ pub(crate) struct Slab {
 impl Slab {
     /// Reserves address space for `reserve` bytes; capacity can be set up to that.
     pub fn new(capacity: usize, reserve: usize) -> Result<Slab, Errno> {
-        let chunks = (reserve / CHUNK).max(1);
+        let chunks = (reserve / CHUNK).clamp(1, MOST_CHUNKS);
         let mut slab = Slab {
             bytes: Table::new(chunks.checked_mul(CHUNK).ok_or(Errno::ENOMEM)?)?,
             chunks: Chunks::new(chunks)?,
@@ -74,7 +88,7 @@ impl Slab {
         self.mapped_bytes() + page_bytes(self.chunks.fresh() * size_of::<crate::chunks::Chunk>())
     }
 
-    /// Copies data into a slot, or says that there is no room.
+    /// Copies data into a slot, or says that there is no room. The slot's owner is to be set next.
     pub fn store(&mut self, data: &[u8]) -> Option<Loc> {
         let class = class_of(data.len());
         if self.chunks.mapped > self.capacity_chunks {
@@ -84,12 +98,10 @@ impl Slab {
         let chunk = (self.chunks.partial(class))
             .or_else(|| self.chunks.open(class, may_map))
             .or_else(|| self.roomier(class, data.len()))?;
-        let size = slot_size(self.chunks.get(chunk).map_or(class, |c| c.class as usize));
-        let slot = self.chunks.take_slot(chunk);
-        self.slot_bytes += size;
-        let at = chunk * CHUNK + slot * size;
+        let loc = self.take(chunk)?;
+        let (at, _) = self.place_of(loc)?;
         self.bytes[at..at + data.len()].copy_from_slice(data);
-        Some(Loc::new(chunk, slot))
+        Some(loc)
     }
 
     /// Whether data of this length surely finds a slot.
@@ -106,72 +118,121 @@ impl Slab {
         near.filter_map(|c| self.chunks.partial(c)).next()
     }
 
+    /// Takes a free slot of a chunk that has one, for nobody yet.
+    fn take(&mut self, at: usize) -> Option<Loc> {
+        let Chunk { class, free, fresh, .. } = *self.chunks.get_any(at)?;
+        let slot = match free {
+            0 => usize::from(fresh),
+            free => usize::from(free) - 1,
+        };
+        if slot >= slots_in(class as usize) {
+            debug_assert!(false, "chunk {at} is full");
+            return None;
+        }
+        let next = if free == 0 { 0 } else { (self.word(at, class as usize, slot) & !FREE) as u16 };
+        let header = self.chunks.header_mut(at);
+        header.free = next;
+        header.fresh += u16::from(free == 0);
+        self.set_word(at, class as usize, slot, EntryId::NONE.0);
+        self.chunks.took(at);
+        self.slot_bytes += slot_size(class as usize);
+        Some(Loc::new(at, slot))
+    }
+
+    /// Whose a slot is.
+    pub fn owner(&self, loc: Loc) -> Option<EntryId> {
+        let class = self.class_at(loc)?;
+        Some(EntryId(self.word(loc.chunk(), class, loc.slot())))
+    }
+
+    /// Says whose a slot is: who is to learn of it when the data moves.
+    #[inline]
+    pub fn set_owner(&mut self, loc: Loc, owner: EntryId) {
+        if let Some(class) = self.class_at(loc) {
+            self.set_word(loc.chunk(), class, loc.slot(), owner.0);
+        }
+    }
+
     /// The first `len` bytes of a slot; `None` when no such slot is in use.
     #[inline]
     pub fn read(&self, loc: Loc, len: usize) -> Option<&[u8]> {
         let size = self.size_at(loc)?;
-        let at = loc.chunk() * CHUNK + loc.slot() * size;
+        let (at, _) = self.place_of(loc)?;
         (len <= size).then(|| &self.bytes[at..at + len])
+    }
+
+    /// Asks for the memory of a slot's first `len` bytes, and for the word that says it is in use.
+    #[inline]
+    pub fn expect(&self, loc: Loc, len: usize) {
+        if let Some((at, class)) = self.place_of(loc) {
+            if class != PAGE_CLASS {
+                fetch_line(&self.bytes[loc.chunk() * CHUNK + loc.slot() * WORD]);
+            }
+            fetch_all(&self.bytes[at..at + len.min(slot_size(class))]);
+        }
     }
 
     /// Frees a slot; nothing happens when no such slot is in use.
     pub fn free(&mut self, loc: Loc) {
-        let Some(size) = self.size_at(loc) else {
+        let Some(class) = self.class_at(loc) else {
             debug_assert!(false, "freed twice: {loc:?}");
             return;
         };
-        self.slot_bytes -= size;
-        let empty = self.chunks.give_slot(loc.chunk(), loc.slot());
+        self.slot_bytes -= slot_size(class);
+        let header = self.chunks.header_mut(loc.chunk());
+        let next = std::mem::replace(&mut header.free, loc.slot() as u16 + 1);
+        self.set_word(loc.chunk(), class, loc.slot(), FREE | u32::from(next));
+        let empty = self.chunks.gave(loc.chunk());
         if empty && (self.chunks.idle > KEEP_IDLE || self.chunks.mapped > self.capacity_chunks) {
             self.give_back_one();
         }
     }
 
-    /// Moves data out of a chunk that is at most half full into the fullest other chunk of the class, if that one
-    /// is at least as full: repeated, this only ever empties chunks.
-    pub fn relocate(&mut self, loc: Loc, len: usize) -> Option<Loc> {
-        let size = self.size_at(loc)?;
-        let from = self.chunks.get(loc.chunk())?;
-        let (class, used) = (from.class as usize, from.used);
-        let chunk = self.chunks.partial(class)?;
-        let fuller = chunk != loc.chunk() && self.chunks.get(chunk)?.used >= used;
-        if !fuller || used as usize * 2 > slots_in(class) || len > size {
+    /// A chunk whose pages all fit into the others of its class, of the first such class from `class` on, round and round.
+    /// No slot of it is given out until it was emptied ([`Slab::leave`]) or [`Slab::settle`].
+    pub fn choose_leaving(&mut self, class: usize) -> Option<usize> {
+        let classes = (0..CLASSES).map(|n| (class + n) % CLASSES);
+        let class = classes.into_iter().find(|class| self.chunks.has_spare(*class))?;
+        self.chunks.choose_leaving(class)
+    }
+
+    /// The slots of a chunk that are in use, from slot number `from` on: the first of them.
+    pub fn next_taken(&self, chunk: usize, from: usize) -> Option<Loc> {
+        let header = self.chunks.get(chunk)?;
+        (from..header.fresh.into())
+            .map(|slot| Loc::new(chunk, slot))
+            .find(|loc| self.class_at(*loc).is_some())
+    }
+
+    /// Moves data into the fullest other chunk of the class.
+    pub fn leave(&mut self, loc: Loc, len: usize) -> Option<Loc> {
+        let class = self.class_at(loc)?;
+        let owner = self.owner(loc)?;
+        let (start, _) = self.place_of(loc)?;
+        if len > slot_size(class) {
             return None;
         }
-        Some(self.move_to(chunk, loc, size, len))
-    }
-
-    /// Chooses chunks whose pages all fit into the others of their class, and gives no slot of them out until
-    /// [`Slab::settle`]. How many chunks.
-    pub fn choose_leaving(&mut self) -> usize {
-        self.chunks.choose_leaving()
-    }
-
-    /// Moves data out of a chunk that was chosen to be emptied.
-    pub fn leave(&mut self, loc: Loc, len: usize) -> Option<Loc> {
-        let size = self.size_at(loc)?;
-        let from = self.chunks.get(loc.chunk())?;
-        let chunk = if from.leaving == 0 { None } else { self.chunks.partial(from.class as usize) }?;
-        (len <= size).then(|| self.move_to(chunk, loc, size, len))
-    }
-
-    pub fn settle(&mut self) {
-        self.chunks.settle();
-    }
-
-    /// Moves data into a free slot of another chunk of the same class.
-    fn move_to(&mut self, chunk: usize, loc: Loc, size: usize, len: usize) -> Loc {
-        let slot = self.chunks.take_slot(chunk);
-        let start = loc.chunk() * CHUNK + loc.slot() * size;
-        self.bytes.copy_within(start..start + len, chunk * CHUNK + slot * size);
-        self.slot_bytes += size;
+        let to = self.take(self.chunks.partial(class)?)?;
+        let (at, _) = self.place_of(to)?;
+        self.bytes.copy_within(start..start + len, at);
+        self.set_owner(to, owner);
         self.free(loc);
-        Loc::new(chunk, slot)
+        Some(to)
+    }
+
+    pub fn settle(&mut self, chunk: usize) {
+        self.chunks.settle(chunk);
+    }
+
+    /// Bytes of slots that are free in chunks that hold something: what compaction could make whole chunks of.
+    pub fn free_bytes(&self) -> usize {
+        (self.chunks.mapped - self.chunks.idle) * CHUNK - self.slot_bytes
     }
 
     /// Gives all idle chunks back: the store is asked to be as small as it can.
     pub fn trim(&mut self) {
         while self.give_back_one() {}
+        self.chunks.reset_if_empty();
     }
 
     fn give_back_one(&mut self) -> bool {
@@ -184,13 +245,49 @@ impl Slab {
         }
     }
 
+    /// The class where a location names a slot in use.
+    #[inline]
+    fn class_at(&self, loc: Loc) -> Option<usize> {
+        let chunk = self.chunks.get(loc.chunk())?;
+        let class = chunk.class as usize;
+        let taken = class < CLASSES
+            && loc.slot() < usize::from(chunk.fresh)
+            && self.word(loc.chunk(), class, loc.slot()) & FREE == 0;
+        taken.then_some(class)
+    }
+
     /// Slot size where a location names a slot in use.
     #[inline]
     pub(crate) fn size_at(&self, loc: Loc) -> Option<usize> {
+        self.class_at(loc).map(slot_size)
+    }
+
+    /// Where in the bytes a slot begins, and its class, whether it is in use or not.
+    #[inline]
+    fn place_of(&self, loc: Loc) -> Option<(usize, usize)> {
         let class = self.chunks.get(loc.chunk())?.class as usize;
-        let taken =
-            class < CLASSES && loc.slot() < slots_in(class) && self.chunks.is_taken(loc.chunk(), loc.slot());
-        taken.then(|| slot_size(class))
+        let within = class < CLASSES && loc.slot() < slots_in(class);
+        within.then(|| (loc.chunk() * CHUNK + slot_start(class, loc.slot()), class))
+    }
+
+    /// What is noted of a slot: its owner, or that it is free and which is the next of the chain.
+    #[inline]
+    fn word(&self, chunk: usize, class: usize, slot: usize) -> u32 {
+        if class == PAGE_CLASS {
+            return self.chunks.get_any(chunk).map_or(FREE, |c| c.pages[slot % PAGES]);
+        }
+        let at = chunk * CHUNK + slot * WORD;
+        u32::from_ne_bytes(std::array::from_fn(|i| self.bytes[at + i]))
+    }
+
+    #[inline]
+    fn set_word(&mut self, chunk: usize, class: usize, slot: usize, word: u32) {
+        if class == PAGE_CLASS {
+            self.chunks.header_mut(chunk).pages[slot % PAGES] = word;
+        } else {
+            let at = chunk * CHUNK + slot * WORD;
+            self.bytes[at..at + WORD].copy_from_slice(&word.to_ne_bytes());
+        }
     }
 
     /// Whether a slot in use is of a class that data of this length may get.
@@ -199,7 +296,7 @@ impl Slab {
         self.size_at(loc).is_some_and(|size| size == least || (least..=len + len / 4).contains(&size))
     }
 
-    /// Slots in use, by the bitmaps.
+    /// Slots in use, by the headers.
     pub fn slots_taken(&self) -> usize {
         (0..self.chunks.fresh()).filter_map(|c| self.chunks.get(c)).map(|c| c.used as usize).sum()
     }
@@ -214,12 +311,39 @@ impl Slab {
         if bytes != self.slot_bytes {
             broken.push(format!("slab: {bytes} bytes of slots in use, the counter says {}", self.slot_bytes));
         }
+        for chunk in 0..self.chunks.fresh() {
+            if let Some(header) = self.chunks.get(chunk).filter(|c| (c.class as usize) < CLASSES) {
+                self.check_chain(chunk, header, broken);
+            }
+        }
+    }
+
+    /// Compares a chunk's words with its count and its chain of free slots.
+    fn check_chain(&self, chunk: usize, header: &Chunk, broken: &mut Vec<String>) {
+        let (class, fresh) =
+            (header.class as usize, usize::from(header.fresh).min(slots_in(header.class as usize)));
+        let taken = (0..fresh).filter(|slot| self.word(chunk, class, *slot) & FREE == 0).count();
+        let (mut free, mut at) = (0, usize::from(header.free));
+        while (1..=fresh).contains(&at) && free <= fresh {
+            free += 1;
+            let word = self.word(chunk, class, at - 1);
+            if word & FREE == 0 {
+                break;
+            }
+            at = (word & !FREE) as usize;
+        }
+        if taken != header.used as usize || at != 0 || free + taken != fresh {
+            broken.push(format!(
+                "chunk {chunk}: {taken} slots taken and {free} in the chain of free ones; {} used and {fresh} touched noted",
+                header.used
+            ));
+        }
     }
 
     /// Bytes of a chunk, for tests that overwrite them.
     #[cfg(test)]
     pub fn slot_mut(&mut self, loc: Loc, len: usize) -> &mut [u8] {
-        let at = loc.chunk() * CHUNK + loc.slot() * self.size_at(loc).unwrap();
+        let (at, _) = self.place_of(loc).unwrap();
         &mut self.bytes[at..at + len]
     }
 }

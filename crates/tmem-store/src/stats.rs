@@ -35,14 +35,18 @@ impl Refusals {
 pub struct Holdings {
     pub same_pages: u64,
     pub packed_pages: u64,
+    /// Of these, pages in a form for pages that stay cold.
+    pub cold_pages: u64,
     pub raw_pages: u64,
-    /// Bytes of packed and raw data, before rounding to slots.
+    /// Pages that have their data in common with another.
+    pub shared_pages: u64,
+    /// Bytes of packed and raw data, before rounding to slots; what is shared counts once.
     pub data_bytes: u64,
 }
 
 impl Holdings {
     pub fn pages(&self) -> u64 {
-        self.same_pages + self.packed_pages + self.raw_pages
+        self.same_pages + self.packed_pages + self.raw_pages + self.shared_pages
     }
 }
 
@@ -100,10 +104,7 @@ impl Traffic {
 impl StoreStats {
     /// Adds another shard.
     pub(crate) fn join(&mut self, other: &StoreStats) {
-        self.held.same_pages += other.held.same_pages;
-        self.held.packed_pages += other.held.packed_pages;
-        self.held.raw_pages += other.held.raw_pages;
-        self.held.data_bytes += other.held.data_bytes;
+        self.held.join(&other.held);
         self.traffic.join(&other.traffic);
         self.slot_bytes += other.slot_bytes;
         self.mapped_bytes += other.mapped_bytes;
@@ -112,6 +113,32 @@ impl StoreStats {
         self.capacity_bytes += other.capacity_bytes;
         self.objects += other.objects;
         self.moved += other.moved;
+        self.dedup.join(&other.dedup);
+    }
+}
+
+impl Holdings {
+    fn join(&mut self, other: &Holdings) {
+        self.same_pages += other.same_pages;
+        self.packed_pages += other.packed_pages;
+        self.cold_pages += other.cold_pages;
+        self.raw_pages += other.raw_pages;
+        self.shared_pages += other.shared_pages;
+        self.data_bytes += other.data_bytes;
+    }
+}
+
+impl DedupStats {
+    /// Adds another shard, which has the same pools. `pools_all` is the host's to count: shards may differ.
+    fn join(&mut self, other: &DedupStats) {
+        self.pools = other.pools;
+        self.hashed += other.hashed;
+        self.found += other.found;
+        self.failed += other.failed;
+        self.ns += other.ns;
+        self.shares += other.shares;
+        self.saved_bytes += other.saved_bytes;
+        self.table_bytes += other.table_bytes;
     }
 }
 
@@ -126,13 +153,37 @@ pub struct StoreStats {
     pub mapped_bytes: u64,
     /// Bytes of tree nodes, object records and buckets, as touched.
     pub index_bytes: u64,
-    /// Everything: chunks, chunk headers, index, codec state.
+    /// Everything: chunks, chunk headers, index, tables of deduplication, codec state.
     pub footprint_bytes: u64,
     pub capacity_bytes: u64,
     /// Objects with pages; of a host with several shards, once for each that has pages of one.
     pub objects: u64,
     /// Pages moved by compaction.
     pub moved: u64,
+    pub dedup: DedupStats,
+}
+
+/// What deduplication costs and gains.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DedupStats {
+    /// Pools that deduplicate now.
+    pub pools: u64,
+    /// Of these, pools all of whose pages are looked up; the others sample.
+    pub pools_all: u64,
+    /// Pages hashed and looked up.
+    pub hashed: u64,
+    /// Of these, pages that had a twin, and share its data.
+    pub found: u64,
+    /// Comparisons with a page that was another.
+    pub failed: u64,
+    /// Nanoseconds that hashes, searches and comparisons took.
+    pub ns: u64,
+    /// Data that several pages have in common now.
+    pub shares: u64,
+    /// Bytes of slots that those pages would take in addition if each had its own.
+    pub saved_bytes: u64,
+    /// Bytes of the table of candidates and the records of shares, as touched.
+    pub table_bytes: u64,
 }
 
 /// One pool.
@@ -140,6 +191,8 @@ pub struct StoreStats {
 pub struct PoolStats {
     pub pages: u64,
     pub frozen: bool,
+    /// All pages are looked up, because it was wanted or because samples had twins.
+    pub dedup_all: bool,
     pub traffic: Traffic,
 }
 
@@ -148,24 +201,39 @@ impl PoolStats {
     pub(crate) fn join(&mut self, other: &PoolStats) {
         self.pages += other.pages;
         self.frozen = other.frozen;
+        self.dedup_all |= other.dedup_all;
         self.traffic.join(&other.traffic);
     }
 
-    pub(crate) const NONE: PoolStats = PoolStats { pages: 0, frozen: false, traffic: Traffic::NONE };
+    pub(crate) const NONE: PoolStats =
+        PoolStats { pages: 0, frozen: false, dedup_all: false, traffic: Traffic::NONE };
 }
 
 /// A swap device. Numbers of pages unless the name says otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SwapStats {
     pub cap: u64,
-    /// Slots that hold a page of this process, inherited ones included.
+    /// Pages of this process on it, inherited ones included.
     pub used: u64,
+    /// Bytes of what was made of them, in the file this process writes and in inherited ones.
+    pub used_bytes: u64,
+    /// Bytes of the file this process writes.
+    pub file_bytes: u64,
     /// Slots of freed pages that a living child may still read.
     pub limbo: u64,
     /// Files in use: one, and one more for each generation of forks inherited.
     pub levels: u32,
     pub written: u64,
+    /// Bytes of what was made of the pages written.
+    pub written_bytes: u64,
+    /// Bytes that went to the device: with blocks filled up, and what cleaning moved.
+    pub device_bytes: u64,
+    /// Clusters cleaned, and the pages that were moved.
+    pub cleaned: u64,
+    pub moved: u64,
     pub read: u64,
+    /// System calls that read them.
+    pub reads: u64,
     /// Pages that came back changed. Each stopped a program, so more than one is a test.
     pub corrupt: u64,
     pub io_errors: u64,

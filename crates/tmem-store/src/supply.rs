@@ -26,19 +26,22 @@ impl Host {
         handle: Handle,
         page: &Page,
         coded: &Coded<'_>,
+        effort: &mut Effort,
     ) -> Result<(Guard<'a>, Outcome), StoreError> {
-        let at = self.shards.of(handle);
-        let mut effort = Effort::default();
+        let at = self.at(handle);
         loop {
-            match store.put_step(handle, page, coded, &mut effort)? {
-                Step::Done(outcome) => return Ok((store, outcome)),
+            match store.put_step(handle, page, coded, effort)? {
+                Step::Done(outcome) => {
+                    self.facts.set_seeks(handle.pool, at, store.seeks(handle.pool.slot()));
+                    return Ok((store, outcome));
+                }
                 Step::Shortly => {
                     drop(store);
                     self.shards.give_way(at);
                 }
                 Step::Elsewhere(need) => {
                     drop(store);
-                    effort.last = !self.supply(at, need, &mut effort);
+                    effort.last = !self.supply(at, need, effort);
                 }
             }
             store = self.shards.lock(at);
@@ -97,6 +100,17 @@ impl Host {
         false
     }
 
+    /// As [`Host::set_limit`], and gives back what tables took for pages that are gone; bytes that are taken still.
+    pub fn shrink_to(&self, bytes: usize) -> usize {
+        self.set_limit(bytes);
+        let mut taken = self.coders.footprint();
+        self.in_all(|store| {
+            store.surrender();
+            taken += store.footprint();
+        });
+        taken
+    }
+
     /// Sets how many bytes may be taken for everything, within the reserve: chunks, index, order of age, tables, codecs.
     /// Ephemeral pages go until it fits; persistent ones stay, and puts are refused until flushes have made up for it.
     pub fn set_limit(&self, bytes: usize) {
@@ -117,15 +131,14 @@ impl Host {
 
     /// Moves a shard's pages together, and takes what that frees.
     fn gather(&self, at: usize) {
-        let mut more = self.shards.lock(at).begin_evacuation();
-        while more {
+        loop {
             let mut store = self.shards.lock(at);
-            if store.is_evacuating() {
-                store.evacuate_some();
+            store.gather_some();
+            if !store.gathering {
+                store.surrender();
+                return;
             }
-            more = store.is_evacuating();
         }
-        self.shards.lock(at).surrender();
     }
 
     /// Sets what `change` makes of a guest's limits; the guest is made where there is none. Under a lower cap its oldest

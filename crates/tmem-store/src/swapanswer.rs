@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Owns: what the swap device answers: slots, faults, why it cannot be made. Pure data. Callers: `swap`, the pager.
+//! Owns: what the swap device answers: slots, faults, refusals, why it cannot be made. Pure data. Callers: `swap`, the pager.
 
+use crate::ops::Reason;
 use std::fmt;
 use tmem_sys::Errno;
 
-/// Slot numbers of a level; the bits above are the level.
+/// Numbers of the records of a level; the bits above are the level.
 const INDEX_BITS: u32 = 28;
-/// The most pages of one level; one number less than fits, so that no slot is [`SwapSlot::NONE`].
+/// The most pages of one level, and the most blocks of its file; one number less than fits, so that no slot is [`SwapSlot::NONE`].
 pub const MAX_CAP: u64 = (1 << INDEX_BITS) - 1;
 
-/// Where a page is on the device.
+/// By what a page on the device is found; where it lies may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SwapSlot(pub u32);
 
@@ -80,5 +81,27 @@ impl std::error::Error for SwapOpenError {}
 impl From<Errno> for SwapOpenError {
     fn from(errno: Errno) -> SwapOpenError {
         SwapOpenError::Errno(errno)
+    }
+}
+
+/// Whether a failed write says that the file system is full for us.
+pub(crate) fn is_full(errno: Errno) -> bool {
+    errno == Errno::ENOSPC || matches!(errno.name(), "EDQUOT" | "EFBIG")
+}
+
+/// What a failed write says to whoever offered the page.
+pub(crate) fn refusal_of(errno: Errno) -> Reason {
+    if is_full(errno) { Reason::SwapFull } else { Reason::SwapError }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errnos_become_reasons() {
+        assert_eq!(refusal_of(Errno::ENOSPC), Reason::SwapFull);
+        assert_eq!(refusal_of(Errno(122)), Reason::SwapFull);
+        assert_eq!(refusal_of(Errno::EIO), Reason::SwapError);
     }
 }

@@ -3,18 +3,19 @@
 //! Callers: `object`. Locks: the store's. Law: no empty node stays in a tree; an insert that is refused changed
 //! nothing.
 
-use crate::entry::Entry;
+use crate::entry::{Entry, EntryId};
 use crate::nodes::NodeTable;
 use crate::ops::Reason;
-use tmem_sys::Errno;
+use crate::page_bytes;
 use tmem_sys::page::fetch_line;
+use tmem_sys::{Errno, Table};
 
 const BITS: u32 = 6;
-const WAYS: usize = 1 << BITS;
+pub(crate) const WAYS: usize = 1 << BITS;
 /// Inner levels above a leaf when an index uses all 64 bits.
 const MAX_HEIGHT: u32 = 10;
 
-/// 64 entries: 1 KiB.
+/// 64 entries: 768 bytes.
 type Leaf = [Entry; WAYS];
 /// 64 node numbers, 0 for none: leaves below height 1, inner nodes above.
 type Inner = [u32; WAYS];
@@ -43,16 +44,49 @@ fn way(index: u64, level: u32) -> usize {
     (index >> (BITS * level)) as usize % WAYS
 }
 
+tmem_sys::pod! {
+    /// Where a leaf is: the way back from an entry to its handle.
+    #[derive(Debug, PartialEq, Eq)]
+    pub(crate) struct LeafPlace {
+        /// Index of its first entry.
+        pub base: u64,
+        /// Number of the object's record.
+        pub object: u64,
+    }
+}
+
+/// The lowest index below the same node as `from` that goes by way `w` of a level.
+fn first_of(from: u64, level: u32, w: usize) -> u64 {
+    let bits = BITS * (level + 1);
+    let above = if bits >= u64::BITS { 0 } else { from >> bits << bits };
+    above | (w as u64) << (BITS * level)
+}
+
 /// The memory of all trees of a store.
 pub(crate) struct Trees {
     inner: NodeTable<Inner>,
     pub(crate) leaves: NodeTable<Leaf>,
+    /// Of each leaf ever given out.
+    places: Table<LeafPlace>,
 }
 
 impl Trees {
     pub fn new(max_leaves: usize) -> Result<Trees, Errno> {
         // A sparse tree may have a chain of inner nodes for each leaf; a dense one has one for 64.
-        Ok(Trees { inner: NodeTable::new(max_leaves / 2 + 64)?, leaves: NodeTable::new(max_leaves)? })
+        let max_leaves = max_leaves.min(EntryId::LEAVES - 1);
+        let inner = NodeTable::new(max_leaves / 2 + 64)?;
+        Ok(Trees { inner, leaves: NodeTable::new(max_leaves)?, places: Table::new(max_leaves + 1)? })
+    }
+
+    /// Where a leaf is.
+    pub fn place(&self, leaf: u32) -> LeafPlace {
+        self.places[leaf as usize]
+    }
+
+    /// The number of the entry at an index that has a leaf.
+    #[inline]
+    pub fn id(&self, root: Root, index: u64) -> EntryId {
+        EntryId::in_leaf(self.leaf_of(root, index), way(index, 0))
     }
 
     /// The entry at an index; the empty one where there is none.
@@ -74,6 +108,29 @@ impl Trees {
         }
     }
 
+    /// The first entry at an index or after it.
+    pub fn next(&self, root: Root, from: u64) -> Option<(u64, Entry)> {
+        if root.node == 0 || !root.covers(from) { None } else { self.next_in(root.node, root.height, from) }
+    }
+
+    fn next_in(&self, node: u32, level: u32, from: u64) -> Option<(u64, Entry)> {
+        for w in way(from, level)..WAYS {
+            // Beyond the first way everything counts from its beginning.
+            let here = if w == way(from, level) { from } else { first_of(from, level, w) };
+            if level == 0 {
+                let entry = self.leaves[node][w];
+                if !entry.is_empty() {
+                    return Some((here, entry));
+                }
+            } else if let Some(found) = Some(self.inner[node][w]).filter(|c| *c != 0) {
+                if let Some(next) = self.next_in(found, level - 1, here) {
+                    return Some(next);
+                }
+            }
+        }
+        None
+    }
+
     #[inline]
     fn leaf_of(&self, root: Root, index: u64) -> u32 {
         if !root.covers(index) {
@@ -89,16 +146,24 @@ impl Trees {
         node
     }
 
-    /// Puts an entry where there is none.
-    pub fn insert(&mut self, root: &mut Root, index: u64, entry: Entry) -> Result<(), Reason> {
+    /// Puts an entry where there is none, in the tree of the object of that number; the entry's own number.
+    pub fn insert(
+        &mut self,
+        root: &mut Root,
+        object: u32,
+        index: u64,
+        entry: Entry,
+    ) -> Result<EntryId, Reason> {
         debug_assert!(!entry.is_empty() && self.get(*root, index).is_empty());
         let mut leaf = self.leaf_of(*root, index);
         if leaf == 0 {
             leaf = self.make_leaf(root, index)?;
+            let base = index - way(index, 0) as u64;
+            self.places[leaf as usize] = LeafPlace { base, object: object.into() };
         }
         self.leaves[leaf][way(index, 0)] = entry;
         *self.leaves.used_mut(leaf) += 1;
-        Ok(())
+        Ok(EntryId::in_leaf(leaf, way(index, 0)))
     }
 
     /// Grows the tree until it covers the index, and makes the way down to its leaf.
@@ -216,13 +281,18 @@ impl Trees {
         self.inner.free(node);
     }
 
-    pub fn trim(&mut self) {
-        self.inner.trim();
-        self.leaves.trim();
+    /// Gives back all memory, where there is no tree.
+    pub fn reset_if_empty(&mut self) {
+        if self.leaves.live() == 0 {
+            self.places.discard(0..page_bytes(self.leaves.fresh() as usize * size_of::<LeafPlace>()));
+        }
+        self.inner.reset_if_empty();
+        self.leaves.reset_if_empty();
     }
 
     pub fn touched_bytes(&self) -> usize {
-        self.inner.touched_bytes() + self.leaves.touched_bytes()
+        let places = page_bytes(self.leaves.fresh() as usize * size_of::<LeafPlace>());
+        self.inner.touched_bytes() + self.leaves.touched_bytes() + places
     }
 
     /// Numbers of live inner nodes and leaves.
@@ -239,10 +309,12 @@ impl Trees {
     pub fn walk(
         &self,
         root: Root,
+        object: u32,
         seen: &mut Seen,
         broken: &mut Vec<String>,
         each: &mut impl FnMut(u64, Entry),
     ) {
+        seen.object = object.into();
         if root.height > MAX_HEIGHT {
             broken.push(format!("a tree says it is {} levels high", root.height));
         } else if root.node != 0 {
@@ -267,6 +339,9 @@ impl Trees {
         let (used, says);
         if level == 0 {
             let leaf = &self.leaves[node];
+            if self.place(node) != (LeafPlace { base, object: seen.object }) {
+                broken.push(format!("leaf {node}: {:?} is not where it is", self.place(node)));
+            }
             (0..WAYS).filter(|&w| !leaf[w].is_empty()).for_each(|w| each(base + w as u64, leaf[w]));
             used = leaf.iter().filter(|e| !e.is_empty()).count();
             says = self.leaves.used(node);
@@ -288,6 +363,8 @@ impl Trees {
 /// The nodes `check` has met.
 #[derive(Default)]
 pub(crate) struct Seen {
+    /// The object that is walked.
+    object: u64,
     pub inner: std::collections::HashSet<u32>,
     pub leaves: std::collections::HashSet<u32>,
 }
@@ -305,7 +382,7 @@ mod tests {
 
     fn all(trees: &Trees, root: Root) -> BTreeMap<u64, Entry> {
         let (mut seen, mut broken, mut got) = (Seen::default(), Vec::new(), BTreeMap::new());
-        trees.walk(root, &mut seen, &mut broken, &mut |i, e| assert!(got.insert(i, e).is_none()));
+        trees.walk(root, 7, &mut seen, &mut broken, &mut |i, e| assert!(got.insert(i, e).is_none()));
         trees.check(&mut broken);
         assert!(broken.is_empty(), "{broken:?}");
         assert_eq!((seen.inner.len(), seen.leaves.len()), trees.live());
@@ -321,16 +398,22 @@ mod tests {
         indexes.extend((0..64).map(|b| !(1 << b)));
         indexes.extend([0, u64::MAX, 63, 65]);
         for (n, &i) in indexes.iter().enumerate() {
-            trees.insert(&mut root, i, Entry::same(n as u64)).unwrap();
+            trees.insert(&mut root, 7, i, Entry::same(n as u64)).unwrap();
             model.insert(i, Entry::same(n as u64));
         }
         assert_eq!(all(&trees, root), model);
+        for &i in &indexes {
+            for from in [i, i.saturating_sub(1), i.saturating_add(1)] {
+                let first = model.range(from..).next().map(|(i, e)| (*i, *e));
+                assert_eq!(trees.next(root, from), first, "from {from:#x}");
+            }
+        }
         for i in indexes {
             assert_eq!(trees.get(root, i), model[&i]);
             assert_eq!(trees.remove(&mut root, i), model[&i]);
             assert!(trees.remove(&mut root, i).is_empty());
         }
-        assert_eq!(root, Root::EMPTY);
+        assert_eq!((root, trees.next(root, 0)), (Root::EMPTY, None));
         assert_eq!(trees.live(), (0, 0));
     }
 
@@ -339,10 +422,10 @@ mod tests {
         let mut trees = Trees::new(3).unwrap();
         let mut root = Root::EMPTY;
         for i in 0..3 {
-            trees.insert(&mut root, i * 64, Entry::same(i)).unwrap();
+            trees.insert(&mut root, 7, i * 64, Entry::same(i)).unwrap();
         }
         let before = (root, trees.live());
-        assert_eq!(trees.insert(&mut root, 1 << 40, Entry::same(0)), Err(Reason::IndexFull));
+        assert_eq!(trees.insert(&mut root, 7, 1 << 40, Entry::same(0)), Err(Reason::IndexFull));
         assert_eq!((root, trees.live()), before);
         let mut count = 0;
         trees.drain(&mut root, &mut |_| count += 1);

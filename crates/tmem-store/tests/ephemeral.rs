@@ -84,7 +84,7 @@ fn object(o: u64) -> ObjectId {
 
 fn new_pool(host: &Host, p: usize) -> PoolId {
     let (guest, kind, raw) = POOLS[p];
-    host.new_pool(GUESTS[guest], kind, PoolConfig { pack: true, raw }).unwrap()
+    host.new_pool(GUESTS[guest], kind, PoolConfig { pack: true, raw, ..PoolConfig::default() }).unwrap()
 }
 
 impl Tested {
@@ -266,7 +266,7 @@ proptest! {
         let config = HostConfig { limit_bytes: bytes, reserve_bytes: bytes };
         let host = Host::with_shards(config, shards).unwrap();
         let [cache, kept] = [PoolKind::NonExclusive, PoolKind::Persistent]
-            .map(|kind| host.new_pool("default", kind, PoolConfig { pack: true, raw: true }).unwrap());
+            .map(|kind| host.new_pool("default", kind, PoolConfig { pack: true, raw: true, ..PoolConfig::default() }).unwrap());
         let mut next = common::noise(seed);
         let mut into = [0; PAGE_SIZE];
         let mut n = 0;

@@ -21,7 +21,7 @@ fn host() -> Arc<Host> {
 }
 
 fn pool(host: &Host, guest: &str, kind: PoolKind) -> PoolId {
-    host.new_pool(guest, kind, PoolConfig { pack: true, raw: true }).unwrap()
+    host.new_pool(guest, kind, PoolConfig { pack: true, raw: true, ..PoolConfig::default() }).unwrap()
 }
 
 fn put(host: &Host, pool: PoolId, index: u64) -> Outcome {
@@ -153,6 +153,45 @@ fn law_11_weight_is_the_right_to_more() {
     }
     let (heavy, light) = (held(&host, "heavy").ephemeral_charge, held(&host, "light").ephemeral_charge);
     assert!((heavy as f64 / light as f64 - 3.0).abs() < 0.3, "{heavy} against {light}");
+    checked(&host);
+}
+
+#[test]
+fn law_11_of_two_that_hold_the_same_the_lighter_gives_whichever_came_first() {
+    for (heavy, light) in [("first", "second"), ("second", "first")] {
+        let host = Host::new(HostConfig { limit_bytes: 4 * SMALL, reserve_bytes: 4 * SMALL }).unwrap();
+        let pools = ["first", "second"].map(|name| pool(&host, name, PoolKind::NonExclusive));
+        weigh(&host, heavy, 3);
+        // In turns, so that nobody is older, and both hold the same until there is no room.
+        (0..400).for_each(|i| pools.iter().for_each(|&p| fill(&host, p, i..i + 1)));
+        let asking = pool(&host, "asking", PoolKind::Persistent);
+        let room = (0..).find(|&i| !put(&host, asking, i).is_stored() || host.stats().traffic.evicted > 0);
+        fill(&host, asking, 1000..1010);
+        assert!(room.is_some() && guest(&host, light).evicted >= 10, "{:?}", host.guests());
+        assert_eq!(guest(&host, heavy).evicted, 0, "{heavy} has a right to more");
+        checked(&host);
+    }
+}
+
+#[test]
+fn law_6_age_is_one_order_over_all_pools_of_a_guest() {
+    let host = host();
+    let pools = [PoolKind::NonExclusive, PoolKind::Exclusive, PoolKind::NonExclusive]
+        .map(|kind| pool(&host, "default", kind));
+    (0..30).for_each(|i| pools.iter().for_each(|&p| fill(&host, p, i..i + 1)));
+    assert!((0..5).all(|i| get(&host, pools[0], i)), "young again");
+    let kept = pool(&host, "default", PoolKind::Persistent);
+    let room = (0..).find(|&i| !put(&host, kept, i).is_stored() || host.stats().traffic.evicted > 0).unwrap();
+    fill(&host, kept, 1000..1030);
+    let left = pools.map(|p| held_indexes(&host, p, 0..30));
+    // What is left of each is young; the first's five that were read are, however old they were.
+    let evicted = host.stats().traffic.evicted as usize;
+    assert!((30..75).contains(&evicted), "{evicted}");
+    assert_eq!(left[0][..5], [0, 1, 2, 3, 4]);
+    let gone = 30 - left[1].len() as u64;
+    assert_eq!((&left[1], &left[2]), (&(gone..30).collect(), &(30 - left[2].len() as u64..30).collect()));
+    assert!(left[1].len().abs_diff(left[2].len()) <= 1 && left[0][5] <= gone + 1, "{left:?}");
+    assert!((0..room).chain(1000..1030).all(|i| get(&host, kept, i)), "no persistent page goes");
     checked(&host);
 }
 

@@ -31,7 +31,7 @@ fn host(limit_bytes: usize) -> Arc<Host> {
 }
 
 fn new_pool(host: &Host, guest: &str, kind: PoolKind) -> PoolId {
-    host.new_pool(guest, kind, PoolConfig { pack: true, raw: true }).unwrap()
+    host.new_pool(guest, kind, PoolConfig { pack: true, raw: true, ..PoolConfig::default() }).unwrap()
 }
 
 #[test]

@@ -13,7 +13,7 @@ const OBJECT: ObjectId = ObjectId([1, 2, 3]);
 
 fn store() -> (PageStore, PoolId) {
     let mut store = PageStore::new(StoreConfig::for_pages(1 << 12, 2 * CHUNK)).unwrap();
-    let pool = store.new_pool(PoolConfig { pack: true, raw: false }).unwrap();
+    let pool = store.new_pool(PoolConfig { pack: true, raw: false, ..PoolConfig::default() }).unwrap();
     (store, pool)
 }
 

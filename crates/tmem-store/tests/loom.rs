@@ -9,7 +9,9 @@
 
 use loom::thread;
 use std::sync::Arc;
-use tmem_store::{GuestLimits, Host, HostConfig, Loaded, ObjectId, Outcome, PoolConfig, PoolId, PoolKind};
+use tmem_store::{
+    Dedup, GuestLimits, Host, HostConfig, Loaded, ObjectId, Outcome, PoolConfig, PoolId, PoolKind,
+};
 use tmem_sys::{PAGE_SIZE, Page};
 
 const OBJECT: ObjectId = ObjectId([1, 2, 3]);
@@ -32,7 +34,7 @@ fn host(shards: usize) -> Arc<Host> {
 }
 
 fn pool(host: &Host, kind: PoolKind) -> PoolId {
-    host.new_pool("default", kind, PoolConfig { pack: true, raw: true }).unwrap()
+    host.new_pool("default", kind, PoolConfig { pack: true, raw: true, dedup: Dedup::Off }).unwrap()
 }
 
 fn beside(host: &Arc<Host>, f: impl FnOnce(&Host) + Send + 'static) -> thread::JoinHandle<()> {

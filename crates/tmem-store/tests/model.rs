@@ -8,7 +8,9 @@ mod common;
 use common::{Kind, kinds, page};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
-use tmem_store::{Loaded, ObjectId, Outcome, PageStore, PoolConfig, PoolId, Reason, StoreConfig, StoreError};
+use tmem_store::{
+    Dedup, Loaded, ObjectId, Outcome, PageStore, PoolConfig, PoolId, Reason, StoreConfig, StoreError,
+};
 use tmem_sys::PAGE_SIZE;
 
 const CHUNK: usize = 32 << 10;
@@ -69,9 +71,9 @@ struct Tested {
 }
 
 const CONFIGS: [PoolConfig; 3] = [
-    PoolConfig { pack: true, raw: true },
-    PoolConfig { pack: true, raw: false },
-    PoolConfig { pack: false, raw: true },
+    PoolConfig { pack: true, raw: true, dedup: Dedup::Off },
+    PoolConfig { pack: true, raw: false, dedup: Dedup::Off },
+    PoolConfig { pack: false, raw: true, dedup: Dedup::Off },
 ];
 
 impl Tested {

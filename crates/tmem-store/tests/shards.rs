@@ -7,8 +7,8 @@ mod common;
 use common::{Kind, page};
 use std::sync::Arc;
 use tmem_store::{
-    GuestLimits, GuestStats, Host, HostConfig, Loaded, ObjectId, Outcome, PageStore, PoolConfig, PoolId,
-    PoolKind, Reason,
+    Dedup, GuestLimits, GuestStats, Host, HostConfig, Loaded, ObjectId, Outcome, PageStore, PoolConfig,
+    PoolId, PoolKind, Reason,
 };
 use tmem_sys::PAGE_SIZE;
 
@@ -22,7 +22,7 @@ fn host() -> Arc<Host> {
 }
 
 fn pool(host: &Host, guest: &str, kind: PoolKind) -> PoolId {
-    host.new_pool(guest, kind, PoolConfig { pack: true, raw: true }).unwrap()
+    host.new_pool(guest, kind, PoolConfig { pack: true, raw: true, dedup: Dedup::Off }).unwrap()
 }
 
 fn put(host: &Host, pool: PoolId, n: u64) -> Outcome {

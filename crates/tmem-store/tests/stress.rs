@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tmem_store::host::RUN;
-use tmem_store::{GuestLimits, Host, HostConfig, Loaded, ObjectId, PoolConfig, PoolId, PoolKind};
+use tmem_store::{Dedup, GuestLimits, Host, HostConfig, Loaded, ObjectId, PoolConfig, PoolId, PoolKind};
 use tmem_sys::{PAGE_SIZE, Page};
 
 const THREADS: u64 = 3;
@@ -180,7 +180,7 @@ impl Worker<'_> {
     /// A pool that comes and goes beside the others'.
     fn passing_pool(&mut self) {
         let host = &self.stress.host;
-        let config = PoolConfig { pack: true, raw: true };
+        let config = PoolConfig { pack: true, raw: true, dedup: Dedup::On };
         let pool = host.new_pool("third", PoolKind::Persistent, config).unwrap();
         let put = |index| host.put(pool, ObjectId([0; 3]), index * 40, &numbered(index)).unwrap().is_stored();
         let stored = (0..20).filter(|index| put(*index)).count() as u64;
@@ -212,8 +212,9 @@ impl Stress {
     fn new() -> Stress {
         let config = HostConfig { limit_bytes: LIMIT, reserve_bytes: 2 * LIMIT };
         let host = Host::with_shards(config, SHARDS).unwrap();
-        let config = PoolConfig { pack: true, raw: true };
-        let pools = POOLS.map(|(guest, kind)| host.new_pool(guest, kind, config).unwrap());
+        let mut dedups = [Dedup::Off, Dedup::On, Dedup::Auto].into_iter().cycle();
+        let mut config = || PoolConfig { pack: true, raw: true, dedup: dedups.next().unwrap_or_default() };
+        let pools = POOLS.map(|(guest, kind)| host.new_pool(guest, kind, config()).unwrap());
         Stress { host, pools }
     }
 

@@ -10,7 +10,9 @@ pub struct Errno(pub i32);
 impl Errno {
     pub const EAGAIN: Errno = Errno(libc::EAGAIN);
     pub const EBADF: Errno = Errno(libc::EBADF);
+    pub const EBADMSG: Errno = Errno(libc::EBADMSG);
     pub const EBUSY: Errno = Errno(libc::EBUSY);
+    pub const ECANCELED: Errno = Errno(libc::ECANCELED);
     pub const EEXIST: Errno = Errno(libc::EEXIST);
     pub const EINTR: Errno = Errno(libc::EINTR);
     pub const EINVAL: Errno = Errno(libc::EINVAL);
@@ -18,6 +20,7 @@ impl Errno {
     pub const ENOENT: Errno = Errno(libc::ENOENT);
     pub const ENOMEM: Errno = Errno(libc::ENOMEM);
     pub const ENOSPC: Errno = Errno(libc::ENOSPC);
+    pub const ENOTSUP: Errno = Errno(libc::ENOTSUP);
     pub const ENOTTY: Errno = Errno(libc::ENOTTY);
     pub const EPERM: Errno = Errno(libc::EPERM);
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: the at-fork registration with the C library. Callers: the pager's `fork` module, the store's
-//! `host`. Each part of the process has handlers of its own; none may wait for a lock whose holder waits for another
-//! part's.
+//! `host`. Each part of the process has handlers of its own; one may wait for a lock whose holder waits for another
+//! part's only if that part registered before it.
 
 use crate::errno::Errno;
 use crate::lock::Lock;

@@ -70,15 +70,20 @@ impl PageHash {
     #[inline]
     pub fn hash(&self, page: &Page) -> [u64; 2] {
         match self.form {
-            Form::Xxh3 => {
-                let h = xxhash_rust::xxh3::xxh3_128_with_secret(page, &self.key.0[..SECRET]);
-                [h as u64, (h >> 64) as u64]
-            }
+            Form::Xxh3 => self.hash_bytes(page),
             // SAFETY: `best` found the instructions.
             Form::Narrow => unsafe { narrow(&self.key.0, page) },
             // SAFETY: as above.
             Form::Wide => unsafe { wide(&self.key.0, page) },
         }
+    }
+}
+
+impl PageHash {
+    /// The hash of bytes of any length: XXH3 keyed by its secret, of which nothing is proved. Who finds by it compares the bytes.
+    pub fn hash_bytes(&self, bytes: &[u8]) -> [u64; 2] {
+        let h = xxhash_rust::xxh3::xxh3_128_with_secret(bytes, &self.key.0[..SECRET]);
+        [h as u64, (h >> 64) as u64]
     }
 }
 

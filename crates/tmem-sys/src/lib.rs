@@ -30,6 +30,7 @@ pub mod pagemap;
 
 pub mod uffd;
 
+pub mod background;
 pub mod entry;
 #[cfg(feature = "fake-kernel")]
 pub mod fake;
@@ -52,6 +53,7 @@ pub mod kept;
 pub mod lz4;
 pub mod pack;
 pub mod proc;
+pub mod zstd;
 
 pub use errno::Errno;
 pub use lock::{Lock, LockGuard};

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernel's own swap for one process: a memory cgroup, and zram, zswap or a swap file behind it.
 
-Owns: which settings a peer needs, and what is read back: the pool's peak and the group's. Called by peers and measure.
-Calls undo, which knows how to change everything back. Nothing but the worker is put under the limit, and what it has
-touched before stays outside: only what it makes from then on is counted and swapped.
+Owns: which settings a peer needs, and what is read back: the pool's peak and the group's. Called by peers, measure,
+footprint and zramstore. Calls undo, which knows how to change everything back. Nothing but the worker is put under the
+limit, and what it has touched before stays outside: only what it makes from then on is counted and swapped.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ __all__ = [
     "Need",
     "Room",
     "algorithm",
+    "bare_zram",
     "cgroup_missing",
     "disk_missing",
     "huge_missing",
@@ -114,7 +115,10 @@ def room(changes: Changes, need: Need, limit: int, nbytes: int) -> Iterator[Room
         if need.huge:
             changes.set(THP / need.huge / "enabled", "madvise")
         directory = _directory(changes)
-        zram = _zram(changes, need.algorithm, 2 * nbytes) if need.swap == "zram" else None
+        zram = None
+        if need.swap == "zram":
+            zram, device = _zram(changes, need.algorithm, 2 * nbytes)
+            _swap_on(changes, device)
         if need.swap == "zswap":
             changes.set(_ZSWAP / "enabled", "Y")
         elif need.swap == "file":
@@ -126,6 +130,16 @@ def room(changes: Changes, need: Need, limit: int, nbytes: int) -> Iterator[Room
     finally:
         if made is not None:
             made.close()
+        changes.undo(mark)
+
+
+@contextlib.contextmanager
+def bare_zram(changes: Changes, wanted: str, nbytes: int) -> Iterator[tuple[Path, Path]]:
+    """Make a zram device of that size without swap on it; yield its directory in /sys and its node. Undone behind."""
+    mark = changes.mark()
+    try:
+        yield _zram(changes, wanted, nbytes)
+    finally:
         changes.undo(mark)
 
 
@@ -218,8 +232,8 @@ def _group(changes: Changes, limit: int) -> Path:
     return group
 
 
-def _zram(changes: Changes, wanted: str, nbytes: int) -> Path:
-    """Make a zram device of our own with swap on it, before all other swap."""
+def _zram(changes: Changes, wanted: str, nbytes: int) -> tuple[Path, Path]:
+    """Make a zram device of our own: its directory in /sys, and its node."""
     with uninterrupted():
         number = (ZRAM_CONTROL / "hot_add").read_text(encoding="ascii").strip()
         changes.will("zram", number)
@@ -230,8 +244,7 @@ def _zram(changes: Changes, wanted: str, nbytes: int) -> Path:
     end = time.monotonic() + 5
     while not device.exists() and time.monotonic() < end:
         time.sleep(0.01)
-    _swap_on(changes, device)
-    return block
+    return block, device
 
 
 def _without_zswap(changes: Changes) -> None:

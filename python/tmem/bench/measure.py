@@ -29,7 +29,7 @@ from tmem.demo.warm import warm
 from tmem.errors import TmemError
 from tmem.memory import MINIMUM_RAM
 
-__all__ = ["Measured", "Run", "measure"]
+__all__ = ["Measured", "Run", "measure", "run_worker"]
 
 _TEMPORARIES = {"walk": 2 << 20, "jobs": 12 << 20}  # of the peer's limit: pieces, and what Python makes meanwhile
 _LONGEST = 150.0
@@ -114,7 +114,7 @@ def _round(cell: Cell, source: Source, seed: int, changes: Changes) -> Iterator[
     }  # fmt: skip
     for peer in cell.peers:
         if not PEERS[peer].budget:
-            yield peer, lambda _runs: _run(spec | {"memory": "plain"}, None)
+            yield peer, lambda _runs: run_worker(spec | {"memory": "plain"}, None)
     for budget in cell.budgets():
         peers = [peer for peer in cell.peers if PEERS[peer].budget == budget]
         for peer in peers:
@@ -142,7 +142,7 @@ def _allowed(cell: Cell, runs: dict[str, Run], peers: tuple[str, ...]) -> int:
 
 
 def _ours(spec: dict[str, Any], ram: int, entry: str) -> Run:
-    run = _run(spec | {"memory": "tmem", "ram": ram, "entry": entry}, None)
+    run = run_worker(spec | {"memory": "tmem", "ram": ram, "entry": entry}, None)
     run.budget = ram
     return run
 
@@ -168,16 +168,16 @@ def _try(name: str, spec: dict[str, Any], cell: Cell, changes: Changes) -> Run:
         "small_pages": peer.advice != "huge",
     }
     if peer.need is None:
-        return _run(spec, None)
+        return run_worker(spec, None)
     limit = _limit(cell)
     beside = cell.nbytes // 256 + _TEMPORARIES[cell.kind]  # page tables are charged to the group
     with kernel.room(changes, peer.need, limit + beside, cell.nbytes) as room:
-        run = _run(spec | {"directory": str(room.directory)}, room)
+        run = run_worker(spec | {"directory": str(room.directory)}, room)
         run.budget, run.pool, run.peak = limit, room.pool_peak(), max(0, room.peak() - beside)
     return run
 
 
-def _run(spec: dict[str, Any], room: kernel.Room | None) -> Run:
+def run_worker(spec: dict[str, Any], room: kernel.Room | None) -> Run:
     """Run one worker to its end. TmemError where it fails; killed under a limit, it tells what it had done."""
     warm(spec["bytes"] * 3 // 2)
     command = [sys.executable, "-m", "tmem.bench.worker", json.dumps(spec)]

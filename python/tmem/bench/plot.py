@@ -14,11 +14,11 @@ from tmem.bench.report import STEPS, Row, geometric
 from tmem.bench.tables import case_words
 from tmem.errors import TmemError
 
-__all__ = ["draw", "plot_missing"]
+__all__ = ["COLOURS", "HATCHES", "draw", "plot_missing"]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; hatches for those who see none.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
-_HATCHES = ("", "//", "..", "\\\\", "xx", "--", "++", "oo")
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+HATCHES = ("", "//", "..", "\\\\", "xx", "--", "++", "oo")
 
 
 def plot_missing() -> str:
@@ -65,8 +65,8 @@ def _panel(axis: Any, title: str, rows: list[Row]) -> None:
             above.append(max(0.0, max(row["spread"][1] for row in mine) - mean))
         axis.barh(
             at, [length - 1 for length in lengths], left=1, height=width * 0.92, label=peer, xerr=[below, above],
-            color=_COLOURS[number % len(_COLOURS)], edgecolor="white",
-            hatch=_HATCHES[(number + number // len(_COLOURS)) % len(_HATCHES)],
+            color=COLOURS[number % len(COLOURS)], edgecolor="white",
+            hatch=HATCHES[(number + number // len(COLOURS)) % len(HATCHES)],
             error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "#444444"},
         )  # fmt: skip
     _dress(axis, title, steps)

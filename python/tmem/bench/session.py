@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One whole comparison: what can be measured here, what will be touched, the measuring, and the document.
 
-Owns: what is skipped and why, and that the machine is as it was afterwards. Called by cli.
+Owns: what is skipped and why, and that the machine is as it was afterwards. Called by cli; footprint uses parts of it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tmem.bench.undo import Changes, recover
 from tmem.errors import KernelUnsupported
 from tmem.memory import MINIMUM_RAM, Memory
 
-__all__ = ["Session", "touched"]
+__all__ = ["Session", "Skip", "entry_missing", "signals", "touched"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
@@ -52,7 +52,7 @@ class Session:
         """Take out what this machine lacks, and note why. Call `recover` first."""
         lacking: dict[str, str] = {}
         for entry in dict.fromkeys(entry for cell in self.cells for entry in cell.entries):
-            self._note(lacking, f"entry {entry}", *_entry_missing(entry))
+            self._note(lacking, f"entry {entry}", *entry_missing(entry))
         for data in dict.fromkeys(cell.data for cell in self.cells):
             self._note(lacking, f"data {data}", *material_missing(data))
         for peer in dict.fromkeys(peer for cell in self.cells for peer in cell.peers):
@@ -73,7 +73,7 @@ class Session:
     def run(self, tell: Tell, seconds: float) -> None:
         """Measure everything that fits into `seconds`. However it ends, the machine is changed back."""
         begin = time.monotonic()
-        with _signals():
+        with signals():
             changes = Changes()
             try:
                 for measured in measure(self.cells, self.seed, changes, tell, seconds):
@@ -121,7 +121,8 @@ def touched(cells: list[Cell]) -> list[str]:
     return said
 
 
-def _entry_missing(entry: str) -> tuple[str, str]:
+def entry_missing(entry: str) -> tuple[str, str]:
+    """Return why faults cannot be served in this way here, and what to do."""
     try:
         with Memory(MINIMUM_RAM, swap="none", faults=entry, name="bench"):
             return "", ""
@@ -130,7 +131,7 @@ def _entry_missing(entry: str) -> tuple[str, str]:
 
 
 @contextmanager
-def _signals() -> Iterator[None]:
+def signals() -> Iterator[None]:
     """Let SIGTERM and SIGHUP end the program as Ctrl-C does: through every clean-up."""
 
     def stop(number: int, _frame: FrameType | None) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from tmem.bench.plan import FITS
 from tmem.bench.report import STEPS, Row, geometric
 
-__all__ = ["Sheet", "as_markdown", "case_words", "notes", "sheets"]
+__all__ = ["Sheet", "as_markdown", "case_words", "notes", "number", "sheets"]
 
 _KERNEL = ("zram", "zswap", "swapfile")
 
@@ -105,13 +105,13 @@ def _line(row: Row, *, jobs: bool) -> list[str]:
     return [
         row["pattern"],
         row["peer"],
-        _number(row["ours_ns"], unit),
-        _number(row["peer_ns"], unit) if row["peer_ns"] else "none" if row["not_there"] else "ended",
-        _number(row["ratio"]),
-        f"{_number(spread[0])}-{_number(spread[1])}" if spread else "-",
-        _number(row["cpu_ratio"]),
+        number(row["ours_ns"], unit),
+        number(row["peer_ns"], unit) if row["peer_ns"] else "none" if row["not_there"] else "ended",
+        number(row["ratio"]),
+        f"{number(spread[0])}-{number(spread[1])}" if spread else "-",
+        number(row["cpu_ratio"]),
         *(
-            [_number(row["overhead_ratio"])]
+            [number(row["overhead_ratio"])]
             if jobs
             else [_waits(row["latency_ours_ns"]), _waits(row["latency_peer_ns"])]
         ),
@@ -140,7 +140,7 @@ def _steps(rows: list[Row]) -> list[str]:
 
 
 def _mean(rows: list[Row], what: str) -> str:
-    return _number(geometric(row[what] for row in rows))
+    return number(geometric(row[what] for row in rows))
 
 
 def _best(rows: list[Row]) -> str:
@@ -149,10 +149,11 @@ def _best(rows: list[Row]) -> str:
     for data in dict.fromkeys(row["data"] for row in rows):
         ratios = [r["ratio"] for r in rows if r["data"] == data and r["peer"].startswith(_KERNEL) and r["ratio"]]
         found += [min(ratios)] if ratios else []
-    return _number(geometric(found))
+    return number(geometric(found))
 
 
-def _number(value: float | None, unit: float = 1.0) -> str:
+def number(value: float | None, unit: float = 1.0) -> str:
+    """Return a figure with as many digits as a table has room for; a dash where there is none."""
     if value is None:
         return "-"
     shown = value / unit
@@ -160,4 +161,4 @@ def _number(value: float | None, unit: float = 1.0) -> str:
 
 
 def _waits(latency: dict[str, float]) -> str:
-    return " / ".join(_number(latency[name], 1e3) for name in ("p50", "p99", "p99_9", "max")) if latency else "-"
+    return " / ".join(number(latency[name], 1e3) for name in ("p50", "p99", "p99_9", "max")) if latency else "-"

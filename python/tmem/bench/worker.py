@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One measured process: one peer's memory, all patterns or all jobs, each checked: `python -m tmem.bench.worker SPEC`.
+"""One measured process: patterns, jobs or cold faults in one memory, all checked: `python -m tmem.bench.worker SPEC`.
 
 Owns: the order of things in that process. Called by measure, which reads lines of JSON. What is not to be measured and
 not to be limited (imports, orders, the data set's pages, a first small run of each job) is done before it says `ready`;
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tmem.bench.cold import absent_pages, cold_order, reading, send_out, settle
 from tmem.bench.jobs import JobData, NotThere, Plain, run_job
 from tmem.bench.patterns import mode, orders
 from tmem.bench.places import Paged, make_place, make_whole
@@ -41,10 +42,7 @@ def main() -> None:
     spec = json.loads(sys.argv[1])
     area = mmap.mmap(spec["fd"], spec["bytes"], flags=mmap.MAP_SHARED | _MAP_POPULATE, prot=mmap.PROT_READ)
     source = np.frombuffer(area, np.uint8)
-    if spec["kind"] == "walk":
-        _walk(spec, source)
-    else:
-        _jobs(spec, source)
+    {"walk": _walk, "jobs": _jobs, "cold": _cold}[spec["kind"]](spec, source)
 
 
 def _walk(spec: dict[str, Any], source: Bytes) -> None:
@@ -56,6 +54,28 @@ def _walk(spec: dict[str, Any], source: Bytes) -> None:
     walker.memory = make_whole(spec, place)
     for name, order in chosen.items():
         _say(step=name, **walker.walk(mode(name), order, spec["seconds"]).as_dict())
+    walker.verify()
+    _ended(place, before)
+
+
+def _cold(spec: dict[str, Any], source: Bytes) -> None:
+    """Fill a memory, send all of it out where that is asked for, let it become cold, and touch pages, each once."""
+    fill = orders("fill", spec["bytes"] // PAGE, spec["seed"], 1)
+    walker = Walker(source, spec["seed"])
+    before = _ready()
+    place = make_place(spec)
+    _say(step="new", **reading(place))
+    walker.memory = make_whole(spec, place)
+    walker.walk("fill", fill)
+    _say(step="filled", **reading(place))
+    if spec["send_out"]:
+        send_out(walker.memory, place)
+    _say(step="warm", **reading(place))
+    waited = settle(place)
+    _say(step="cold", waited=waited, **reading(place))
+    order = cold_order(absent_pages(walker.memory), spec["faults"], spec["seed"])
+    if order.size:
+        _say(step="faults", **walker.walk("read", [order]).as_dict())
     walker.verify()
     _ended(place, before)
 

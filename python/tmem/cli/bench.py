@@ -5,11 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 from pathlib import Path
-
-from rich.markup import escape
 
 from tmem.bench.data import DATA
 from tmem.bench.patterns import PATTERNS
@@ -17,18 +13,17 @@ from tmem.bench.peers import PEERS
 from tmem.bench.plan import FITS, JOB_STEPS, Wishes, make_plan
 from tmem.bench.plot import draw, plot_missing
 from tmem.bench.session import Session, touched
-from tmem.bench.tables import as_markdown, notes, sheets
-from tmem.cli.render import console, print_json, table
-from tmem.errors import SizeError, TmemError
-from tmem.units import format_size, parse_size
+from tmem.bench.tables import notes, sheets
+from tmem.cli import footprint
+from tmem.cli.benchout import DEFAULT_SIZE, check_writable, data_size, show, skipped, tell
+from tmem.cli.render import print_json
+from tmem.errors import TmemError
 
 __all__ = ["OWN_JSON", "add_arguments", "run"]
 
 OWN_JSON = True
 """`--json` names a file here: a comparison takes minutes, and its table is wanted too."""
 
-_PAGE = 4096
-_SMALLEST = 16 << 20
 _NOTHING = 1
 _CLOSING = (
     "Medians of the rounds. Waits are of the accesses that took more than 0.7 µs, interrupts among them. "
@@ -41,9 +36,9 @@ _QUICK_MINUTES, _FULL_MINUTES = 3.0, 30.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what to measure and where to put it."""
     parser.add_argument("--quick", action="store_true", help="the short set, within three minutes (the full: thirty)")
+    footprint.add_arguments(parser)
     parser.add_argument(
         "--size",
-        default="256M",
         help="of a data set (default: 256M); in the sets themselves jobs have half of it, in the full one all but the "
         "patterns of flights, heap, ints and cumsum a half or a quarter",
     )
@@ -68,41 +63,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "The kernel's swap is measured as root only; what cannot be measured is listed with its reason. Anything that "
         "is chosen (data, patterns, ...) makes a set of its own out of the quick one. "
-        "Exit code: 0 when all that was measured was verified, 1 when nothing could be measured, 125 after wrong bytes."
+        "Exit code: 0 when all that was measured was verified, 1 when nothing could be measured (with --check also "
+        "when a limit was not held), 125 after wrong bytes."
     )
 
 
 def run(options: argparse.Namespace) -> int:
     """Measure, and print the tables."""
+    if options.footprint:
+        return footprint.run(options)
+    if options.check:
+        raise TmemError("--check holds limits of --footprint: name that too")
     wishes = _wishes(options)
     if options.plot and (reason := plot_missing()):
         raise TmemError(reason)
-    for path in (options.json, options.plot):
-        if path and path != "-":
-            _check_writable(Path(path))
+    check_writable(options.json, options.plot)
     session = Session(make_plan(wishes), options.seed)
-    session.recover(_tell)
+    session.recover(tell)
     session.narrow()
     minutes = options.minutes or (_QUICK_MINUTES if options.quick else _FULL_MINUTES)
     _announce(session, minutes)
     try:
-        session.run(_tell, minutes * 60)
+        session.run(tell, minutes * 60)
     except (KeyboardInterrupt, SystemExit):
-        _tell("ended early: this is what was measured until then")
+        tell("ended early: this is what was measured until then")
         _deliver(session, options)
         raise
     finally:
-        _tell(f"all that was changed is changed back, after {session.seconds:.0f} s")
+        tell(f"all that was changed is changed back, after {session.seconds:.0f} s")
     _deliver(session, options)
     return 0 if session.rows else _NOTHING
-
-
-def _check_writable(path: Path) -> None:
-    """Say now what could not be written after half an hour. TmemError."""
-    if path.is_dir() or not path.parent.is_dir():
-        raise TmemError(f"{path} cannot be written: " + ("it is a directory" if path.is_dir() else "no such directory"))
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise TmemError(f"{path} cannot be written: permission denied")
 
 
 def _deliver(session: Session, options: argparse.Namespace) -> None:
@@ -110,7 +100,8 @@ def _deliver(session: Session, options: argparse.Namespace) -> None:
     if options.json == "-":
         print_json(session.document())
     else:
-        _show(session, markdown=options.markdown)
+        said = [*notes(session.rows), *map(skipped, session.skipped), *([_CLOSING] if session.rows else [])]
+        show(sheets(session.rows), said, markdown=options.markdown)
         if options.json:
             Path(options.json).write_text(json.dumps(session.document(), indent=1) + "\n", encoding="utf-8")
     if options.plot and session.rows:
@@ -118,12 +109,9 @@ def _deliver(session: Session, options: argparse.Namespace) -> None:
 
 
 def _wishes(options: argparse.Namespace) -> Wishes:
-    size = parse_size(options.size, what="--size") // _PAGE * _PAGE
-    if size < _SMALLEST:
-        raise SizeError(f"size of {format_size(size)} is too small: use {format_size(_SMALLEST)} or more")
     return Wishes(
         quick=options.quick,
-        nbytes=size,
+        nbytes=data_size(options.size or DEFAULT_SIZE),
         rounds=options.rounds,
         data=tuple(options.data or ()),
         steps=tuple(options.patterns or ()),
@@ -138,41 +126,13 @@ def _announce(session: Session, minutes: float) -> None:
     """Say what will happen before it does."""
     changes = touched(session.cells)
     if changes:
-        _tell("This makes or changes, and removes or changes back however it ends:")
+        tell("This makes or changes, and removes or changes back however it ends:")
         for change in changes:
-            _tell(f"  {change}")
+            tell(f"  {change}")
     for skip in session.skipped:
-        _tell(_skipped(skip))
+        tell(skipped(skip))
     told = session.estimate() / 60
-    _tell(
-        f"{len(session.cells)} comparisons, about {told:.0f} minutes (what does not fit into {minutes:g} is left out)"
-    )
-
-
-def _show(session: Session, *, markdown: bool) -> None:
-    out = console()
-    for sheet in sheets(session.rows):
-        if markdown:
-            sys.stdout.write(as_markdown(sheet) + "\n")
-            continue
-        shown = table(*sheet.headings, title=f"\n{sheet.title}")
-        for line in sheet.lines:
-            shown.add_row(*line)
-        out.print(shown)
-    said = [*notes(session.rows), *(_skipped(skip) for skip in session.skipped)]
-    for text in said:
-        out.print(escape(text), soft_wrap=True)
-    if session.rows:
-        out.print(_CLOSING, soft_wrap=True)
-
-
-def _skipped(skip: dict[str, str]) -> str:
-    return f"skipped: {skip['what']}: {skip['reason']}" + (f" -> {skip['remedy']}" if skip["remedy"] else "")
-
-
-def _tell(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    tell(f"{len(session.cells)} comparisons, about {told:.0f} minutes (what does not fit into {minutes:g} is left out)")
 
 
 def _residency(text: str) -> float:

@@ -10,25 +10,30 @@ use tmem_sys::{PAGE_SIZE, ThreadKey, fake};
 
 const PAGES: usize = 2000;
 
-/// A pager whose pages are all written, each with contents of its own that pack. It is never dropped: the kernel that is played
-/// knows nothing of unmapping, and would find its pages present where another test's come to lie.
+/// A pager whose pages are all written, each with contents of its own that pack, and whose store refuses those that do not. It
+/// is never dropped: the kernel that is played knows nothing of unmapping, and would find its pages present where another test's
+/// come to lie.
 fn pager() -> (&'static mut State, Worker) {
     tmem_sys::time::calibrate();
-    let s = Box::leak(Box::new(
-        pager::build(&Config {
-            ram: MIN_RAM,
-            swap: Some((std::env::temp_dir(), 64 << 20)),
-            faults: Choice::Only(Entry::Thread),
-            name: "refused".into(),
-            backends: vec![Backend::Store],
-        })
-        .unwrap(),
-    ));
+    let mut config = Config {
+        ram: MIN_RAM,
+        swap: None,
+        faults: Choice::Only(Entry::Thread),
+        name: "refused".into(),
+        background: false,
+        backends: vec![Backend::Store],
+        dedup: tmem_store::Dedup::Off,
+    };
+    let mut state = pager::build(&config).unwrap();
+    // Only now: a store above a swap device keeps every page until its turn comes.
+    config.swap = Some((std::env::temp_dir(), 64 << 20));
+    state.swap = pager::swap_device(&config, state.frames.arena_pages(), state.dictionaries.clone()).unwrap();
+    let s = Box::leak(Box::new(state));
     entry::start(Entry::Thread).unwrap();
     s.allocate(0..PAGES);
     s.arm(Entry::Thread, false).unwrap();
     (0..PAGES).for_each(|page| write(s, page, |i| (page * 512 + i / 32) as u64));
-    let worker = Worker::new(s.secret.clone()).unwrap();
+    let worker = Worker::new(s.secret.clone(), s.dictionaries.clone()).unwrap();
     (s, worker)
 }
 
@@ -121,6 +126,6 @@ fn no_slot_of_the_device_is_lost_to_a_page_that_was_refused_twice() {
     s.settle_refused();
     touch(s, 0);
     s.release(0..PAGES).unwrap();
-    assert_eq!(s.swap.used(), 0);
+    assert_eq!(s.swap.stats().used, 0);
     assert!(s.check().is_empty(), "{:?}", s.check());
 }

@@ -8,14 +8,22 @@
 //! their size is found, and LZ4 seldom makes so much less of them that it is worth its time. It is tried on what is
 //! left where it may save enough (`gate`).
 
+mod cold;
+mod decode;
+mod dictionaries;
 mod gate;
+
+pub use cold::Recoder;
+pub use decode::Decoder;
+pub use dictionaries::{Dictionaries, MAX_DICTIONARIES};
 
 use crate::class::LARGEST_PACKED;
 use gate::Gate;
-use tmem_sys::lz4::{self, Lz4State};
+use std::sync::Arc;
+use tmem_sys::lz4::Lz4State;
 use tmem_sys::pack::frame::{self, Frame, WIDEST};
 use tmem_sys::pack::records::{self, Plan};
-use tmem_sys::pack::shuffle::{shuffle, unshuffle};
+use tmem_sys::pack::shuffle::shuffle;
 use tmem_sys::pack::{self, Form, Sketch, WORDS, planes};
 use tmem_sys::{Errno, PAGE_SIZE, Page, Table};
 
@@ -25,6 +33,19 @@ const PLANES: u8 = 3;
 const RANGE: u8 = 4;
 const STEPS: u8 = 5;
 const RECORDS: u8 = 6;
+// Cold forms from here on. A dictionary's number follows the codes that need one.
+const ZSTD: u8 = 7;
+const ZSTD_SHUFFLED: u8 = 8;
+const DICTIONARY: u8 = 9;
+const DICTIONARY_SHUFFLED: u8 = 10;
+
+const HEAD: u8 = 11;
+
+/// A head of up to so many bytes is kept as it is: bit planes make no less of any page that is no sequence.
+const SHORT: usize = 448;
+/// What is looked at at once.
+const LINE: usize = 64;
+const _: () = assert!((PAGE_SIZE - SHORT).is_multiple_of(LINE));
 
 /// What is packed as tightly as this needs no LZ4.
 const TIGHT: usize = PAGE_SIZE / 6;
@@ -58,16 +79,39 @@ pub struct Codec {
     /// Which of them has the packed bytes.
     used: usize,
     form: Form,
+    decoder: Decoder,
 }
 
 const MIXED: usize = 2;
 
 impl Codec {
+    /// A codec with dictionaries of its own.
+    ///
     /// # Errors
     /// `ENOMEM`.
     pub fn new() -> Result<Codec, Errno> {
+        Codec::sharing(Dictionaries::new())
+    }
+
+    /// A codec for pages packed with these dictionaries too.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn sharing(dictionaries: Arc<Dictionaries>) -> Result<Codec, Errno> {
         let (lz4, buffers) = (Lz4State::new()?, Table::new(3)?);
-        Ok(Codec { lz4, gate: Gate::new(), recordless: 0, buffers, used: 0, form: Form::best() })
+        let decoder = Decoder::new(dictionaries)?;
+        Ok(Codec { lz4, gate: Gate::new(), recordless: 0, buffers, used: 0, form: Form::best(), decoder })
+    }
+
+    /// The dictionaries that its pages may be packed with.
+    pub fn dictionaries(&self) -> &Arc<Dictionaries> {
+        self.decoder.dictionaries()
+    }
+
+    /// As [`Decoder::decode`].
+    #[must_use]
+    pub fn decode(&mut self, packed: &[u8], into: &mut Page) -> bool {
+        self.decoder.decode(packed, into)
     }
 
     /// Without `pack`, only a repeated word is seen.
@@ -77,6 +121,9 @@ impl Codec {
         }
         if !pack {
             return Coded::Incompressible;
+        }
+        if let Some(len) = self.pack_head(page) {
+            return Coded::Packed(&self.buffers[self.used][..len]);
         }
         let sketch = pack::sketch(self.form, page);
         let (typed, size) = self.best_typed(page, &sketch);
@@ -141,6 +188,22 @@ impl Codec {
         Some(plan)
     }
 
+    /// Keeps a short head; `None` where the page has more than that.
+    fn pack_head(&mut self, page: &Page) -> Option<usize> {
+        // From the end: most pages have something there.
+        let is_zero = |line: &[u8]| line.iter().fold(0, |any, byte| any | byte) == 0;
+        if !page[SHORT..].rchunks_exact(LINE).all(is_zero) {
+            return None;
+        }
+        let len = page[..SHORT].iter().rposition(|byte| *byte != 0)? + 1;
+        self.used = 0;
+        let (code, out) = self.buffers[0].split_first_mut()?;
+        *code = HEAD;
+        out[..2].copy_from_slice(&(len as u16).to_le_bytes());
+        out[2..2 + len].copy_from_slice(&page[..len]);
+        Some(3 + len)
+    }
+
     fn pack_records(&mut self, page: &Page, plan: &Plan) -> Option<usize> {
         self.used = 0;
         let (code, out) = self.buffers[0][..LARGEST_PACKED].split_first_mut()?;
@@ -200,8 +263,18 @@ impl Codec {
         Some(1 + self.lz4.compress(source, out)?)
     }
 
-    /// The compressor's table and the buffers.
-    pub const FOOTPRINT: usize = (16 << 10) + 4 * PAGE_SIZE;
+    /// The compressor's table, the buffers and the decoder. What cold forms take comes to it.
+    pub const FOOTPRINT: usize = (16 << 10) + 4 * PAGE_SIZE + Decoder::FOOTPRINT;
+}
+
+/// Whether a page that is packed by this code is in a cold form.
+pub fn is_cold(code: u8) -> bool {
+    (ZSTD..=DICTIONARY_SHUFFLED).contains(&code)
+}
+
+/// Whether packed bytes can only be read with a dictionary.
+pub(crate) fn needs_dictionary(packed: &[u8]) -> bool {
+    matches!(packed.first(), Some(&(DICTIONARY | DICTIONARY_SHUFFLED)))
 }
 
 /// Whether all bytes are ASCII, with letters and others in every place. Records find little in text, LZ4 much.
@@ -234,27 +307,13 @@ fn may_be_narrow(page: &Page, differ: u64, size: usize) -> bool {
     width <= WIDEST && (width as usize + 1) * WORDS / 8 < size / 16 * 15
 }
 
-/// False when the bytes are no packed page; `into` is then garbage.
-#[must_use]
-pub fn decode(packed: &[u8], into: &mut Page) -> bool {
-    let form = Form::best();
-    let Some((code, data)) = packed.split_first() else { return false };
-    match *code {
-        LZ4 => lz4::decompress(data, into),
-        SHUFFLED => {
-            let mut mixed = [0; PAGE_SIZE];
-            let whole = lz4::decompress(data, &mut mixed);
-            if whole {
-                unshuffle(form, &mixed, into);
-            }
-            whole
-        }
-        PLANES => planes::unpack(form, data, into),
-        RANGE => frame::unpack_range(form, data, into),
-        STEPS => frame::unpack_steps(form, data, into),
-        RECORDS => records::unpack(form, data, into),
-        _ => false,
-    }
+/// The codecs whose packed bytes are all that `decode` needs. Saved pools hold pages of these, so a number keeps its
+/// meaning for good.
+pub const LASTING: std::ops::RangeInclusive<u8> = LZ4..=RECORDS;
+
+/// Whether packed bytes say all about their page, to any later version as well.
+pub fn lasts(packed: &[u8]) -> bool {
+    packed.first().is_some_and(|code| LASTING.contains(code))
 }
 
 /// The word a page repeats, if it does. Most pages are told from their first words.
@@ -280,5 +339,11 @@ pub fn fill(word: u64, into: &mut Page) {
     }
 }
 
+#[cfg(test)]
+mod coldtests;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+pub(crate) mod samples;
 #[cfg(test)]
 mod tests;

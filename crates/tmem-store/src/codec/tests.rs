@@ -1,59 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Checks the laws of `codec` on pages of every kind, and the choice it makes for each.
 
+use super::samples::{heap, noise, page_of, text};
 use super::*;
 use proptest::prelude::*;
-
-fn noise(seed: u64) -> impl FnMut() -> u64 {
-    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    move || {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        x.wrapping_mul(0xbf58_476d_1ce4_e5b9)
-    }
-}
-
-fn page_of(mut word: impl FnMut(usize) -> u64) -> Box<Page> {
-    let mut page = Box::new([0; PAGE_SIZE]);
-    for n in 0..WORDS {
-        page[n * 8..n * 8 + 8].copy_from_slice(&word(n).to_le_bytes());
-    }
-    page
-}
-
-fn text(seed: u64) -> Box<Page> {
-    let mut next = noise(seed);
-    let words =
-        ["the ", "page ", "of ", "a ", "memory, ", "store ", "and ", "packed ", "it ", "holds ", "when "];
-    let mut page = Box::new([0; PAGE_SIZE]);
-    let mut text =
-        std::iter::repeat_with(|| words[(next() >> 32) as usize % words.len()]).flat_map(str::bytes);
-    page.fill_with(|| text.next().unwrap());
-    page
-}
-
-/// Objects of six words, as an interpreter has them: counts, types, links into one heap.
-fn heap(seed: u64) -> Box<Page> {
-    let mut next = noise(seed);
-    page_of(|n| match n % 6 {
-        0 => 1 + (next() >> 60 == 0) as u64,
-        1 => 0x7f12_3456_7a80,
-        2 => 0x7f12_0000_0000 + (next() >> 44 << 4),
-        3 => next() >> 60,
-        4 => u64::MAX,
-        _ => next() * (n as u64 % 4 / 3),
-    })
-}
 
 fn packed(codec: &mut Codec, page: &Page) -> Option<Vec<u8>> {
     let Coded::Packed(bytes) = codec.encode(page, true) else { return None };
     let bytes = bytes.to_vec();
     assert_eq!(codec.packed(bytes.len()), &bytes[..]);
     let mut back = [0x5a; PAGE_SIZE];
-    assert!(decode(&bytes, &mut back) && back == *page);
-    assert!(!decode(&bytes[..bytes.len() - 1], &mut back));
+    assert!(codec.decode(&bytes, &mut back) && back == *page);
+    assert!(!codec.decode(&bytes[..bytes.len() - 1], &mut back));
     Some(bytes)
+}
+
+#[test]
+fn a_short_head_is_kept_as_it_is() {
+    let (mut codec, mut next) = (Codec::new().unwrap(), noise(3));
+    let mut page = [0; PAGE_SIZE];
+    for len in 1..=SHORT + 1 {
+        page[..len].fill_with(|| next() as u8 | 1);
+        let bytes = packed(&mut codec, &page).unwrap();
+        assert_eq!((bytes[0], bytes.len()) == (HEAD, len + 3), len <= SHORT, "{len}");
+    }
+    page[SHORT..].fill(0);
+    page[PAGE_SIZE - 1] = 1;
+    assert!(packed(&mut codec, &page).is_none_or(|bytes| bytes[0] != HEAD));
 }
 
 #[test]
@@ -156,40 +129,15 @@ proptest! {
             }
             at = to;
         }
+        let mut decoder = Decoder::new(Dictionaries::new()).unwrap();
         match codec.encode(&page, true) {
             Coded::Same(word) => prop_assert!(page.chunks_exact(8).all(|b| b == word.to_ne_bytes())),
             Coded::Packed(bytes) => {
                 let mut back = [0; PAGE_SIZE];
-                prop_assert!(bytes.len() <= LARGEST_PACKED && decode(bytes, &mut back));
+                prop_assert!(bytes.len() <= LARGEST_PACKED && decoder.decode(bytes, &mut back));
                 prop_assert_eq!(back, page);
             }
             Coded::Incompressible => {}
         }
-    }
-
-    #[test]
-    fn hostile_bytes_never_harm(code in 0u8..8, mut bytes in prop::collection::vec(any::<u8>(), 0..900)) {
-        let mut page = [0; PAGE_SIZE];
-        let _ = decode(&bytes, &mut page);
-        if let Some(first) = bytes.first_mut() {
-            *first = code;
-        }
-        let good = decode(&bytes, &mut page);
-        prop_assert!(!good || (LZ4..=RECORDS).contains(&code));
-    }
-
-    #[test]
-    fn changed_bytes_never_harm(seed in any::<u64>(), kind in 0..4, at in any::<usize>(), flip in 1u8..) {
-        let mut next = noise(seed);
-        let page = match kind {
-            0 => text(seed),
-            1 => heap(seed),
-            2 => page_of(|_| next() >> 50),
-            _ => page_of(|_| next() >> 20 & 0x00ff_ff0f_f0ff),
-        };
-        let mut bytes = packed(&mut Codec::new().unwrap(), &page).unwrap();
-        let at = at % bytes.len();
-        bytes[at] ^= flip;
-        let _ = decode(&bytes.into_boxed_slice(), &mut [0; PAGE_SIZE]);
     }
 }
