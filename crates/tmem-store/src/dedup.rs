@@ -146,6 +146,12 @@ impl Duplicates {
         }
     }
 
+    /// Whether no page was ever looked up.
+    #[inline]
+    pub fn is_new(&self) -> bool {
+        self.hashed == 0
+    }
+
     /// Bytes of memory taken; none where no pool ever deduplicated.
     pub fn touched_bytes(&self) -> usize {
         // The page beside, and the key of the hash.
@@ -266,7 +272,7 @@ impl PageStore {
         effort: &mut Effort,
     ) -> Result<Option<Outcome>, StoreError> {
         let slot = self.live_slot(pool)?;
-        let asked = !self.pools[slot].stats.frozen && self.seeks(slot);
+        let asked = !self.pools[slot].stats.frozen && self.seeks(slot) && !self.dedup.is_new();
         if !asked || !self.objects.get(slot as u32, object, index).is_empty() {
             return Ok(None);
         }

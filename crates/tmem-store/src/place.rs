@@ -209,6 +209,8 @@ impl PageStore {
         match (done, self.pools[slot].config.dedup) {
             (Some(search), _) => search,
             (None, Dedup::Off) => Search::Unseen,
+            // The first of all takes memory whatever comes of it.
+            (None, _) if self.dedup.is_new() && !self.has_margin() => Search::Unseen,
             (None, _) => self.look_up(slot, object, index, page),
         }
     }

@@ -106,6 +106,16 @@ impl PageStore {
         self.guests.seat.board.overdraw(self.limit);
     }
 
+    /// Whether tables may grow, perhaps after some more was granted.
+    pub(crate) fn has_margin(&mut self) -> bool {
+        while self.limit != UNLIMITED && self.is_over() {
+            if !self.regrant() {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Bytes that may be taken for everything, by a host's only shard.
     pub(crate) fn limit(&self) -> usize {
         self.guests.seat.board.limit()
