@@ -12,7 +12,7 @@ FUZZ_SECONDS ?= 60
 NATIVE := Cargo.toml setup.py $(wildcard Cargo.lock) $(shell find crates -name '*.rs' -o -name Cargo.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build counting test test-rust test-python lint long fuzz sanitize fmt bench bounds docs clean
+.PHONY: help demo build counting test test-rust test-python lint long stress fuzz sanitize fmt bench bounds docs clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,9 +47,12 @@ test-rust:
 test-python: build counting
 	$(BIN)/python -m pytest -q
 
-long: build ## the marked long tests, and the page states under every order of threads
+long: build ## the marked long tests, and page states and hosts under every order of threads
 	$(BIN)/python -m pytest -q -m long
-	RUSTFLAGS="--cfg loom" cargo test -p tmem-pager --test loom --release --quiet --target-dir target/loom
+	RUSTFLAGS="--cfg loom" cargo test -p tmem-pager -p tmem-store --test loom --release --quiet --target-dir target/loom
+
+stress: ## ten minutes of threads at one host, every page compared (TMEM_STRESS_SECONDS, TMEM_STRESS_SEED)
+	cargo test -p tmem-store --test stress --release -- --ignored --nocapture
 
 # What reads packed pages is given others: changed, cut short, put together of two.
 HOSTILE := --lib --quiet -- --ignored --nocapture hostile::for_as_long_as_told

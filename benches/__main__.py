@@ -15,6 +15,7 @@ ALL = (
     "packers",
     "put_get_vs_memcpy",
     "pool_vs_memcpy",
+    "host_scaling",
     "cache",
     "python_backend",
     "unchanged_code",

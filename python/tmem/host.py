@@ -67,7 +67,7 @@ class HostStats:
     slot_bytes: int = 0  # the same, rounded
     mapped_bytes: int = 0  # chunks of slots, free slots included
     index_bytes: int = 0
-    objects: int = 0
+    objects: int = 0  # with pages; once for each part of a large host that has pages of one
     moved: int = 0  # pages moved to empty sparse chunks
     saved_bytes: int = 0  # what shared pages would take in addition, each in a slot of its own
     dedup_all: int = 0  # pools that look every page up among those stored already

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: the order of age of ephemeral pages: one record a page, in a list for each guest, oldest first. Callers:
 //! `pool` links and unlinks, `room` asks who is oldest. Locks: the store's.
-//! Law: stamps rise along each list, so the oldest page of all is the oldest of the lists' heads.
+//! Law: stamps rise along each list, so the oldest page of all is the oldest of the lists' heads. They come from the
+//! board, so that pages of several shards can be compared, and each head's is shown there.
 
+use crate::board::Seat;
 use crate::entry::Entry;
 use crate::guests::{GuestId, MAX_GUESTS};
 use crate::nodes::NodeTable;
@@ -30,18 +32,18 @@ pub(crate) struct Ages {
     /// Record numbers of each guest's oldest and youngest page, 0 for none.
     oldest: [u32; MAX_GUESTS],
     youngest: [u32; MAX_GUESTS],
-    stamp: u64,
+    seat: Seat,
     in_use: bool,
 }
 
 impl Ages {
     /// Room for `max_pages` ephemeral pages.
-    pub fn new(max_pages: usize) -> Result<Ages, Errno> {
+    pub fn new(max_pages: usize, seat: Seat) -> Result<Ages, Errno> {
         Ok(Ages {
             records: NodeTable::new(max_pages.min(Entry::RECORDS - 2))?,
             oldest: [0; MAX_GUESTS],
             youngest: [0; MAX_GUESTS],
-            stamp: 0,
+            seat,
             in_use: max_pages > 0,
         })
     }
@@ -102,27 +104,33 @@ impl Ages {
 
     fn push(&mut self, record: u32) {
         let guest = self.records[record].guest as usize;
-        self.stamp += 1;
+        let stamp = self.seat.board.tick();
         let older = std::mem::replace(&mut self.youngest[guest], record);
+        let this = &mut self.records[record];
+        (this.stamp, this.older, this.younger) = (stamp, older, 0);
         if older == 0 {
-            self.oldest[guest] = record;
+            self.set_oldest(guest, record);
         } else {
             self.records[older].younger = record;
         }
-        let this = &mut self.records[record];
-        (this.stamp, this.older, this.younger) = (self.stamp, older, 0);
     }
 
     fn unlink(&mut self, record: u32) {
         let Record { younger, older, guest, .. } = self.records[record];
         match older {
-            0 => self.oldest[guest as usize] = younger,
+            0 => self.set_oldest(guest as usize, younger),
             older => self.records[older].younger = younger,
         }
         match younger {
             0 => self.youngest[guest as usize] = older,
             younger => self.records[younger].older = older,
         }
+    }
+
+    fn set_oldest(&mut self, guest: usize, record: u32) {
+        self.oldest[guest] = record;
+        let stamp = if record == 0 { 0 } else { self.records[record].stamp };
+        self.seat.show_oldest(GuestId(guest as u8), stamp);
     }
 
     /// Walks every list, comparing links and stamps, and shows each record with its number.
@@ -144,6 +152,10 @@ impl Ages {
                 each(at, record);
                 listed += 1;
                 (older, stamp, at) = (at, record.stamp, record.younger);
+            }
+            let oldest = self.oldest_of(GuestId(guest as u8)).map_or(0, |(_, record)| record.stamp);
+            if self.seat.shows(GuestId(guest as u8)).1 != oldest {
+                broken.push(format!("guest {guest}: the board shows another oldest page"));
             }
             if self.youngest[guest] != older && at == 0 {
                 broken.push(format!("guest {guest}: the youngest page is not the end of the list"));
@@ -178,7 +190,7 @@ mod tests {
 
     #[test]
     fn pages_age_in_the_order_they_were_last_young() {
-        let mut ages = Ages::new(8).unwrap();
+        let mut ages = Ages::new(8, Seat::alone()).unwrap();
         let records: Vec<u32> = (0..8).map(|_| ages.reserve().unwrap()).collect();
         assert_eq!(ages.reserve(), None);
         for (index, &record) in records.iter().enumerate() {

@@ -82,8 +82,8 @@ impl Cache {
     /// # Errors
     /// [`CacheError`].
     pub fn new(limit_bytes: usize, most_bytes: usize, lodges: bool) -> Result<Cache, CacheError> {
-        let host =
-            Host::new(HostConfig { limit_bytes, reserve_bytes: most_bytes }).map_err(CacheError::Reserve)?;
+        let host = Host::of_one(HostConfig { limit_bytes, reserve_bytes: most_bytes })
+            .map_err(CacheError::Reserve)?;
         let config = PoolConfig { pack: true, raw: true, dedup: crate::Dedup::Off };
         let pool = host.new_pool("default", PoolKind::NonExclusive, config).map_err(CacheError::Host)?;
         host.lock().keep_whole(pool).map_err(|e| CacheError::Host(HostError::Store(e)))?;

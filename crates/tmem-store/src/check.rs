@@ -2,12 +2,14 @@
 //! Owns: the walk over everything a page store holds; each broken law becomes one line. Callers: tests, `doctor`,
 //! `BackendOps::check`. Allocates; not for the path of a page.
 
+use crate::board::Board;
 use crate::class::LARGEST_PACKED;
 use crate::entry::{Entry, EntryId, Form};
 use crate::guests::{GuestHoldings, GuestId, MAX_GUESTS, slot_bytes};
 use crate::held::count;
 use crate::order::Place;
-use crate::pool::PageStore;
+use crate::pool::{PageStore, Pool};
+use crate::shard::Guard;
 use crate::shared::{Circle, Met, Shares, data_len};
 use crate::slab::{Loc, Slab};
 use crate::stats::Holdings;
@@ -43,7 +45,8 @@ impl PageStore {
         self.check_order(ordered, &mut broken);
         self.check_guests(&charges, aged, &mut broken);
         for (slot, pool) in self.pools.iter().enumerate() {
-            if pages[slot] != pool.stats.pages || (pages[slot] > 0 && !pool.live) {
+            let dead = !pool.live && !self.objects.has_leaving();
+            if pages[slot] != pool.stats.pages || (pages[slot] > 0 && dead) {
                 broken
                     .push(format!("pool {slot}: {} pages, its count says {}", pages[slot], pool.stats.pages));
             }
@@ -99,6 +102,9 @@ impl PageStore {
                     guest.held
                 ));
             }
+            if self.guests.seat.shows(id).0 != guest.held.ephemeral_charge {
+                broken.push(format!("{id:?}: the board shows another charge of ephemeral pages"));
+            }
             let pools = self.pools.iter().filter(|p| p.live && p.guest == id).count();
             if pools != guest.pools as usize {
                 broken.push(format!("{id:?} has {pools} pools, its count says {}", guest.pools));
@@ -116,6 +122,45 @@ impl PageStore {
             broken.push(format!("{} ephemeral pages are not in the order of age", aged.len()));
         }
     }
+}
+
+/// Describes each broken law of a host's shards, which are all locked, and of what they share.
+pub(crate) fn check_host(shards: &[Option<Guard<'_>>], board: &Board, coders: usize) -> Vec<String> {
+    let mut broken: Vec<String> = shards.iter().flatten().flat_map(|store| store.check()).collect();
+    let granted: usize = shards.iter().flatten().map(|store| store.granted()).sum();
+    if granted as i64 + coders as i64 + board.ungranted() != board.limit() as i64 {
+        broken.push(format!(
+            "{granted} bytes are granted, {coders} taken by codecs, {} left of {}",
+            board.ungranted(),
+            board.limit()
+        ));
+    }
+    let Some(first) = shards.iter().flatten().next() else { return broken };
+    for (at, store) in shards.iter().flatten().enumerate() {
+        if store.footprint() > store.granted() {
+            broken.push(format!(
+                "shard {at}: {} bytes taken, {} granted",
+                store.footprint(),
+                store.granted()
+            ));
+        }
+        let same = |(a, b): (&Pool, &Pool)| {
+            (a.live, a.guest, a.kind, a.stats.frozen) == (b.live, b.guest, b.kind, b.stats.frozen)
+        };
+        let limits = |store: &PageStore| -> Vec<_> {
+            store.guests.iter().map(|(id, g)| (id, g.name().to_vec(), g.limits, g.pools)).collect()
+        };
+        if !store.pools.iter().zip(&first.pools).all(same) || limits(store) != limits(first) {
+            broken.push(format!("shard {at}: its pools or guests are not those of the first"));
+        }
+    }
+    for (id, _) in first.guests.iter().filter(|(_, guest)| guest.limits.cap.is_some()) {
+        let charge: u64 = shards.iter().flatten().map(|store| store.guests.get(id).held.charge).sum();
+        if charge != board.capped(id) {
+            broken.push(format!("{id:?} is charged {charge} bytes, under its cap {}", board.capped(id)));
+        }
+    }
+    broken
 }
 
 struct Walk<'a> {

@@ -92,6 +92,12 @@ pub(crate) fn slot_size(class: usize) -> usize {
     GEOMETRY.size[class] as usize
 }
 
+/// Bytes of the slot that a length gets; none for no data.
+#[inline]
+pub(crate) fn slot_for(len: usize) -> usize {
+    if len == 0 { 0 } else { slot_size(class_of(len)) }
+}
+
 /// Slots of a chunk.
 #[inline]
 pub(crate) fn slots_in(class: usize) -> usize {

@@ -15,9 +15,10 @@ use crate::codec::same_filled;
 use crate::config::Dedup;
 use crate::entry::{Entry, EntryId, EntryPlace, Form};
 use crate::object::ObjectId;
-use crate::ops::Reason;
-use crate::pool::{PageStore, Pool, PoolId};
+use crate::ops::{Outcome, Reason};
+use crate::pool::{PageStore, Pool, PoolId, StoreError};
 use crate::room::Effort;
+use crate::shard::Handle;
 use crate::shared::{Circle, Shares};
 use crate::stats::DedupStats;
 use tmem_sys::hash::PageHash;
@@ -145,6 +146,12 @@ impl Duplicates {
         }
     }
 
+    /// Whether no page was ever looked up.
+    #[inline]
+    pub fn is_new(&self) -> bool {
+        self.hashed == 0
+    }
+
     /// Bytes of memory taken; none where no pool ever deduplicated.
     pub fn touched_bytes(&self) -> usize {
         // The page beside, and the key of the hash.
@@ -236,16 +243,54 @@ impl PageStore {
     /// Whether it was stored.
     pub(crate) fn put_twin(&mut self, pool: PoolId, object: ObjectId, index: u64, page: &Page) -> bool {
         let Ok(slot) = self.live_slot(pool) else { return false };
-        let Pool { config, sampler, stats, .. } = self.pools[slot];
         // A sample or two would be no help.
-        if stats.frozen || config.dedup == Dedup::Off || !sampler.is_all(config.dedup) {
-            return false;
+        !self.pools[slot].stats.frozen && self.seeks(slot) && self.share(slot, object, index, page).is_ok()
+    }
+
+    /// Whether all pages of a pool are looked up.
+    #[inline]
+    pub(crate) fn seeks(&self, slot: usize) -> bool {
+        let Pool { config, sampler, .. } = self.pools[slot];
+        config.dedup != Dedup::Off && sampler.is_all(config.dedup)
+    }
+
+    /// A bit for each pool all of whose pages are looked up.
+    pub(crate) fn seeking(&self) -> u64 {
+        let all = (0..self.pools.len()).filter(|slot| self.pools[*slot].live && self.seeks(*slot));
+        all.fold(0, |bits, slot| bits | 1 << slot)
+    }
+
+    /// A put that may need no packing: of a page that is looked up, under a handle that holds none. `None`, and nothing
+    /// but the search in `effort` has happened, where it was not stored as shared.
+    ///
+    /// # Errors
+    /// As [`PageStore::put`].
+    pub(crate) fn put_shared(
+        &mut self,
+        Handle { pool, object, index }: Handle,
+        page: &Page,
+        effort: &mut Effort,
+    ) -> Result<Option<Outcome>, StoreError> {
+        let slot = self.live_slot(pool)?;
+        let asked = !self.pools[slot].stats.frozen && self.seeks(slot) && !self.dedup.is_new();
+        if !asked || !self.objects.get(slot as u32, object, index).is_empty() {
+            return Ok(None);
         }
-        let stored = self.look_up(slot, object, index, page) == Search::Shared;
-        if stored {
-            let _ = self.count_put(slot, Ok(()));
+        Ok(match self.share(slot, object, index, page) {
+            Ok(outcome) => Some(outcome),
+            Err(search) => {
+                effort.search = Some(search);
+                None
+            }
+        })
+    }
+
+    /// Stores a page as shared and counts the put, or tells what else the search came to.
+    fn share(&mut self, slot: usize, object: ObjectId, index: u64, page: &Page) -> Result<Outcome, Search> {
+        match self.look_up(slot, object, index, page) {
+            Search::Shared => Ok(self.count_put(slot, Ok(()))),
+            other => Err(other),
         }
-        stored
     }
 
     /// Lets a stored page be found that is not shared.
@@ -264,12 +309,13 @@ impl PageStore {
         let Pool { guest, kind, .. } = self.pools[slot];
         let circle = Circle { guest, ephemeral: kind.is_ephemeral() };
         let tag = self.dedup.tag(page, circle);
-        let mut effort = Effort::default();
+        // Under one hold of the lock: no other shard can be asked.
+        let mut effort = Effort::alone();
         // Whatever makes room may forget or move the twin: it is looked for again.
         while let Some(twin) = self.find_twin(slot, circle, tag, page) {
             match self.share_with(twin, circle, tag, slot, object, index, page) {
                 Ok(()) => return Search::Shared,
-                Err(reason) if self.make_room(guest, 0, reason, &mut effort) => {}
+                Err(reason) if self.make_room(guest, 0, reason, &mut effort).is_to_try_again() => {}
                 Err(_) => break,
             }
         }
@@ -331,7 +377,7 @@ impl PageStore {
         index: u64,
         page: &Page,
     ) -> Result<(), Reason> {
-        self.admit(circle.guest, 0)?;
+        self.admit(circle.guest, 0, None)?;
         let share = match twin {
             Twin::Share(share) => share,
             Twin::Entry(id) => self.make_share(id, circle, tag).ok_or(Reason::IndexFull)?,

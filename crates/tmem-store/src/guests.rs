@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: the guests of a store: whose pages they are, what they are charged, weight and cap. Callers: `pool` charges,
 //! `room` asks who is over. Locks: the store's. Law 11: charges are exact after every operation; `check` adds them up
-//! again.
+//! again. Of a host's shards each has the same guests and limits, and holds a part of each guest's pages.
 //!
 //! Names are kept in place, not on the heap: a store's tables are all there is of it.
 
+use crate::board::Seat;
 use crate::entry::{Entry, Form};
 use crate::slab::Slab;
 use std::fmt;
 
 /// As many guests as one store can have.
-pub const MAX_GUESTS: usize = 64;
+pub const MAX_GUESTS: usize = if cfg!(loom) { 2 } else { 64 };
 /// Bytes of the longest name.
 pub const LONGEST_NAME: usize = 63;
 /// What a page is charged for its place in the index, whatever its data takes: an entry, its part of the tree and of
@@ -114,15 +115,16 @@ pub(crate) struct Guests {
     all: [Guest; MAX_GUESTS],
     /// Guests from here on never were.
     fresh: usize,
+    pub seat: Seat,
 }
 
 impl Guests {
-    pub fn new() -> Guests {
+    pub fn new(seat: Seat) -> Guests {
         let mut all = [NOBODY; MAX_GUESTS];
         let name = b"default";
         all[0].name[..name.len()].copy_from_slice(name);
         (all[0].live, all[0].known, all[0].name_len) = (true, true, name.len() as u8);
-        Guests { all, fresh: 1 }
+        Guests { all, fresh: 1, seat }
     }
 
     #[inline]
@@ -174,15 +176,42 @@ impl Guests {
             .map(|(slot, g)| (GuestId(slot as u8), g))
     }
 
-    /// Charges a guest for a page that takes `slot_bytes` of the slab.
+    /// Takes room under a guest's cap for a page in a slot of so many bytes; false when there is none. Who got it charges
+    /// the guest, or gives it back.
+    #[inline]
+    pub fn reserve(&self, guest: GuestId, slot_bytes: usize) -> bool {
+        let bytes = slot_bytes as u64 + PAGE_METADATA;
+        self.get(guest).limits.cap.is_none_or(|cap| self.seat.board.charge(guest, bytes, cap))
+    }
+
+    /// As [`Guests::reserve`], whatever the cap: for a page that is stored in another form.
+    pub fn reserve_anyway(&self, guest: GuestId, slot_bytes: usize) {
+        if self.get(guest).limits.cap.is_some() {
+            let _ = self.seat.board.charge(guest, slot_bytes as u64 + PAGE_METADATA, u64::MAX);
+        }
+    }
+
+    /// Gives back what [`Guests::reserve`] took.
+    #[inline]
+    pub fn cancel(&self, guest: GuestId, slot_bytes: usize) {
+        if self.get(guest).limits.cap.is_some() {
+            self.seat.board.discharge(guest, slot_bytes as u64 + PAGE_METADATA);
+        }
+    }
+
+    /// Charges a guest for a page that takes `slot_bytes` of the slab, and that room was reserved for.
     #[inline]
     pub fn charge(&mut self, guest: GuestId, slot_bytes: usize, ephemeral: bool) {
         self.get_mut(guest).held.add(slot_bytes, ephemeral);
+        if ephemeral {
+            self.seat.show_charge(guest, self.get(guest).held.ephemeral_charge);
+        }
     }
 
     /// Takes a page off its guest's charge.
     #[inline]
     pub fn discharge(&mut self, guest: GuestId, slot_bytes: usize, ephemeral: bool) {
+        self.cancel(guest, slot_bytes);
         let (bytes, held) = (slot_bytes as u64 + PAGE_METADATA, &mut self.get_mut(guest).held);
         // Wrapping: where stray writes changed an entry, `check` tells, and a put must not panic.
         held.pages = held.pages.wrapping_sub(1);
@@ -190,12 +219,36 @@ impl Guests {
         if ephemeral {
             held.ephemeral_pages = held.ephemeral_pages.wrapping_sub(1);
             held.ephemeral_charge = held.ephemeral_charge.wrapping_sub(bytes);
+            self.seat.show_charge(guest, self.get(guest).held.ephemeral_charge);
         }
     }
 
-    /// Bytes that ephemeral pages are charged: what eviction could free.
-    pub fn freeable(&self) -> u64 {
-        self.iter().map(|(_, g)| g.held.ephemeral_charge).sum()
+    /// The guest that loses the next ephemeral page, of whichever shard; `None` when nobody has one.
+    pub fn who_gives(&self) -> Option<GuestId> {
+        let board = &self.seat.board;
+        let holders = || {
+            let all = self.iter().map(|(id, guest)| (id, board.ephemeral_charge(id), guest.limits.weight));
+            all.filter(|(_, held, _)| *held > 0).map(|(id, held, w)| (id, u128::from(held), u128::from(w)))
+        };
+        let (mut all, mut weights) = (0, 0);
+        holders().for_each(|(_, held, weight)| (all, weights) = (all + held, weights + weight));
+        // Held for its weight, compared without a division: `a` is more over than `b` where a.held * b.weight is
+        // more.
+        let mut most: Option<(GuestId, u128, u128)> = None;
+        for (id, held, weight) in holders() {
+            let over = weight > 0 && held * weights > all * weight;
+            if over && most.is_none_or(|(_, h, w)| held * w > h * weight) {
+                most = Some((id, held, weight));
+            }
+        }
+        let oldest = || holders().filter_map(|(id, ..)| board.oldest(id).map(|(stamp, _)| (stamp, id)));
+        most.map(|(id, ..)| id).or_else(|| oldest().min_by_key(|(stamp, _)| *stamp).map(|(_, id)| id))
+    }
+
+    /// The part of a guest's charge that eviction cannot free, over all shards, where it has a cap.
+    pub fn stays(&self, guest: GuestId) -> u64 {
+        let board = &self.seat.board;
+        board.capped(guest).saturating_sub(board.ephemeral_charge(guest))
     }
 }
 
@@ -204,12 +257,26 @@ impl Guest {
         &self.name[..self.name_len as usize]
     }
 
+    /// Adds what it holds in this shard to what it holds in others.
+    pub fn join_to(&self, sum: &mut Guest) {
+        sum.held.join(self.held);
+        sum.evicted += self.evicted;
+    }
+
     pub fn stats(&self) -> GuestStats {
         GuestStats { limits: self.limits, held: self.held, pools: self.pools, evicted: self.evicted }
     }
 }
 
 impl GuestHoldings {
+    /// Adds what another shard holds.
+    pub(crate) fn join(&mut self, other: GuestHoldings) {
+        self.pages += other.pages;
+        self.ephemeral_pages += other.ephemeral_pages;
+        self.charge += other.charge;
+        self.ephemeral_charge += other.ephemeral_charge;
+    }
+
     pub(crate) fn add(&mut self, slot_bytes: usize, ephemeral: bool) {
         let bytes = slot_bytes as u64 + PAGE_METADATA;
         self.pages += 1;
@@ -235,7 +302,7 @@ mod tests {
 
     #[test]
     fn names_are_few_and_places_of_the_forgotten_are_given_again() {
-        let mut guests = Guests::new();
+        let mut guests = Guests::new(Seat::alone());
         assert_eq!(guests.find("default"), Some(GuestId::FIRST));
         let first = guests.find_or_make("first").unwrap();
         guests.get_mut(first).pools = 1;

@@ -35,6 +35,7 @@ impl PageStore {
         let Pool { guest, kind, .. } = self.pools[pool as usize];
         let (was, is) = (slot_bytes(&self.slab, old), slot_bytes(&self.slab, new));
         self.guests.discharge(guest, was, kind.is_ephemeral());
+        self.guests.reserve_anyway(guest, is);
         self.guests.charge(guest, is, kind.is_ephemeral());
         count(&mut self.held, old, u64::wrapping_sub);
         count(&mut self.held, new, u64::wrapping_add);

@@ -4,6 +4,8 @@
 //! Callers: `pool`. Locks: the store's. Law: ids are compared whole, so ids that differ anywhere are different
 //! objects; an object with no entry does not exist.
 
+mod leaving;
+
 use crate::entry::{Entry, EntryId, EntryPlace};
 use crate::nodes::NodeTable;
 use crate::ops::Reason;
@@ -17,9 +19,11 @@ use tmem_sys::{Errno, Table};
 pub struct ObjectId(pub [u64; 3]);
 
 /// As many pools as one store can hold.
-pub(crate) const MAX_POOLS: usize = 64;
+pub(crate) const MAX_POOLS: usize = if cfg!(loom) { 2 } else { 64 };
 /// Buckets that exist from the start: one page of them.
 const FIRST_BUCKETS: usize = 1024;
+/// In `chain`, of an object that no handle finds any more, and that still has entries.
+const LEFT: u32 = u32::MAX;
 
 tmem_sys::pod! {
     struct Object {
@@ -55,6 +59,8 @@ pub(crate) struct Objects {
     buckets: Table<u32>,
     open: usize,
     pool_heads: [u32; MAX_POOLS],
+    /// The first object that left, in a list as those of the pools.
+    leaving: u32,
     /// The object found last: the next handle is often of the same one.
     last: Cell<u32>,
     secret: [u64; 4],
@@ -72,6 +78,7 @@ impl Objects {
             buckets: Table::new(buckets)?,
             open: FIRST_BUCKETS,
             pool_heads: [0; MAX_POOLS],
+            leaving: 0,
             last: Cell::new(0),
             secret: std::array::from_fn(word),
         })
@@ -113,7 +120,7 @@ impl Objects {
         let mut number = (*at).max(1);
         while number < last && found < into.len() {
             let object = &self.objects[number];
-            if object.pool == pool && self.objects.is_live(number) {
+            if object.pool == pool && self.is_here(number) {
                 into[found] = ObjectId(object.id);
                 found += 1;
             }
@@ -200,15 +207,20 @@ impl Objects {
         (!entry.is_empty()).then_some((pool, entry))
     }
 
-    /// The id of a live object's number.
+    /// The id of an object's number, if it is one that handles find.
     pub fn id_of(&self, object: u32) -> Option<ObjectId> {
-        self.objects.is_live(object).then(|| ObjectId(self.objects[object].id))
+        self.is_here(object).then(|| ObjectId(self.objects[object].id))
+    }
+
+    /// Whether handles find the object of that number.
+    fn is_here(&self, object: u32) -> bool {
+        self.objects.is_live(object) && self.objects[object].chain != LEFT
     }
 
     /// The first live object of a pool whose number is above `after`.
     pub fn next_of(&self, pool: u32, after: u32) -> Option<u32> {
         (after.saturating_add(1)..self.objects.fresh())
-            .find(|&n| self.objects.is_live(n) && self.objects[n].pool == pool)
+            .find(|&n| self.is_here(n) && self.objects[n].pool == pool)
     }
 
     fn remove_at(&mut self, object: u32, index: u64) -> Entry {
@@ -398,26 +410,36 @@ impl Objects {
 
     /// Forgets an object whose entries are gone.
     fn drop_object(&mut self, object: u32) {
+        self.unlink(object);
+        self.objects[object] = ZERO;
+        self.objects.free(object);
+    }
+
+    /// Takes an object off its bucket and its pool's list, or off the list of those that left.
+    fn unlink(&mut self, object: u32) {
         let gone = self.objects[object];
-        let bucket = self.bucket_of(self.hash(gone.pool, ObjectId(gone.id)));
-        if self.buckets[bucket] == object {
-            self.buckets[bucket] = gone.chain;
+        let head = if gone.chain == LEFT {
+            &mut self.leaving
         } else {
-            let mut at = self.buckets[bucket];
-            while self.objects[at].chain != object {
-                at = self.objects[at].chain;
+            let bucket = self.bucket_of(self.hash(gone.pool, ObjectId(gone.id)));
+            if self.buckets[bucket] == object {
+                self.buckets[bucket] = gone.chain;
+            } else {
+                let mut at = self.buckets[bucket];
+                while self.objects[at].chain != object {
+                    at = self.objects[at].chain;
+                }
+                self.objects[at].chain = gone.chain;
             }
-            self.objects[at].chain = gone.chain;
-        }
+            &mut self.pool_heads[gone.pool as usize]
+        };
         match gone.prev {
-            0 => self.pool_heads[gone.pool as usize] = gone.next,
+            0 => *head = gone.next,
             prev => self.objects[prev].next = gone.next,
         }
         if gone.next != 0 {
             self.objects[gone.next].prev = gone.prev;
         }
-        self.objects[object] = ZERO;
-        self.objects.free(object);
     }
 
     /// Walks every pool's objects and shows each entry as (pool, object's number, index, entry, its own number).
@@ -425,16 +447,18 @@ impl Objects {
         self.objects.check("objects", broken);
         self.trees.check(broken);
         let (mut seen, mut objects) = (Seen::default(), 0);
-        for pool in 0..MAX_POOLS as u32 {
-            let (mut at, mut prev) = (self.pool_heads[pool as usize], 0);
+        for (pool, head) in (0..).zip(self.pool_heads.into_iter().chain([self.leaving])) {
+            let left = pool == MAX_POOLS as u32;
+            let (mut at, mut prev) = (head, 0);
             while at != 0 && objects <= self.objects.live() {
                 let object = self.objects[at];
                 objects += 1;
-                if !self.objects.is_live(at) || object.prev != prev || object.pool != pool {
+                let here = if left { object.chain == LEFT } else { object.pool == pool };
+                if !self.objects.is_live(at) || object.prev != prev || !here {
                     broken.push(format!("object {at}: not live, or in a wrong list (pool {pool})"));
                     break;
                 }
-                if self.search(pool, ObjectId(object.id)) != at {
+                if !left && self.search(pool, ObjectId(object.id)) != at {
                     broken.push(format!("object {at}: its id finds another"));
                 }
                 let mut pages = 0;
@@ -442,7 +466,7 @@ impl Objects {
                     Some(root) => {
                         self.trees.walk(root, at, &mut seen, broken, &mut |index, entry| {
                             pages += 1;
-                            each(pool, at, index, entry, self.trees.id(root, index));
+                            each(object.pool, at, index, entry, self.trees.id(root, index));
                         });
                         if pages != object.pages || pages == 0 {
                             broken
@@ -450,7 +474,7 @@ impl Objects {
                         }
                     }
                     None if object.first.is_empty() => broken.push(format!("object {at}: it has no page")),
-                    None => each(pool, at, object.pages, object.first, EntryId::lone(at)),
+                    None => each(object.pool, at, object.pages, object.first, EntryId::lone(at)),
                 }
                 (at, prev) = (object.next, at);
             }

@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: a page's way into the store, from its form to its place in slab, index and order of age. Callers: `pool` on
-//! a put, which has forgotten by then what the handle held (law 3). Locks: the store's. Law 1: what has no place is
-//! refused, and changes nothing.
+//! a put, which has forgotten by then what the handle held (law 3), and a host's puts, in steps. Locks: the store's. Law 1:
+//! what has no place is refused, and changes nothing. Law 8: a put that lets the lock go before it is done has changed
+//! nothing by then, so that the old page is there until the new one is, or is refused.
 
 use crate::codec::Coded;
 use crate::config::Dedup;
 use crate::dedup::Search;
 use crate::entry::{Entry, EntryId, Form};
-use crate::guests::slot_bytes;
+use crate::guests::{GuestId, slot_bytes};
 use crate::held::{count, free};
 use crate::object::{Inserted, ObjectId};
-use crate::ops::Reason;
+use crate::ops::{Outcome, Reason};
 use crate::order::Place;
-use crate::pool::{PageStore, Pool, PoolConfig, PoolKind};
-use crate::room::Effort;
+use crate::pool::{PageStore, Pool, PoolConfig, PoolKind, StoreError};
+use crate::room::{Effort, Need, Room};
+use crate::shard::Handle;
 use tmem_sys::{PAGE_SIZE, Page};
 
 /// The form in which a page asks for room. Packed bytes lie in the codec meanwhile, or with the caller.
@@ -47,6 +49,19 @@ impl Offer {
     }
 }
 
+fn bytes_of<'a>(coded: &Coded<'a>) -> Option<&'a [u8]> {
+    if let Coded::Packed(bytes) = coded { Some(*bytes) } else { None }
+}
+
+/// How far a host's put got under one hold of the lock.
+pub(crate) enum Step {
+    Done(Outcome),
+    /// Nothing was changed; to be tried again when others have got on.
+    Shortly,
+    /// Nothing was changed: other shards have to give first.
+    Elsewhere(Need),
+}
+
 impl PageStore {
     /// Stores a page under a handle that holds none, making room as far as that can be done.
     pub(crate) fn place(
@@ -60,7 +75,7 @@ impl PageStore {
         if stats.frozen {
             return Err(Reason::Frozen);
         }
-        self.place_new(slot, object, index, page, |store| {
+        self.place_new(slot, object, index, page, None, |store| {
             Ok((Offer::of(&store.codec.encode(page, config.pack), config)?, None))
         })
     }
@@ -78,10 +93,133 @@ impl PageStore {
         if stats.frozen {
             return Err(Reason::Frozen);
         }
-        self.place_new(slot, object, index, page, |_| {
-            let packed = if let Coded::Packed(bytes) = coded { Some(*bytes) } else { None };
-            Ok((Offer::of(coded, config)?, packed))
-        })
+        self.place_new(slot, object, index, page, None, |_| Ok((Offer::of(coded, config)?, bytes_of(coded))))
+    }
+
+    /// As [`PageStore::put_coded`], of a shard: as far as one hold of its lock is to go.
+    ///
+    /// # Errors
+    /// As [`PageStore::put`].
+    pub(crate) fn put_step(
+        &mut self,
+        handle: Handle,
+        page: &Page,
+        coded: &Coded<'_>,
+        effort: &mut Effort,
+    ) -> Result<Step, StoreError> {
+        let Handle { pool, object, index } = handle;
+        let slot = self.live_slot(pool)?;
+        let Pool { mut config, stats, guest, .. } = self.pools[slot];
+        config.raw |= effort.keeps_raw;
+        let offer = if stats.frozen { Err(Reason::Frozen) } else { Offer::of(coded, config) };
+        let offer = match offer {
+            Ok(offer) => offer,
+            Err(reason) => {
+                self.forget_old(slot, object, index);
+                return Ok(Step::Done(self.count_put(slot, Err(reason))));
+            }
+        };
+        loop {
+            let old = self.objects.get(slot as u32, object, index);
+            let tried = if old.is_empty() {
+                self.put_new(slot, handle, page, (offer, bytes_of(coded)), effort)
+            } else {
+                self.has_room(guest, offer.len(), old).map(|()| false)
+            };
+            let reason = match tried {
+                Ok(true) => return Ok(Step::Done(self.count_put(slot, Ok(())))),
+                Ok(false) => {
+                    self.forget_old(slot, object, index);
+                    let placed = self.put_instead(slot, handle, page, (offer, bytes_of(coded)), effort);
+                    return Ok(Step::Done(self.count_put(slot, placed)));
+                }
+                Err(reason) => reason,
+            };
+            match self.make_room(guest, offer.len(), reason, effort) {
+                Room::Made => {}
+                Room::Shortly => return Ok(Step::Shortly),
+                Room::Elsewhere(need) => return Ok(Step::Elsewhere(need)),
+                Room::None => break,
+            }
+        }
+        // Nothing can be made room of but the old page.
+        self.forget_old(slot, object, index);
+        let made = |_: &mut PageStore| Ok((offer, bytes_of(coded)));
+        let placed = self.place_new(slot, object, index, page, effort.search, made);
+        Ok(Step::Done(self.count_put(slot, placed)))
+    }
+
+    /// Tries to store a page under a handle that holds none, as things are. True, or why not.
+    fn put_new(
+        &mut self,
+        slot: usize,
+        handle: Handle,
+        page: &Page,
+        (offer, packed): (Offer, Option<&[u8]>),
+        effort: &mut Effort,
+    ) -> Result<bool, Reason> {
+        let Handle { object, index, .. } = handle;
+        let search = self.search(slot, object, index, page, effort.search);
+        effort.search = Some(search);
+        if search != Search::Shared {
+            self.admit(self.pools[slot].guest, offer.len(), None)?;
+            let id = self.insert(slot, object, index, page, offer, packed)?;
+            self.found(search, id);
+        }
+        Ok(true)
+    }
+
+    /// Stores a page in the place of one that was just forgotten for it. Not asked about limits again: another shard may
+    /// just have passed them.
+    fn put_instead(
+        &mut self,
+        slot: usize,
+        handle: Handle,
+        page: &Page,
+        (offer, packed): (Offer, Option<&[u8]>),
+        effort: &Effort,
+    ) -> Result<(), Reason> {
+        let Handle { object, index, .. } = handle;
+        let search = self.search(slot, object, index, page, effort.search);
+        if search != Search::Shared {
+            let id = self.insert(slot, object, index, page, offer, packed)?;
+            self.found(search, id);
+        }
+        Ok(())
+    }
+
+    /// Whether a page that packs to `len` bytes surely finds room where another is forgotten for it.
+    fn has_room(&mut self, guest: GuestId, len: usize, old: Entry) -> Result<(), Reason> {
+        let freed = slot_bytes(&self.slab, old);
+        self.admit(guest, len, Some(freed))?;
+        let fits = len == 0 || crate::class::slot_for(len) == freed || self.slab.has_room(len);
+        if fits { Ok(()) } else { Err(Reason::StoreFull) }
+    }
+
+    /// Looks a page up whose handle holds none, unless that was done.
+    #[inline]
+    fn search(
+        &mut self,
+        slot: usize,
+        object: ObjectId,
+        index: u64,
+        page: &Page,
+        done: Option<Search>,
+    ) -> Search {
+        match (done, self.pools[slot].config.dedup) {
+            (Some(search), _) => search,
+            (None, Dedup::Off) => Search::Unseen,
+            // The first of all takes memory whatever comes of it.
+            (None, _) if self.dedup.is_new() && !self.has_margin() => Search::Unseen,
+            (None, _) => self.look_up(slot, object, index, page),
+        }
+    }
+
+    #[inline]
+    fn found(&mut self, search: Search, id: EntryId) {
+        if let Search::New(tag) = search {
+            self.remember(id, tag);
+        }
     }
 
     /// Stores a page with its twin where it has one, else in the form that is made of it.
@@ -92,20 +230,16 @@ impl PageStore {
         object: ObjectId,
         index: u64,
         page: &Page,
+        done: Option<Search>,
         offer: impl FnOnce(&mut PageStore) -> Result<(Offer, Option<&'a [u8]>), Reason>,
     ) -> Result<(), Reason> {
-        let search = match self.pools[slot].config.dedup {
-            Dedup::Off => Search::Unseen,
-            _ => self.look_up(slot, object, index, page),
-        };
+        let search = self.search(slot, object, index, page, done);
         if search == Search::Shared {
             return Ok(());
         }
         let (offer, packed) = offer(self)?;
         let id = self.place_offer(slot, object, index, page, offer, packed)?;
-        if let Search::New(tag) = search {
-            self.remember(id, tag);
-        }
+        self.found(search, id);
         Ok(())
     }
 
@@ -131,12 +265,13 @@ impl PageStore {
         packed: Option<&[u8]>,
     ) -> Result<EntryId, Reason> {
         let (guest, len) = (self.pools[slot].guest, offer.len());
-        let mut effort = Effort::default();
+        // Under one hold of the lock: no other shard can be asked.
+        let mut effort = Effort::alone();
         loop {
-            let placed =
-                self.admit(guest, len).and_then(|()| self.insert(slot, object, index, page, offer, packed));
+            let placed = (self.admit(guest, len, None))
+                .and_then(|()| self.insert(slot, object, index, page, offer, packed));
             match placed {
-                Err(reason) if self.make_room(guest, len, reason, &mut effort) => {}
+                Err(reason) if self.make_room(guest, len, reason, &mut effort).is_to_try_again() => {}
                 done => return done,
             }
         }
@@ -164,7 +299,8 @@ impl PageStore {
         };
         let mut entry = entry.ok_or(Reason::StoreFull)?;
         let bytes = slot_bytes(&self.slab, entry);
-        let mut done = self.admit_slot(guest, bytes).map(|()| 0);
+        let reserved = self.guests.reserve(guest, bytes);
+        let mut done = if reserved { Ok(0) } else { Err(Reason::OverCap) };
         if kind.is_ephemeral() {
             entry = entry.with_record(self.ages.reserve().unwrap_or(0));
             if entry.record() == 0 {
@@ -184,6 +320,9 @@ impl PageStore {
                 Ok(inserted.id)
             }
             Err(reason) => {
+                if reserved {
+                    self.guests.cancel(guest, bytes);
+                }
                 if entry.record() != 0 {
                     self.ages.cancel(entry.record());
                 }

@@ -5,6 +5,7 @@
 //! then asks anything that may refuse.
 
 use crate::age::Ages;
+use crate::board::Seat;
 use crate::codec::{self, Codec, Coded};
 pub use crate::config::{Dedup, PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
 use crate::dedup::{Duplicates, Sampler};
@@ -62,12 +63,16 @@ pub struct PageStore {
     pub(crate) order: Order,
     pub(crate) guests: Guests,
     pub(crate) dedup: Duplicates,
-    /// Bytes that may be taken for everything; `room` keeps it.
+    /// Bytes that may be taken for everything, of a shard its grant; `room` keeps it.
     pub(crate) limit: usize,
+    /// Bytes of the codec; only what decodes where its host packs outside.
+    pub(crate) codec_bytes: usize,
     pub(crate) held: Holdings,
     pub(crate) traffic: Traffic,
     pub(crate) moved: u64,
     pub(crate) compact_from: u32,
+    /// Sparse chunks are being emptied, in steps.
+    pub(crate) gathering: bool,
     pub(crate) saves: Saves,
 }
 
@@ -85,6 +90,15 @@ impl PageStore {
     /// # Errors
     /// As [`PageStore::new`].
     pub fn with_ephemeral(config: StoreConfig, max_ephemeral: usize) -> Result<PageStore, Errno> {
+        PageStore::at_board(config, max_ephemeral, Seat::alone())
+    }
+
+    /// As `with_ephemeral`, a shard of a host.
+    pub(crate) fn at_board(
+        config: StoreConfig,
+        max_ephemeral: usize,
+        seat: Seat,
+    ) -> Result<PageStore, Errno> {
         // Eight times the leaves of a dense index: room for objects that are small or have holes.
         let leaves = (config.max_pages as usize).div_ceil(8).saturating_add(64);
         Ok(PageStore {
@@ -93,15 +107,17 @@ impl PageStore {
             codec: Codec::new()?,
             shares: false,
             slab: Slab::new(config.capacity_bytes, config.reserve_bytes)?,
-            ages: Ages::new(max_ephemeral)?,
+            ages: Ages::new(max_ephemeral, seat.clone())?,
             order: Order::new(if config.ordered { config.max_pages as usize } else { 0 })?,
-            guests: Guests::new(),
+            guests: Guests::new(seat),
             dedup: Duplicates::new(config.max_pages as usize)?,
             limit: UNLIMITED,
+            codec_bytes: Codec::FOOTPRINT,
             held: Holdings::default(),
             traffic: Traffic::default(),
             moved: 0,
             compact_from: 0,
+            gathering: false,
             saves: Saves::default(),
         })
     }
@@ -175,7 +191,7 @@ impl PageStore {
 
     /// Law 3, outermost: what the handle held goes first.
     #[inline]
-    fn forget_old(&mut self, slot: usize, object: ObjectId, index: u64) {
+    pub(crate) fn forget_old(&mut self, slot: usize, object: ObjectId, index: u64) {
         let old = self.objects.remove(slot as u32, object, index);
         if !old.is_empty() {
             self.pools[slot].stats.traffic.duplicates += 1;
@@ -211,12 +227,16 @@ impl PageStore {
         if !entry.is_empty() && self.pools[slot].kind.is_ephemeral() {
             self.age(slot, object, index, entry)?;
         }
-        let hit = u64::from(loaded == Loaded::Loaded);
+        self.count_get(slot, loaded == Loaded::Loaded);
+        Ok(loaded)
+    }
+
+    #[inline]
+    pub(crate) fn count_get(&mut self, slot: usize, hit: bool) {
         for traffic in [&mut self.traffic, &mut self.pools[slot].stats.traffic] {
             traffic.gets += 1;
-            traffic.hits += hit;
+            traffic.hits += u64::from(hit);
         }
-        Ok(loaded)
     }
 
     /// Whether a page is stored, without reading it.
@@ -251,13 +271,17 @@ impl PageStore {
     pub fn destroy(&mut self, pool: PoolId) -> Result<u64, StoreError> {
         let slot = self.live_slot(pool)?;
         let before = self.pools[slot].stats.pages;
-        self.dedup.count_pool(&self.pools[slot], u64::wrapping_sub);
+        self.end_pool(slot);
         self.flush_slot(slot);
+        Ok(before)
+    }
+
+    pub(crate) fn end_pool(&mut self, slot: usize) {
+        self.dedup.count_pool(&self.pools[slot], u64::wrapping_sub);
         self.pools[slot].live = false;
         self.saves.end(slot);
         self.guests.get_mut(self.pools[slot].guest).pools -= 1;
         self.pools[slot].generation = (self.pools[slot].generation + 1) % (u32::MAX / MAX_POOLS as u32);
-        Ok(before)
     }
 
     /// Changes how many bytes of chunks may be mapped. Below what is mapped, puts that need data are refused until
@@ -285,7 +309,7 @@ impl PageStore {
     /// Bytes of memory taken for everything.
     #[inline]
     pub fn footprint(&self) -> usize {
-        let codec = Codec::FOOTPRINT + self.codec.dictionaries().footprint();
+        let codec = self.codec_bytes + self.codec.dictionaries().footprint();
         self.slab.footprint() + self.index_bytes() + self.dedup.touched_bytes() + codec
     }
 
@@ -326,7 +350,13 @@ impl PageStore {
     }
 
     /// What a get does to an ephemeral page that it has copied out: first the copy, then the end.
-    fn age(&mut self, slot: usize, object: ObjectId, index: u64, entry: Entry) -> Result<(), StoreError> {
+    pub(crate) fn age(
+        &mut self,
+        slot: usize,
+        object: ObjectId,
+        index: u64,
+        entry: Entry,
+    ) -> Result<(), StoreError> {
         if !self.ages.is_live(entry.record()) {
             return Err(StoreError::Corrupt(Corrupt::Misplaced));
         }

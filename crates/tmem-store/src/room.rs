@@ -1,19 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: the making of room: who loses an ephemeral page when a page has none, and the limits that make it necessary.
-//! Callers: `pool` on a put that was refused, `host` when a limit changes. Locks: the store's.
+//! Callers: `place` on a put that was refused, `supply` for other shards and when a limit changes. Locks: the store's.
 //!
 //! Law 11, who gives first. A guest's share of the room for ephemeral pages is its weight over the weights of all
 //! guests that hold such pages. The guest that holds most for its weight gives first, if it holds more than its
 //! share; when nobody does, the oldest page of all goes. A guest of weight 0 is never over its share, but what it
 //! holds counts as room that others could have. Only guests with something to give are looked at, whoever asks;
-//! within a guest the oldest page goes first.
+//! within a guest the oldest page goes first: of a host's shards, in the one that needs the room, unless one in another is
+//! more than twice as old.
 //!
 //! Caps come before: a guest at its cap loses its own oldest pages, and nobody else's. Persistent pages are never
 //! taken.
 
-use crate::class::{CHUNK, class_of, slot_size};
-use crate::codec::Codec;
-use crate::guests::{GuestId, GuestLimits, PAGE_METADATA};
+use crate::class::{CHUNK, slot_for};
+use crate::codec::{Codec, Decoder};
+use crate::coders::{Coder, MOST};
+use crate::dedup::Search;
+use crate::guests::{GuestId, PAGE_METADATA};
 use crate::ops::Reason;
 use crate::pool::PageStore;
 use tmem_sys::PAGE_SIZE;
@@ -23,46 +26,104 @@ use tmem_sys::PAGE_SIZE;
 pub(crate) const MARGIN: usize = 44 * PAGE_SIZE;
 /// Pages moved at most when nothing is left to evict: a chunk comes free for each few puts.
 const COMPACTED_AT_ONCE: usize = 64;
+/// Pages moved in one step when all sparse chunks are emptied; nobody is to wait for all of it.
+const GATHERED_AT_ONCE: usize = 256;
 /// Evictions after which chunks are emptied by moving pages: this part of all there are, within these bounds. Fewer, and
-/// the walk that moves them would not be worth it; more, and one put would keep all others waiting.
+/// the walk that moves them would not be worth it; more, and one put would forget too much for itself.
 const EVICTED_PART: u64 = 32;
 const EVICTED_LEAST: u64 = 64;
 const EVICTED_MOST: u64 = 8192;
 /// No limit but the slab's own capacity.
 pub(crate) const UNLIMITED: usize = usize::MAX;
 
+/// Bytes by which a shard's grant grows.
+const GRANT: usize = 2 * CHUNK;
+/// Pages evicted before those who wait for the lock get on.
+const EVICTED_AT_ONCE: u64 = 64;
+
 /// What was done for one put so far.
 #[derive(Default)]
 pub(crate) struct Effort {
     /// Since chunks were last emptied.
     evicted: u64,
+    /// The same, in other shards.
+    elsewhere: u64,
     compacted: bool,
+    /// The other shards were asked for what they do not need.
+    pub asked: bool,
+    /// The other shards have nothing to give, or cannot be asked.
+    pub last: bool,
+    /// What the search for the page's twin came to, where it was looked for.
+    pub search: Option<Search>,
+    /// A page that does not shrink is kept whatever its pool says of such pages.
+    pub keeps_raw: bool,
+}
+
+impl Effort {
+    /// Of a put that holds its lock throughout, and asks no other shard.
+    pub fn alone() -> Effort {
+        Effort { last: true, ..Effort::default() }
+    }
+
+    /// Of a put of a page that was stored elsewhere before.
+    pub fn to_keep_raw() -> Effort {
+        Effort { keeps_raw: true, ..Effort::default() }
+    }
+}
+
+/// What a put that found no room can do.
+pub(crate) enum Room {
+    /// Try again.
+    Made,
+    /// Let others get on, and try again.
+    Shortly,
+    /// Have other shards give, and try again.
+    Elsewhere(Need),
+    None,
+}
+
+impl Room {
+    /// Whether who holds the lock throughout is to try again.
+    pub fn is_to_try_again(&self) -> bool {
+        matches!(self, Room::Made | Room::Shortly)
+    }
+}
+
+/// What other shards have to give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// A page of a guest that is at its cap.
+    BelowCap(GuestId),
+    /// Memory: what they do not need, or else pages of this guest.
+    Memory(Option<GuestId>),
 }
 
 impl PageStore {
-    /// Sets how many bytes may be taken for everything: chunks, index, order of age, tables. Ephemeral pages go until
-    /// it fits; persistent ones stay, and puts are refused until flushes have made up for it.
-    pub fn set_limit(&mut self, bytes: usize) {
-        self.limit = bytes;
-        self.refit();
-        let mut effort = Effort::default();
-        while self.is_over() && self.evict_for_room(&mut effort) {
-            self.refit();
-        }
-        if self.is_over() {
-            self.compact(usize::MAX);
-            self.refit();
-        }
+    /// Makes a new store a shard: its host grants it memory, and may pack outside. Then it only decodes.
+    pub(crate) fn join_host(&mut self, packs: bool) {
+        self.codec_bytes = if packs { Codec::FOOTPRINT } else { Decoder::FOOTPRINT };
+        self.limit = self.footprint();
+        self.guests.seat.board.overdraw(self.limit);
     }
 
-    /// Bytes that may be taken for everything.
-    pub fn limit(&self) -> usize {
-        self.limit
+    /// Whether tables may grow, perhaps after some more was granted.
+    pub(crate) fn has_margin(&mut self) -> bool {
+        while self.limit != UNLIMITED && self.is_over() {
+            if !self.regrant() {
+                return false;
+            }
+        }
+        true
     }
 
-    /// Bytes by which the limit is short of `more` bytes beside what is taken, without an eviction.
-    pub fn short_of(&self, more: usize) -> usize {
-        (self.footprint() + MARGIN).saturating_add(more).saturating_sub(self.limit)
+    /// Bytes that may be taken for everything, by a host's only shard.
+    pub(crate) fn limit(&self) -> usize {
+        self.guests.seat.board.limit()
+    }
+
+    /// Bytes by which the limit of a host of one shard is short of `more` bytes beside what is taken, without an eviction.
+    pub(crate) fn short_of(&self, more: usize) -> usize {
+        (self.footprint() + MARGIN).saturating_add(more).saturating_sub(self.limit())
     }
 
     /// Gives back what the tables took, where there is no page.
@@ -75,16 +136,41 @@ impl PageStore {
         }
     }
 
-    /// Sets a guest's weight and cap. Under a lower cap its oldest ephemeral pages go at once; persistent ones stay.
-    pub fn set_guest(&mut self, guest: GuestId, limits: GuestLimits) {
-        self.guests.set(guest, limits);
-        let cap = limits.cap.unwrap_or(u64::MAX);
-        while self.guests.get(guest).held.charge > cap && self.evict_oldest(guest) {}
+    /// Gives back what was granted and is not needed; how many bytes. A shard without pages needs no room to grow.
+    pub(crate) fn surrender(&mut self) -> usize {
+        self.slab.trim();
+        let mut margin = MARGIN;
+        if self.held.pages() == 0 {
+            margin = 0;
+            self.reset_if_empty();
+        }
+        let surplus = self.limit.saturating_sub(self.footprint() + margin);
+        self.limit -= surplus;
+        self.guests.seat.board.give(surplus);
+        surplus
     }
 
-    /// Bytes that eviction could free.
+    /// Takes more of what nobody was granted.
+    fn regrant(&mut self) -> bool {
+        if self.limit == UNLIMITED {
+            return false;
+        }
+        if self.guests.seat.board.is_overdrawn() {
+            self.surrender();
+        }
+        let got = self.guests.seat.board.take(GRANT);
+        self.limit += got;
+        got > 0
+    }
+
+    /// Bytes that may be taken for everything.
+    pub(crate) fn granted(&self) -> usize {
+        self.limit
+    }
+
+    /// Bytes that eviction could free here.
     pub fn freeable(&self) -> u64 {
-        self.guests.freeable()
+        self.guests.iter().map(|(_, guest)| guest.held.ephemeral_charge).sum()
     }
 
     /// Lets the slab have what the tables leave of the limit.
@@ -100,30 +186,33 @@ impl PageStore {
     }
 
     fn is_over(&self) -> bool {
-        self.footprint() + MARGIN > self.limit
+        self.footprint() + MARGIN > self.limit || self.guests.seat.board.is_overdrawn()
     }
 
-    /// Whether a page that packs to `len` bytes (0 for none) may be stored for a guest, as far as limits go.
+    /// Whether a page that packs to `len` bytes (0 for none) may be stored for a guest, as far as limits go; where
+    /// another page is forgotten for it, in the place of that one's slot of so many bytes.
     #[inline]
-    pub(crate) fn admit(&mut self, guest: GuestId, len: usize) -> Result<(), Reason> {
+    pub(crate) fn admit(
+        &mut self,
+        guest: GuestId,
+        len: usize,
+        instead_of: Option<usize>,
+    ) -> Result<(), Reason> {
         if self.limit == UNLIMITED {
             return Ok(());
         }
-        self.admit_slot(guest, if len == 0 { 0 } else { slot_size(class_of(len)) })?;
+        if let Some(cap) = self.guests.get(guest).limits.cap {
+            let freed = instead_of.map_or(0, |slot| slot as u64 + PAGE_METADATA);
+            let needed = slot_for(len) as u64 + PAGE_METADATA;
+            if self.guests.seat.board.capped(guest).saturating_sub(freed) + needed > cap {
+                return Err(Reason::OverCap);
+            }
+        }
         self.refit();
         if self.is_over() { Err(Reason::StoreFull) } else { Ok(()) }
     }
 
-    /// Whether a guest's cap has room for a page in a slot of `bytes`.
-    #[inline]
-    pub(crate) fn admit_slot(&self, guest: GuestId, bytes: usize) -> Result<(), Reason> {
-        let guest = self.guests.get(guest);
-        let cap = guest.limits.cap.unwrap_or(u64::MAX);
-        let fits = guest.held.charge + bytes as u64 + PAGE_METADATA <= cap;
-        if fits { Ok(()) } else { Err(Reason::OverCap) }
-    }
-
-    /// Makes some room for a put that was refused; false when there is none to be made.
+    /// Makes some room for a put that was refused.
     #[cold]
     pub(crate) fn make_room(
         &mut self,
@@ -131,72 +220,134 @@ impl PageStore {
         len: usize,
         reason: Reason,
         effort: &mut Effort,
-    ) -> bool {
+    ) -> Room {
         match reason {
-            Reason::OverCap => self.make_room_below_cap(guest, len),
-            Reason::StoreFull | Reason::IndexFull => self.evict_for_room(effort) || self.compact_once(effort),
-            _ => false,
+            Reason::OverCap => self.make_room_below_cap(guest, len, effort),
+            Reason::StoreFull if self.regrant() => Room::Made,
+            Reason::StoreFull | Reason::IndexFull => self.make_room_in_limit(effort),
+            _ => Room::None,
         }
     }
 
     /// Takes a guest's own oldest page, unless all of them together would not do.
-    fn make_room_below_cap(&mut self, guest: GuestId, len: usize) -> bool {
-        let known = self.guests.get(guest);
-        let stays = known.held.charge - known.held.ephemeral_charge + len as u64 + PAGE_METADATA;
-        stays <= known.limits.cap.unwrap_or(u64::MAX) && self.evict_oldest(guest)
+    fn make_room_below_cap(&mut self, guest: GuestId, len: usize, effort: &Effort) -> Room {
+        let cap = self.guests.get(guest).limits.cap.unwrap_or(u64::MAX);
+        if self.guests.stays(guest) + len as u64 + PAGE_METADATA > cap {
+            return Room::None;
+        }
+        match self.gives_here(guest) {
+            Some(here) if here || effort.last => self.evict_here(guest),
+            Some(_) => Room::Elsewhere(Need::BelowCap(guest)),
+            None => Room::None,
+        }
     }
 
     /// Evicts one page of whoever is to give first. Freed slots of one size are no room for another until a whole
-    /// chunk is empty, so after some evictions the sparse chunks are emptied into the others.
-    fn evict_for_room(&mut self, effort: &mut Effort) -> bool {
-        let evicted = self.who_gives().is_some_and(|guest| self.evict_oldest(guest));
-        if evicted {
-            effort.evicted += 1;
-            let left: u64 = self.guests.iter().map(|(_, g)| g.held.ephemeral_pages).sum();
-            if effort.evicted >= (left / EVICTED_PART).clamp(EVICTED_LEAST, EVICTED_MOST) {
-                effort.evicted = 0;
-                self.compact(usize::MAX);
+    /// chunk is empty, so after some evictions the sparse chunks are emptied into the others, in steps.
+    fn make_room_in_limit(&mut self, effort: &mut Effort) -> Room {
+        if self.has_leaving() {
+            self.empty_some();
+            return Room::Shortly;
+        }
+        if self.gathering {
+            self.gather_some();
+            return Room::Shortly;
+        }
+        if let Some(guest) = self.guests.who_gives()
+            && let Some(here) = self.gives_here(guest)
+        {
+            if !here && !effort.last {
+                return Room::Elsewhere(Need::Memory(Some(guest)));
+            }
+            if self.evict_oldest(guest) {
+                effort.evicted += 1;
+                return self.after_eviction(effort);
             }
         }
-        evicted
+        if self.guests.seat.has_others() && !effort.last {
+            return Room::Elsewhere(Need::Memory(None));
+        }
+        self.compact_once(effort)
     }
 
-    /// When nothing is left to evict: what was evicted for this put is gathered into whole chunks, else a few leaves
-    /// are looked at.
-    fn compact_once(&mut self, effort: &mut Effort) -> bool {
+    fn after_eviction(&mut self, effort: &mut Effort) -> Room {
+        if self.is_due(effort.evicted) {
+            effort.evicted = 0;
+            self.gathering = true;
+            return Room::Shortly;
+        }
+        if effort.evicted.is_multiple_of(EVICTED_AT_ONCE) { Room::Shortly } else { Room::Made }
+    }
+
+    /// Whether so many pages were evicted that sparse chunks are worth emptying.
+    fn is_due(&self, evicted: u64) -> bool {
+        let left: u64 = self.guests.iter().map(|(_, g)| g.held.ephemeral_pages).sum();
+        evicted >= (left / EVICTED_PART).clamp(EVICTED_LEAST, EVICTED_MOST)
+    }
+
+    /// When nothing is left to evict: what was evicted for this put is gathered into whole chunks, else a few pages
+    /// are moved.
+    fn compact_once(&mut self, effort: &mut Effort) -> Room {
         if self.limit == UNLIMITED || std::mem::replace(&mut effort.compacted, true) {
-            return false;
+            return Room::None;
         }
-        let most = if effort.evicted > 0 { usize::MAX } else { COMPACTED_AT_ONCE };
-        self.compact(most) > 0
+        if effort.evicted > 0 {
+            self.gathering = true;
+            Room::Shortly
+        } else if self.compact(COMPACTED_AT_ONCE) > 0 {
+            Room::Made
+        } else {
+            Room::None
+        }
     }
 
-    /// The guest that loses the next ephemeral page; `None` when nobody has one.
-    fn who_gives(&self) -> Option<GuestId> {
-        let holders = || self.guests.iter().filter(|(_, g)| g.held.ephemeral_pages > 0);
-        let all: u128 = holders().map(|(_, g)| u128::from(g.held.ephemeral_charge)).sum();
-        let weights: u128 = holders().map(|(_, g)| u128::from(g.limits.weight)).sum();
-        // Held for its weight, compared without a division: `a` is more over than `b` where a.held * b.weight is
-        // more.
-        let mut most: Option<(GuestId, u128, u128)> = None;
-        for (id, guest) in holders() {
-            let (held, weight) = (u128::from(guest.held.ephemeral_charge), u128::from(guest.limits.weight));
-            let over = weight > 0 && held * weights > all * weight;
-            if over && most.is_none_or(|(_, h, w)| held * w > h * weight) {
-                most = Some((id, held, weight));
+    /// Whether a guest is to lose a page here rather than in another shard; `None` when it has no page anywhere. A slot
+    /// that comes free here is room at once, one elsewhere only with its whole chunk: so a page goes here unless
+    /// one elsewhere is more than twice as old.
+    fn gives_here(&self, guest: GuestId) -> Option<bool> {
+        let board = &self.guests.seat.board;
+        let own = self.ages.oldest_of(guest).map(|(_, record)| record.stamp);
+        let oldest = board.oldest(guest).map(|(stamp, _)| stamp);
+        let (Some(own), Some(oldest)) = (own, oldest) else { return own.or(oldest).map(|_| own.is_some()) };
+        let age = |stamp: u64| board.now().saturating_sub(stamp);
+        Some(age(own).saturating_mul(2) >= age(oldest))
+    }
+
+    fn evict_here(&mut self, guest: GuestId) -> Room {
+        if self.evict_oldest(guest) { Room::Made } else { Room::None }
+    }
+
+    /// For another shard: forgets up to so many of a guest's oldest pages, and gives back what comes free. False when
+    /// it has none here.
+    pub(crate) fn give_up(&mut self, guest: GuestId, most: u64, effort: &mut Effort) -> bool {
+        let (leaving, gathering) = (self.has_leaving(), self.gathering);
+        let mut gone = 0;
+        if leaving {
+            self.empty_some();
+        } else if gathering {
+            self.gather_some();
+        } else {
+            while gone < most && self.evict_oldest(guest) {
+                gone += 1;
+            }
+            effort.elsewhere += gone;
+            if self.is_due(effort.elsewhere) {
+                effort.elsewhere = 0;
+                self.gathering = true;
             }
         }
-        let oldest = || {
-            holders()
-                .filter_map(|(id, _)| self.ages.oldest_of(id).map(|(_, record)| (record.stamp, id)))
-                .min_by_key(|(stamp, _)| *stamp)
-        };
-        most.map(|(id, ..)| id).or_else(|| oldest().map(|(_, id)| id))
+        self.surrender();
+        leaving || gathering || gone > 0
+    }
+
+    /// Empties some of the sparse chunks into the fuller ones of their class.
+    pub(crate) fn gather_some(&mut self) {
+        self.gathering = self.compact(GATHERED_AT_ONCE) >= GATHERED_AT_ONCE;
     }
 
     /// Forgets a guest's oldest ephemeral page, and the rest of its object where the pool keeps objects whole; false
     /// when it has none.
-    fn evict_oldest(&mut self, guest: GuestId) -> bool {
+    pub(crate) fn evict_oldest(&mut self, guest: GuestId) -> bool {
         let Some((number, record)) = self.ages.oldest_of(guest) else { return false };
         let id = self.objects.id_of(record.object);
         if let Some((pool, entry)) = self.objects.take(record.object, record.index) {
@@ -217,4 +368,4 @@ impl PageStore {
     pub const SMALLEST_LIMIT: usize = 1 << 20;
 }
 
-const _: () = assert!(PageStore::SMALLEST_LIMIT > MARGIN + Codec::FOOTPRINT + 16 * CHUNK);
+const _: () = assert!(PageStore::SMALLEST_LIMIT > MARGIN + MOST * Coder::FOOTPRINT + 8 * CHUNK);

@@ -117,6 +117,14 @@ impl Slab {
         Some(loc)
     }
 
+    /// Whether data of this length surely finds a slot.
+    pub fn has_room(&self, len: usize) -> bool {
+        let class = class_of(len);
+        let may_map = self.chunks.mapped < self.capacity_chunks;
+        self.chunks.mapped <= self.capacity_chunks
+            && (may_map || self.chunks.idle > 0 || self.chunks.partial(class).is_some())
+    }
+
     /// At capacity: a partial chunk whose slots are larger than need be, by a quarter of the data at most.
     fn roomier(&self, class: usize, len: usize) -> Option<usize> {
         let near = (class + 1..CLASSES).take_while(|c| slot_size(*c) <= len + len / 4);

@@ -87,6 +87,61 @@ impl Traffic {
     }
 }
 
+impl Traffic {
+    /// Adds what happened in another shard.
+    pub(crate) fn join(&mut self, other: &Traffic) {
+        self.puts += other.puts;
+        self.stored += other.stored;
+        self.duplicates += other.duplicates;
+        self.gets += other.gets;
+        self.hits += other.hits;
+        self.flushed += other.flushed;
+        self.evicted += other.evicted;
+        other.refused.iter().for_each(|(reason, n)| self.refused.add(reason, n));
+    }
+}
+
+impl StoreStats {
+    /// Adds another shard.
+    pub(crate) fn join(&mut self, other: &StoreStats) {
+        self.held.join(&other.held);
+        self.traffic.join(&other.traffic);
+        self.slot_bytes += other.slot_bytes;
+        self.mapped_bytes += other.mapped_bytes;
+        self.index_bytes += other.index_bytes;
+        self.footprint_bytes += other.footprint_bytes;
+        self.capacity_bytes += other.capacity_bytes;
+        self.objects += other.objects;
+        self.moved += other.moved;
+        self.dedup.join(&other.dedup);
+    }
+}
+
+impl Holdings {
+    fn join(&mut self, other: &Holdings) {
+        self.same_pages += other.same_pages;
+        self.packed_pages += other.packed_pages;
+        self.cold_pages += other.cold_pages;
+        self.raw_pages += other.raw_pages;
+        self.shared_pages += other.shared_pages;
+        self.data_bytes += other.data_bytes;
+    }
+}
+
+impl DedupStats {
+    /// Adds another shard, which has the same pools. `pools_all` is the host's to count: shards may differ.
+    fn join(&mut self, other: &DedupStats) {
+        self.pools = other.pools;
+        self.hashed += other.hashed;
+        self.found += other.found;
+        self.failed += other.failed;
+        self.ns += other.ns;
+        self.shares += other.shares;
+        self.saved_bytes += other.saved_bytes;
+        self.table_bytes += other.table_bytes;
+    }
+}
+
 /// A page store, whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StoreStats {
@@ -101,6 +156,7 @@ pub struct StoreStats {
     /// Everything: chunks, chunk headers, index, tables of deduplication, codec state.
     pub footprint_bytes: u64,
     pub capacity_bytes: u64,
+    /// Objects with pages; of a host with several shards, once for each that has pages of one.
     pub objects: u64,
     /// Pages moved by compaction.
     pub moved: u64,
@@ -141,6 +197,14 @@ pub struct PoolStats {
 }
 
 impl PoolStats {
+    /// Adds another shard's part of the pool.
+    pub(crate) fn join(&mut self, other: &PoolStats) {
+        self.pages += other.pages;
+        self.frozen = other.frozen;
+        self.dedup_all |= other.dedup_all;
+        self.traffic.join(&other.traffic);
+    }
+
     pub(crate) const NONE: PoolStats =
         PoolStats { pages: 0, frozen: false, dedup_all: false, traffic: Traffic::NONE };
 }

@@ -250,6 +250,20 @@ impl Trees {
         *root = Root::EMPTY;
     }
 
+    /// As `drain`, the first leaf only.
+    pub fn drain_first(&mut self, root: &mut Root, each: &mut impl FnMut(Entry)) {
+        let (mut node, mut index) = (root.node, 0);
+        for level in (1..=root.height).rev() {
+            let way = self.inner[node].iter().position(|child| *child != 0).unwrap_or(0);
+            index |= (way as u64) << (BITS * level);
+            node = self.inner[node][way];
+        }
+        if node != 0 {
+            self.drain_node(node, 0, each);
+            self.prune(root, index);
+        }
+    }
+
     fn drain_node(&mut self, node: u32, level: u32, each: &mut impl FnMut(Entry)) {
         if level == 0 {
             for entry in std::mem::replace(&mut self.leaves[node], [Entry::EMPTY; WAYS]) {

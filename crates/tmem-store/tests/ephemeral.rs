@@ -65,6 +65,8 @@ fn ops() -> impl Strategy<Value = Op> {
 
 struct Tested {
     host: Arc<Host>,
+    /// The smallest limit of a test.
+    least: usize,
     pools: [PoolId; POOLS.len()],
     frozen: [bool; POOLS.len()],
     /// What was stored and may still be there; of persistent pools, what must be.
@@ -86,10 +88,13 @@ fn new_pool(host: &Host, p: usize) -> PoolId {
 }
 
 impl Tested {
-    fn new() -> Tested {
-        let host = Host::new(HostConfig { limit_bytes: SMALL, reserve_bytes: 4 * SMALL }).unwrap();
+    fn new(shards: usize) -> Tested {
+        // Each shard keeps some room free.
+        let least = SMALL * shards.div_ceil(2);
+        let config = HostConfig { limit_bytes: least, reserve_bytes: 4 * least };
+        let host = Host::with_shards(config, shards).unwrap();
         let pools = std::array::from_fn(|p| new_pool(&host, p));
-        Tested { host, pools, frozen: [false; POOLS.len()], model: BTreeMap::new(), lowered: false }
+        Tested { host, least, pools, frozen: [false; POOLS.len()], model: BTreeMap::new(), lowered: false }
     }
 
     fn step(&mut self, op: &Op) {
@@ -133,7 +138,7 @@ impl Tested {
                 (self.pools[p], self.frozen[p]) = (new_pool(&self.host, p), false);
             }
             Op::Limit(n) => {
-                self.host.set_limit(SMALL + n * (64 << 10));
+                self.host.set_limit(self.least + n * (64 << 10));
                 self.lowered = self.host.stats().footprint_bytes > self.host.limit() as u64;
                 assert!(!self.lowered || self.host.freeable() == 0, "ephemeral pages stay above the limit");
             }
@@ -239,8 +244,10 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
-    fn ephemeral_pools_behave_as_maps_that_may_forget(ops in proptest::collection::vec(ops(), 1..100)) {
-        let mut tested = Tested::new();
+    fn ephemeral_pools_behave_as_maps_that_may_forget(
+        ops in proptest::collection::vec(ops(), 1..100), shards in prop_oneof![Just(1), 2usize..6],
+    ) {
+        let mut tested = Tested::new(shards);
         for op in &ops {
             tested.step(op);
             tested.check();
@@ -253,8 +260,11 @@ proptest! {
     #[test]
     fn a_store_full_of_ephemeral_pages_of_other_sizes_takes_every_page(
         first in kinds(), then in proptest::collection::vec(kinds(), 1..8), seed in any::<u64>(),
+        shards in prop_oneof![Just(1), 2usize..6],
     ) {
-        let host = Host::new(HostConfig { limit_bytes: SMALL, reserve_bytes: SMALL }).unwrap();
+        let bytes = SMALL * shards.div_ceil(2);
+        let config = HostConfig { limit_bytes: bytes, reserve_bytes: bytes };
+        let host = Host::with_shards(config, shards).unwrap();
         let [cache, kept] = [PoolKind::NonExclusive, PoolKind::Persistent]
             .map(|kind| host.new_pool("default", kind, PoolConfig { pack: true, raw: true, ..PoolConfig::default() }).unwrap());
         let mut next = common::noise(seed);

@@ -19,6 +19,8 @@ pub mod syscall;
 
 pub mod lock;
 pub mod mapping;
+#[cfg(loom)]
+pub mod model;
 pub mod random;
 pub mod table;
 pub mod time;

@@ -79,31 +79,55 @@ impl RawLock {
     }
 }
 
+/// What a [`Lock`] is made of.
+///
+/// # Safety
+/// Between `lock`, or a `try_lock` that answers true, and `unlock` no other thread gets as far.
+pub unsafe trait Raw {
+    fn lock(&self);
+    fn try_lock(&self) -> bool;
+    /// Only for the holder.
+    fn unlock(&self);
+}
+
+// SAFETY: the word goes from free to held in one step.
+unsafe impl Raw for RawLock {
+    #[inline]
+    fn lock(&self) {
+        RawLock::lock(self);
+    }
+
+    #[inline]
+    fn try_lock(&self) -> bool {
+        RawLock::try_lock(self)
+    }
+
+    #[inline]
+    fn unlock(&self) {
+        RawLock::unlock(self);
+    }
+}
+
 impl Default for RawLock {
     fn default() -> Self {
         RawLock::new()
     }
 }
 
-/// A value behind a [`RawLock`].
-pub struct Lock<T> {
-    raw: RawLock,
+/// A value behind a [`RawLock`], or in a model of threads behind that of a lock.
+pub struct Lock<T, R: Raw = RawLock> {
+    raw: R,
     /// Only true between the handlers before and after a fork, while the lock is held.
     kept: AtomicBool,
     value: UnsafeCell<T>,
 }
 
 // SAFETY: the raw lock lets one thread at a time reach the value.
-unsafe impl<T: Send> Sync for Lock<T> {}
+unsafe impl<T: Send, R: Raw + Sync> Sync for Lock<T, R> {}
 
 impl<T> Lock<T> {
     pub const fn new(value: T) -> Lock<T> {
         Lock { raw: RawLock::new(), kept: AtomicBool::new(false), value: UnsafeCell::new(value) }
-    }
-
-    pub fn lock(&self) -> LockGuard<'_, T> {
-        self.raw.lock();
-        LockGuard { lock: self }
     }
 
     /// As [`RawLock::lock_asleep_if`].
@@ -116,15 +140,30 @@ impl<T> Lock<T> {
     pub fn has_sleeper(&self) -> bool {
         self.raw.has_sleeper()
     }
+}
 
-    pub fn try_lock(&self) -> Option<LockGuard<'_, T>> {
+#[cfg(loom)]
+impl<T> Lock<T, crate::model::ModelLock> {
+    pub fn of_model(value: T) -> Lock<T, crate::model::ModelLock> {
+        let raw = crate::model::ModelLock::new();
+        Lock { raw, kept: AtomicBool::new(false), value: UnsafeCell::new(value) }
+    }
+}
+
+impl<T, R: Raw> Lock<T, R> {
+    pub fn lock(&self) -> LockGuard<'_, T, R> {
+        self.raw.lock();
+        LockGuard { lock: self }
+    }
+
+    pub fn try_lock(&self) -> Option<LockGuard<'_, T, R>> {
         // Made only where the lock was taken: to drop a guard is to unlock.
         self.raw.try_lock().then(|| LockGuard { lock: self })
     }
 
     /// The guard of a lock that [`LockGuard::keep_across_fork`] left held, in parent or child. A lock that nobody
     /// left held is taken.
-    pub fn reclaim(&self) -> LockGuard<'_, T> {
+    pub fn reclaim(&self) -> LockGuard<'_, T, R> {
         if !self.kept.swap(false, Ordering::AcqRel) {
             self.raw.lock();
         }
@@ -132,11 +171,11 @@ impl<T> Lock<T> {
     }
 }
 
-pub struct LockGuard<'a, T> {
-    lock: &'a Lock<T>,
+pub struct LockGuard<'a, T, R: Raw = RawLock> {
+    lock: &'a Lock<T, R>,
 }
 
-impl<T> LockGuard<'_, T> {
+impl<T, R: Raw> LockGuard<'_, T, R> {
     /// Leaves the lock held without a guard, for the handlers after a fork to [`Lock::reclaim`].
     pub fn keep_across_fork(self) {
         self.lock.kept.store(true, Ordering::Release);
@@ -144,7 +183,7 @@ impl<T> LockGuard<'_, T> {
     }
 }
 
-impl<T> Deref for LockGuard<'_, T> {
+impl<T, R: Raw> Deref for LockGuard<'_, T, R> {
     type Target = T;
     #[inline]
     fn deref(&self) -> &T {
@@ -153,7 +192,7 @@ impl<T> Deref for LockGuard<'_, T> {
     }
 }
 
-impl<T> DerefMut for LockGuard<'_, T> {
+impl<T, R: Raw> DerefMut for LockGuard<'_, T, R> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: as in `deref`; the guard is borrowed mutably.
@@ -161,7 +200,7 @@ impl<T> DerefMut for LockGuard<'_, T> {
     }
 }
 
-impl<T> Drop for LockGuard<'_, T> {
+impl<T, R: Raw> Drop for LockGuard<'_, T, R> {
     #[inline]
     fn drop(&mut self) {
         self.lock.raw.unlock();

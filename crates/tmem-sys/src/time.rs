@@ -24,6 +24,16 @@ pub fn now_ns() -> u64 {
     ts[0] * 1_000_000_000 + ts[1]
 }
 
+/// Time for which the calling thread ran, in nanoseconds.
+pub fn thread_ns() -> u64 {
+    let mut ts = [0u64; 2];
+    // SAFETY: as in `now_ns`.
+    let _ = unsafe {
+        call(libc::SYS_clock_gettime, [libc::CLOCK_THREAD_CPUTIME_ID as usize, ts.as_mut_ptr() as usize])
+    };
+    ts[0] * 1_000_000_000 + ts[1]
+}
+
 /// Measures the counter against the clock for about two milliseconds, once a process.
 pub fn calibrate() {
     if SCALE.load(Ordering::Relaxed) != 0 {

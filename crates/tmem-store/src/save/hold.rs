@@ -6,6 +6,7 @@
 //! The notes are the saver's memory, with room for as many pages as the pool has: more cannot leave it.
 
 use crate::guests::GuestId;
+use crate::host::Host;
 use crate::object::{MAX_POOLS, ObjectId};
 use crate::pool::{PageStore, Pool};
 use crate::{PoolId, StoreError};
@@ -97,13 +98,46 @@ impl Saves {
     }
 }
 
-/// What a saver is told when it begins to hold a pool.
+/// What a saver is told of a shard when it begins to hold a pool.
 #[derive(Clone, Copy)]
 pub(crate) struct Held {
     pub number: u64,
     pub pages: u64,
     pub pack: bool,
     pub raw: bool,
+}
+
+impl Host {
+    /// Begins to hold a pool in all shards, each of which has the same holds; `None` where it is held already.
+    pub(crate) fn hold_pool(&self, pool: PoolId) -> Result<Option<Vec<Held>>, StoreError> {
+        let mut held = Vec::with_capacity(self.shards.count());
+        let mut hold = |store: &mut PageStore| {
+            let begun = store.hold(pool)?;
+            self.show_frozen(store);
+            held.extend(begun);
+            Ok(())
+        };
+        let mut done = Ok(());
+        self.in_all(|store| done = done.and_then(|()| hold(store)));
+        done?;
+        Ok((held.len() == self.shards.count()).then_some(held))
+    }
+
+    /// From now on notes what leaves a held pool, in each shard for itself. `None` where the hold is over.
+    pub(crate) fn set_notes(&self, pool: PoolId, number: u64, notes: Vec<Notes>) -> Option<()> {
+        let mut notes = notes.into_iter();
+        let mut all = Some(());
+        self.in_all(|store| all = all.and_then(|()| store.set_notes(pool, number, notes.next()).map(drop)));
+        all
+    }
+
+    /// Ends a hold, if it still is one.
+    pub(crate) fn end_hold(&self, pool: PoolId, number: u64) {
+        self.in_all(|store| {
+            store.end_hold(pool, number);
+            self.show_frozen(store);
+        });
+    }
 }
 
 impl PageStore {

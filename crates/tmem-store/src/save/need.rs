@@ -96,14 +96,21 @@ impl Needs {
         self.nodes = [0; LEVELS];
     }
 
-    /// What is needed, for pages of one guest and the pools of all.
-    pub fn need(&mut self, guest: usize, used: u64, charged: u64) -> Need {
+    /// What is needed, for pages of one guest and the pools of all. Each of the shards may have a chunk of each class that is
+    /// not full, and a record and inner nodes of each object.
+    pub fn need(&mut self, guest: usize, used: u64, charged: u64, shards: usize) -> Need {
         self.end_object();
-        let chunks: u64 =
-            self.slots.iter().enumerate().map(|(class, n)| n.div_ceil(slots_in(class) as u64)).sum();
+        let shards = shards as u64;
+        let chunks: u64 = self.slots.iter().enumerate().map(|(class, &n)| chunks_for(class, n, shards)).sum();
         let chunk = (CHUNK + size_of::<Chunk>()) as u64;
-        let index = self.leaves * LEAF + self.inner * INNER + self.objects * OBJECT;
-        let room = chunks * chunk + index + ROUNDING + MARGIN as u64;
+        let objects = (self.objects * shards).min(self.objects + self.leaves);
+        let index = self.leaves * LEAF + self.inner * shards * INNER + objects * OBJECT;
+        let room = chunks * chunk + index + shards * (ROUNDING + MARGIN as u64);
         Need { pages: self.pages, room, used, charge: self.charges[guest], charged }
     }
+}
+
+/// Chunks for so many slots of a class, in however many of the shards they come to lie.
+fn chunks_for(class: usize, slots: u64, shards: u64) -> u64 {
+    slots.div_ceil(slots_in(class) as u64) + (shards - 1).min(slots.saturating_sub(1))
 }

@@ -10,9 +10,11 @@ use crate::host::{Host, RUN};
 use crate::object::ObjectId;
 use crate::ops::{Outcome, Reason};
 use crate::pool::{PageStore, PoolId, PoolKind, StoreError};
+use crate::room::Effort;
 use crate::save::error::RestoreError;
 use crate::save::format::{self, Described, End, Fields, Form, Record, Section};
 use crate::save::need::Needs;
+use crate::shard::Handle;
 use std::io::{Read, Seek, SeekFrom};
 use std::sync::Arc;
 use tmem_sys::{Page, Table};
@@ -114,14 +116,20 @@ impl<R: Read + Seek> Restorer<R> {
     /// # Errors
     /// [`RestoreError::Misused`], [`RestoreError::Store`].
     pub fn give(&mut self, pool: PoolId) -> Result<(), RestoreError> {
-        let (guest, charged) = {
-            let store = self.host.lock();
-            let made = &store.pools[store.live_slot(pool).map_err(RestoreError::Store)?];
-            if made.kind != PoolKind::Persistent || made.stats.pages > 0 {
-                return Err(RestoreError::Misused("a saved pool was persistent, and goes to an empty one"));
-            }
-            (made.guest.slot(), store.guests.get(made.guest).held.charge)
+        let (mut guest, mut charged, mut fits) = (0, 0, true);
+        let mut look = |store: &mut PageStore| {
+            let made = &store.pools[store.live_slot(pool)?];
+            fits &= made.kind == PoolKind::Persistent && made.stats.pages == 0;
+            guest = made.guest.slot();
+            charged += store.guests.get(made.guest).held.charge;
+            Ok(())
         };
+        let mut known = Ok(());
+        self.host.in_all(|store| known = known.and_then(|()| look(store)));
+        known.map_err(RestoreError::Store)?;
+        if !fits {
+            return Err(RestoreError::Misused("a saved pool was persistent, and goes to an empty one"));
+        }
         self.charged[guest].get_or_insert(charged);
         self.targets.push(Target { pool, guest });
         self.wanted = false;
@@ -235,10 +243,9 @@ impl<R: Read + Seek> Restorer<R> {
             if self.refused.is_some() {
                 continue;
             }
-            let refused = self.host.lock().put_saved(target.pool, &run, &self.pages);
+            let refused = self.host.put_saved(target.pool, &run, &self.pages);
             let refused = refused.map_err(RestoreError::Store)?;
             self.refused = refused.map(|reason| (reason, target.guest));
-            self.host.give_way();
         }
         Ok(())
     }
@@ -295,7 +302,10 @@ impl<R: Read + Seek> Restorer<R> {
         }
         if let Some((reason, guest)) = self.refused {
             let charged = self.charged[guest].unwrap_or(0);
-            return Err(RestoreError::Refused(reason, self.needs.need(guest, self.used, charged)));
+            return Err(RestoreError::Refused(
+                reason,
+                self.needs.need(guest, self.used, charged, self.host.shards.count()),
+            ));
         }
         let mut pages = 0;
         for target in &self.targets {
@@ -334,32 +344,31 @@ fn read_tail(tail: &[u8; format::TAIL]) -> Option<End> {
     End::read(payload).filter(|_| ours)
 }
 
-impl PageStore {
+impl Host {
     /// Puts the pages of one run, in the forms they were saved in, until one is refused; why. A page that does not
     /// shrink was taken once, so it is taken whatever the pool now says of such pages.
     fn put_saved(
-        &mut self,
+        &self,
         pool: PoolId,
         run: &[Option<Record<'_>>],
         pages: &[Page],
     ) -> Result<Option<Reason>, StoreError> {
-        let slot = self.live_slot(pool)?;
-        let raw = std::mem::replace(&mut self.pools[slot].config.raw, true);
-        let mut refused = None;
         for (record, page) in run.iter().flatten().zip(pages) {
             let coded = match record.form {
                 Form::Same(word) => Coded::Same(word),
                 Form::Packed(bytes) => Coded::Packed(bytes),
                 Form::Raw(_) => Coded::Incompressible,
             };
-            if let Outcome::Refused(reason) =
-                self.put_coded(pool, record.object, record.index, page, &coded)?
-            {
-                refused = Some(reason);
-                break;
+            let handle = Handle { pool, object: record.object, index: record.index };
+            let at = self.at(handle);
+            let mut effort = Effort::to_keep_raw();
+            let (store, outcome) = self.put_in(self.shards.lock(at), handle, page, &coded, &mut effort)?;
+            drop(store);
+            self.shards.give_way(at);
+            if let Outcome::Refused(reason) = outcome {
+                return Ok(Some(reason));
             }
         }
-        self.pools[slot].config.raw = raw;
-        Ok(refused)
+        Ok(None)
     }
 }

@@ -5,6 +5,7 @@
 //! are what the pools had when `finish` held the lock.
 
 use crate::PoolId;
+use crate::board::MOST_SHARDS;
 use crate::codec::{self, Codec, Coded, Decoder, Dictionaries};
 use crate::host::Host;
 use crate::object::ObjectId;
@@ -12,7 +13,7 @@ use crate::ops::Corrupt;
 use crate::pool::PageStore;
 use crate::save::error::SaveError;
 use crate::save::format::{self, Described, End, Form, Record};
-use crate::save::hold::{Gone, Notes};
+use crate::save::hold::{Gone, Held, Notes};
 use crate::save::scan::{Found, Lost, Place, Run, Taken};
 use std::sync::Arc;
 use tmem_sys::{PAGE_SIZE, Table};
@@ -86,14 +87,14 @@ impl Saver {
     /// [`SaveError`]; some pools may be held then, until `release`.
     pub fn begin(&mut self) -> Result<(), SaveError> {
         for source in &mut self.sources {
-            let held = self.host.lock().hold(source.pool).map_err(SaveError::Store)?;
+            let held = self.host.hold_pool(source.pool).map_err(SaveError::Store)?;
             let held = held.ok_or(SaveError::Held)?;
-            source.hold = held.number;
-            (source.described.pack, source.described.raw) = (held.pack, held.raw);
-            // Nothing was copied yet, so what leaves while the table is made needs no note.
-            let notes = Notes::new(Table::new(held.pages as usize).map_err(SaveError::Room)?);
-            let set = self.host.lock().set_notes(source.pool, source.hold, Some(notes));
-            set.ok_or(SaveError::Over)?;
+            source.hold = held[0].number;
+            (source.described.pack, source.described.raw) = (held[0].pack, held[0].raw);
+            // Nothing was copied yet, so what leaves while the tables are made needs no note.
+            let table = |held: &Held| Table::new(held.pages as usize).map(Notes::new);
+            let notes = held.iter().map(table).collect::<Result<_, _>>().map_err(SaveError::Room)?;
+            self.host.set_notes(source.pool, source.hold, notes).ok_or(SaveError::Over)?;
         }
         Ok(())
     }
@@ -133,19 +134,27 @@ impl Saver {
     /// # Errors
     /// [`SaveError`].
     pub fn finish(&mut self, out: &mut Vec<u8>) -> Result<Saved, SaveError> {
-        let (mut notes, mut pages) = (Vec::with_capacity(self.sources.len()), 0);
+        let (mut notes, mut pages) = (Vec::with_capacity(self.sources.len() * MOST_SHARDS), 0);
         {
             // One moment for all pools.
-            let mut store = self.host.lock();
-            for Source { pool, hold, .. } in &self.sources {
-                notes.push(store.set_notes(*pool, *hold, None).flatten().ok_or(SaveError::Over)?);
-                pages += store.pool_stats(*pool).map_err(SaveError::Store)?.pages;
+            let mut shards = self.host.shards.lock_all();
+            for (number, Source { pool, hold, .. }) in self.sources.iter().enumerate() {
+                for store in shards.iter_mut().flatten() {
+                    let noted = store.set_notes(*pool, *hold, None).flatten().ok_or(SaveError::Over)?;
+                    notes.push((number, noted));
+                    pages += store.pool_stats(*pool).map_err(SaveError::Store)?.pages;
+                }
             }
         }
         let start = out.len();
         let mut gone = 0;
-        for (number, notes) in notes.iter().enumerate() {
-            for some in notes.all().chunks(GONE_RECORDS) {
+        for number in 0..self.sources.len() {
+            let of_pool = notes.iter().filter(|(of, _)| *of == number);
+            let mut all: Vec<Gone> = of_pool.flat_map(|(_, notes)| notes.all()).copied().collect();
+            // An object left each shard for itself.
+            all.sort_unstable_by_key(|gone| (gone.object, gone.index, gone.whole));
+            all.dedup();
+            for some in all.chunks(GONE_RECORDS) {
                 format::put_section(out, format::GONE, |out| {
                     some.iter().for_each(|g| put_gone(out, number, g))
                 });
@@ -163,7 +172,7 @@ impl Saver {
         for source in &mut self.sources {
             let number = std::mem::take(&mut source.hold);
             if number != 0 {
-                self.host.lock().end_hold(source.pool, number);
+                self.host.end_hold(source.pool, number);
             }
         }
     }
@@ -171,17 +180,22 @@ impl Saver {
     /// The ids of the objects that the pool has, in their order. There can be no new ones.
     fn collect_ids(&self) -> Result<Vec<ObjectId>, SaveError> {
         let Source { pool, hold, .. } = &self.sources[self.at];
-        let (mut ids, mut at) = (Vec::new(), 0);
-        loop {
-            ids.reserve(PageStore::IDS);
-            let added = self.host.lock().add_ids(*pool, *hold, &mut at, &mut ids);
-            added.ok_or(SaveError::Over)?;
-            if at == 0 {
-                ids.sort_unstable();
-                return Ok(ids);
+        let mut ids = Vec::new();
+        for shard in 0..self.host.shards.count() {
+            let mut at = 0;
+            loop {
+                ids.reserve(PageStore::IDS);
+                let added = self.host.shards.lock(shard).add_ids(*pool, *hold, &mut at, &mut ids);
+                added.ok_or(SaveError::Over)?;
+                if at == 0 {
+                    break;
+                }
+                self.host.shards.give_way(shard);
             }
-            self.host.give_way();
         }
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
     }
 
     /// Appends a section with the pages from the place on.
@@ -192,15 +206,14 @@ impl Saver {
         format::put_u32(out, self.at as u32);
         let empty = out.len();
         while out.len() - start < format::BLOCK && self.place.object < ids.len() {
-            let scanned =
-                self.host.lock().scan((pool, hold), ids, &mut self.place, &mut self.run, self.lasts);
+            let scanned = self.host.scan((pool, hold), ids, &mut self.place, &mut self.run, self.lasts);
             let scanned = scanned.ok_or(SaveError::Over)?;
             scanned.map_err(|Lost(object, index, corrupt)| SaveError::Lost(object, index, corrupt))?;
             for (found, page) in self.run.found().iter().zip(self.run.pages.iter()) {
                 append(found, page, (&mut self.codec, &mut self.decoder), out)?;
                 self.records += 1;
             }
-            self.host.give_way();
+            (0..self.host.shards.count()).for_each(|shard| self.host.shards.give_way(shard));
         }
         if out.len() > empty {
             format::end_section(out, start);

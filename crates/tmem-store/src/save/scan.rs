@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Owns: the walk over the pages of a pool in the order of their handles, a run at a time. Callers: `saver`. Locks: the
-//! store's, which is let go between two runs: a place is a handle, so it does not matter what goes meanwhile.
+//! Owns: the walk over the pages of a pool in the order of their handles, a run at a time, over all shards. Callers: `saver`.
+//! Locks: the shards', all of them, which are let go between two runs: a place is a handle, so it does not matter what goes
+//! meanwhile.
 //! Nothing is changed, counted or made young.
 
 use crate::PoolId;
 use crate::class::LARGEST_PACKED;
 use crate::entry::{Entry, Form};
-use crate::host::RUN;
+use crate::host::{Host, RUN};
 use crate::object::ObjectId;
 use crate::ops::Corrupt;
 use crate::pool::PageStore;
+use crate::shard::{Guard, Handle, are_together};
 use tmem_sys::{Errno, Page, Table};
 
 /// Steps of the walk under one hold of the lock: a step gives a page, or passes over the end of an object.
@@ -63,6 +65,53 @@ pub(crate) struct Place {
 /// A page that cannot be copied.
 pub(crate) struct Lost(pub ObjectId, pub u64, pub Corrupt);
 
+impl Host {
+    /// Copies out the next pages from a place on; none, and the place behind all ids, at the end. `lasts` says whether
+    /// packed bytes may be kept. `None` when the hold on the pool is over.
+    pub(crate) fn scan(
+        &self,
+        (pool, number): (PoolId, u64),
+        ids: &[ObjectId],
+        place: &mut Place,
+        run: &mut Run,
+        lasts: fn(&[u8]) -> bool,
+    ) -> Option<Result<(), Lost>> {
+        let mut shards = self.shards.lock_all();
+        shards[0].as_ref()?.held_slot(pool, number)?;
+        run.len = 0;
+        for _ in 0..STEPS {
+            let (Some(&object), true) = (ids.get(place.object), run.len < RUN) else { break };
+            let Some((index, at, entry)) = self.next(&shards, Handle { pool, object, index: place.index })
+            else {
+                *place = Place { object: place.object + 1, index: 0 };
+                continue;
+            };
+            match shards[at].as_mut()?.copy_out(entry, &mut run.pages[run.len], lasts) {
+                Ok(taken) => run.found[run.len] = Found { object, index, taken },
+                Err(corrupt) => return Some(Err(Lost(object, index, corrupt))),
+            }
+            run.len += 1;
+            match index.checked_add(1) {
+                Some(next) => place.index = next,
+                None => *place = Place { object: place.object + 1, index: 0 },
+            }
+        }
+        Some(Ok(()))
+    }
+
+    /// The first page of an object from an index on: index, shard, entry.
+    fn next(&self, shards: &[Option<Guard<'_>>], from: Handle) -> Option<(u64, usize, Entry)> {
+        let Handle { pool, object, index } = from;
+        let next = |at: usize| {
+            let found = shards[at].as_ref()?.objects.next(pool.slot() as u32, object, index);
+            found.map(|(index, entry)| (index, at, entry))
+        };
+        // What is together with the place is in its shard and in no other.
+        let own = next(self.at(from)).filter(|(found, ..)| are_together(*found, index));
+        own.or_else(|| (0..self.shards.count()).filter_map(next).min_by_key(|(index, ..)| *index))
+    }
+}
+
 impl PageStore {
     /// Adds the ids of some objects of a pool; `at` is 0 at the first call and after the last. `None` when the hold on
     /// the pool is over. The caller has made room for [`PageStore::IDS`] more.
@@ -81,37 +130,6 @@ impl PageStore {
     }
 
     pub(crate) const IDS: usize = RUN;
-
-    /// Copies out the next pages from a place on; none, and the place behind all ids, at the end. `lasts` says whether
-    /// packed bytes may be kept. `None` when the hold on the pool is over.
-    pub(crate) fn scan(
-        &mut self,
-        (pool, number): (PoolId, u64),
-        ids: &[ObjectId],
-        place: &mut Place,
-        run: &mut Run,
-        lasts: fn(&[u8]) -> bool,
-    ) -> Option<Result<(), Lost>> {
-        let slot = self.held_slot(pool, number)?;
-        run.len = 0;
-        for _ in 0..STEPS {
-            let (Some(&object), true) = (ids.get(place.object), run.len < RUN) else { break };
-            let Some((index, entry)) = self.objects.next(slot as u32, object, place.index) else {
-                *place = Place { object: place.object + 1, index: 0 };
-                continue;
-            };
-            match self.copy_out(entry, &mut run.pages[run.len], lasts) {
-                Ok(taken) => run.found[run.len] = Found { object, index, taken },
-                Err(corrupt) => return Some(Err(Lost(object, index, corrupt))),
-            }
-            run.len += 1;
-            match index.checked_add(1) {
-                Some(next) => place.index = next,
-                None => *place = Place { object: place.object + 1, index: 0 },
-            }
-        }
-        Some(Ok(()))
-    }
 
     fn copy_out(
         &mut self,

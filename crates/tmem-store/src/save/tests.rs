@@ -18,8 +18,9 @@ type Model = BTreeMap<Handle, Page>;
 
 pub(super) const BOTH: PoolConfig = PoolConfig { pack: true, raw: true, dedup: crate::Dedup::Off };
 
+/// Of several shards, so that the pages of every pool are in all of them.
 pub(super) fn host(limit_bytes: usize) -> Arc<Host> {
-    Host::new(HostConfig { limit_bytes, reserve_bytes: 64 << 20 }).unwrap()
+    Host::with_shards(HostConfig { limit_bytes, reserve_bytes: 64 << 20 }, 3).unwrap()
 }
 
 pub(super) fn new_pool(host: &Host, config: PoolConfig) -> PoolId {
@@ -226,7 +227,7 @@ fn a_destroyed_pool_and_a_forked_child_end_the_save() {
     filled(&here, pool, (0..100).map(|n| (ObjectId([1; 3]), n)));
     let (mut saving, mut file) = (saver(&here, &[pool]), Vec::new());
     saving.begin().unwrap();
-    here.lock().forget_saves();
+    here.in_all(|store| store.forget_saves());
     assert!(!here.pool_stats(pool).unwrap().frozen);
     let mut childs = saver(&here, &[pool]);
     childs.begin().unwrap();
@@ -262,7 +263,7 @@ fn a_page_that_does_not_shrink_goes_back_even_to_a_pool_that_keeps_none() {
     let here = host(8 << 20);
     let pool = new_pool(&here, BOTH);
     let model = filled(&here, pool, (0..10).map(|n| (ObjectId([1; 3]), n)));
-    here.lock().pools[pool.slot()].config.raw = false;
+    here.in_all(|store| store.pools[pool.slot()].config.raw = false);
     let made = restore(&here, &save(&here, &[pool])).unwrap();
     holds(&here, made[0].1, &model);
     assert!(!made[0].0.raw);
@@ -278,7 +279,8 @@ fn a_lost_page_is_named_and_nothing_is_saved() {
     let (mut saving, mut file) = (saver(&here, &[pool]), Vec::new());
     saving.begin().unwrap();
     {
-        let mut store = here.lock();
+        let mut store =
+            here.shards.lock(here.at(crate::shard::Handle { pool, object: ObjectId([5, 0, 0]), index: 9 }));
         let entry = store.objects.get(pool.slot() as u32, ObjectId([5, 0, 0]), 9);
         let Form::Packed(loc, len) = entry.form() else { panic!("{entry:?}") };
         store.slab.slot_mut(loc, len)[1..].fill(0xff);
@@ -294,7 +296,7 @@ fn what_is_needed_is_enough(handles: &[Handle]) -> Result<(), TestCaseError> {
     let pool = new_pool(&here, BOTH);
     let model = filled(&here, pool, handles.iter().copied());
     let file = save(&here, &[pool]);
-    let there = host(1 << 20);
+    let there = host(2 << 20);
     let other = new_pool(&there, BOTH);
     filled(&there, other, (0..40).map(|n| (ObjectId([n; 3]), n)));
     let before = there.pool_stats(other).unwrap();
