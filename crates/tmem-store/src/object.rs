@@ -4,9 +4,10 @@
 //! Callers: `pool`. Locks: the store's. Law: ids are compared whole, so ids that differ anywhere are different
 //! objects; an object with no entry does not exist.
 
+mod byid;
 mod leaving;
 
-use crate::entry::{Entry, EntryId, EntryPlace};
+use crate::entry::{Entry, EntryId};
 use crate::nodes::NodeTable;
 use crate::ops::Reason;
 use crate::page_bytes;
@@ -99,35 +100,6 @@ impl Objects {
             None if pages == index => first,
             None => Entry::EMPTY,
         }
-    }
-
-    /// The first entry of an object from an index on.
-    pub fn next(&self, pool: u32, id: ObjectId, from: u64) -> Option<(u64, Entry)> {
-        let object = self.find(pool, id);
-        let Object { first, pages: index, .. } = self.objects[object];
-        match first.root() {
-            _ if object == 0 => None,
-            Some(root) => self.trees.next(root, from),
-            None => (index >= from).then_some((index, first)),
-        }
-    }
-
-    /// Writes the ids of a pool's objects with numbers from `at` on, as many as there is room for among so many numbers;
-    /// how many. `at` moves on, and is 0 at the end. An object keeps its number, so none is passed over between two calls.
-    pub fn ids(&self, pool: u32, at: &mut u32, numbers: usize, into: &mut [ObjectId]) -> usize {
-        let (mut found, end) = (0, self.objects.fresh());
-        let last = end.min(at.saturating_add(numbers as u32));
-        let mut number = (*at).max(1);
-        while number < last && found < into.len() {
-            let object = &self.objects[number];
-            if object.pool == pool && self.is_here(number) {
-                into[found] = ObjectId(object.id);
-                found += 1;
-            }
-            number += 1;
-        }
-        *at = if number < end { number } else { 0 };
-        found
     }
 
     /// Asks for the memory of the entry at an index.
@@ -238,59 +210,6 @@ impl Objects {
             self.drop_object(object);
         }
         entry
-    }
-
-    /// The entry of that number, if it is one.
-    pub fn entry_mut(&mut self, id: EntryId) -> Option<&mut Entry> {
-        match id.place() {
-            EntryPlace::InLeaf(leaf, way) if self.trees.leaves.is_live(leaf) => {
-                Some(&mut self.trees.leaves[leaf][way])
-            }
-            EntryPlace::Lone(object) if self.objects.is_live(object) => {
-                Some(&mut self.objects[object].first).filter(|first| first.root().is_none())
-            }
-            _ => None,
-        }
-    }
-
-    /// The entry of that number, if it is one.
-    pub fn entry(&self, id: EntryId) -> Option<Entry> {
-        match id.place() {
-            EntryPlace::InLeaf(leaf, way) if self.trees.leaves.is_live(leaf) => {
-                Some(self.trees.leaves[leaf][way])
-            }
-            EntryPlace::Lone(object) if self.objects.is_live(object) => {
-                Some(self.objects[object].first).filter(|first| first.root().is_none())
-            }
-            _ => None,
-        }
-    }
-
-    /// The number of the entry of a handle.
-    pub fn id(&self, pool: u32, id: ObjectId, index: u64) -> Option<EntryId> {
-        let object = self.find(pool, id);
-        let Object { first, pages, .. } = self.objects[object];
-        match first.root() {
-            _ if object == 0 => None,
-            Some(root) => {
-                Some(self.trees.id(root, index)).filter(|id| !self.entry(*id).is_none_or(|e| e.is_empty()))
-            }
-            None => (pages == index).then(|| EntryId::lone(object)),
-        }
-    }
-
-    /// The handle of the entry of that number: pool, object and index.
-    pub fn handle(&self, id: EntryId) -> Option<(u32, ObjectId, u64)> {
-        let (object, index) = match id.place() {
-            EntryPlace::InLeaf(leaf, way) if self.trees.leaves.is_live(leaf) => {
-                let place = self.trees.place(leaf);
-                (place.object as u32, place.base + way as u64)
-            }
-            EntryPlace::Lone(object) if self.objects.is_live(object) => (object, self.objects[object].pages),
-            _ => return None,
-        };
-        let found = &self.objects[object];
-        self.objects.is_live(object).then_some((found.pool, ObjectId(found.id), index))
     }
 
     /// Takes all entries of an object out.
@@ -499,56 +418,4 @@ const ZERO: Object =
     Object { id: [0; 3], pages: 0, first: Entry::EMPTY, pool: 0, chain: 0, next: 0, prev: 0, spare: 0 };
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn checked(objects: &Objects) {
-        let mut broken = Vec::new();
-        objects.check(&mut broken, &mut |_, _, _, _, _| {});
-        assert!(broken.is_empty(), "{broken:?}");
-    }
-
-    #[test]
-    fn ids_that_differ_in_one_bit_are_different_objects() {
-        let mut objects = Objects::new(1000, 1000).unwrap();
-        let base = [0x0123_4567_89ab_cdef, u64::MAX, 0];
-        let ids: Vec<ObjectId> = std::iter::once(ObjectId(base))
-            .chain((0..192).map(|bit| {
-                let mut id = base;
-                id[bit / 64] ^= 1 << (bit % 64);
-                ObjectId(id)
-            }))
-            .collect();
-        for (n, &id) in ids.iter().enumerate() {
-            assert!(objects.get(0, id, 7).is_empty());
-            objects.insert(0, id, 7, Entry::same(n as u64)).unwrap();
-        }
-        for (n, &id) in ids.iter().enumerate() {
-            assert_eq!(objects.get(0, id, 7), Entry::same(n as u64));
-            assert!(objects.get(1, id, 7).is_empty(), "another pool's object is another object");
-        }
-        checked(&objects);
-        assert_eq!(objects.remove(0, ids[0], 7), Entry::same(0));
-        assert_eq!(objects.live(), 192);
-        checked(&objects);
-    }
-
-    #[test]
-    fn buckets_open_as_objects_come_and_all_are_found() {
-        let mut objects = Objects::new(20_000, 20_000).unwrap();
-        for n in 0..20_000 {
-            objects.insert((n % 3) as u32, ObjectId([0, n, 0]), 0, Entry::same(n)).unwrap();
-        }
-        assert!(objects.open > FIRST_BUCKETS);
-        assert_eq!(objects.insert(0, ObjectId([1, 0, 0]), 0, Entry::same(0)), Err(Reason::IndexFull));
-        for n in 0..20_000 {
-            assert_eq!(objects.get((n % 3) as u32, ObjectId([0, n, 0]), 0), Entry::same(n));
-        }
-        let mut count = 0;
-        objects.remove_pool(1, &mut |_| count += 1);
-        checked(&objects);
-        objects.remove_object(0, ObjectId([0, 0, 0]), &mut |_| count += 1);
-        assert_eq!((count, objects.live()), (6668, 13_332));
-        checked(&objects);
-    }
-}
+mod tests;
