@@ -5,7 +5,7 @@
 //! and unpacked under a codec's lock alone. No host's lock is held while another's or a pager's is taken (the other way
 //! round it may be: see the pager's `lodgers`), or while memory of the caller's that may be paged is touched: callers
 //! copy such pages first (law 17).
-//! Twins are found within a shard. So the pools of a guest that always deduplicate are in one, and any other pool in all.
+//! Twins are found within a shard. So the pools of a guest that deduplicate are in one, whichever is its, and others in all.
 //! Law 8: operations on a handle happen in some order, whole; so do those on all pages of an object or a pool. Law 15: a
 //! forked child finds every host whole, as a copy of its own.
 
@@ -153,7 +153,7 @@ impl Host {
         for store in shards.iter_mut().flatten() {
             let guest = store.guests.find_or_make(guest).map_err(HostError::Guest)?;
             made = store.new_pool_of(guest, kind, config).map_err(HostError::Store)?;
-            home = (config.dedup == Dedup::On).then(|| guest.slot() % self.shards.count());
+            home = (config.dedup != Dedup::Off).then(|| guest.slot() % self.shards.count());
         }
         self.facts.set(made, config.pack, home);
         Ok(made)

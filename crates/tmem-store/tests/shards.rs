@@ -49,6 +49,40 @@ fn checked(host: &Host) {
     assert!(host.stats().footprint_bytes <= host.limit() as u64);
 }
 
+/// Pools that deduplicate find every twin, whatever the number of shards.
+#[test]
+fn twins_are_found_in_a_host_of_shards_as_in_one_of_one() {
+    let of = |shards| {
+        let config = HostConfig { limit_bytes: LIMIT, reserve_bytes: 2 * LIMIT };
+        let host = Host::with_shards(config, shards).unwrap();
+        let dedups = [Dedup::On, Dedup::Auto].map(|dedup| PoolConfig { pack: true, raw: true, dedup });
+        for (guest, first) in [("default", 0), ("second", 0), ("third", 1000)] {
+            for config in dedups {
+                let pool = host.new_pool(guest, PoolKind::Persistent, config).unwrap();
+                let ns = || (0..300).map(|n| (n, page(Kind::Partly(1500), first + n / 3)));
+                ns().for_each(|(n, page)| {
+                    let outcome = host.put(pool, ObjectId([n % 7, 0, 0]), n * APART, &page).unwrap();
+                    assert_eq!(outcome, Outcome::Stored);
+                });
+                ns().for_each(|(n, page)| {
+                    let mut into = [0; PAGE_SIZE];
+                    let got = host.get(pool, ObjectId([n % 7, 0, 0]), n * APART, &mut into);
+                    assert!(got == Ok(Loaded::Loaded) && into == page);
+                });
+            }
+        }
+        checked(&host);
+        let stats = host.stats();
+        assert_eq!((stats.dedup.pools, stats.dedup.pools_all >= 3), (6, true));
+        (stats.held.pages(), stats.dedup.found, stats.held.shared_pages, stats.slot_bytes)
+    };
+    let (pages, found, shared, _) = of(1);
+    assert!((pages, found > 600, shared > 900) == (1800, true, true), "{found} found, {shared} shared");
+    // Which pages the others sample is chosen anew by each host.
+    let several = of(SHARDS);
+    assert!(several.0 == pages && several.1 > 600 && several.2 > 900, "{several:?}");
+}
+
 #[test]
 fn the_limit_is_used_and_kept_over_all_shards() {
     let host = host();
