@@ -5,8 +5,8 @@
 
 Pages are written once each, block by block, every other block of random bytes, to several times the budget. Nothing is
 read, so that a page's age is the order in which it was written. Fifteen sixteenths in, what is stored is packed as
-tightly as pages are that stay cold. It prints for each kind of page how many are in each tier, and how far the order is from
-perfect: pairs of pages of which the younger is on the swap device and the older is not, beyond one batch.
+tightly as pages are that stay cold. It prints for each kind of page how many are in each tier, and how far the order is
+from perfect: how many pages are on the swap device though one is not that is older, by more than one batch.
 """
 
 from __future__ import annotations
