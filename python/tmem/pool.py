@@ -69,9 +69,9 @@ class Pool:
 
     `dedup` is which pages are looked up among those that pools of the guest hold already, and kept once: `auto` a few,
     and all as long as enough of them are there already; `on` all; `off` none. Every byte is compared first, and a page
-    put over another changes only its own. Persistent and ephemeral pages share nothing with each other. Threads at pools
-    with `off` seldom wait for one another; those of one guest that deduplicate pack and unpack side by side, but look
-    up and store one after the other.
+    put over another changes only its own. Persistent and ephemeral pages share nothing with each other. Threads at
+    pools with `off` seldom wait for one another; those of one guest that deduplicate pack and unpack side by side, but
+    look up and store one after the other.
 
     An object is an int (0 to 2**192 - 1), or bytes (at most 24) that are read as such a number, little-endian: trailing
     zero bytes do not count, and b"\x01" is object 1, so ids of one fixed length never collide. An index is an int from
