@@ -15,12 +15,13 @@ use crate::object::ObjectId;
 use crate::ops::{Corrupt, Loaded, Outcome, Reason};
 use crate::pool::{PageStore, PoolConfig, PoolId, PoolKind, StoreError};
 use crate::shape::{HEAD, copy_overlap};
+use crate::sync::LockGuard;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tmem_sys::hash::PageHash;
 use tmem_sys::page::pages_for;
 use tmem_sys::signals::Blocked;
-use tmem_sys::{Errno, LockGuard, PAGE_SIZE, Page};
+use tmem_sys::{Errno, PAGE_SIZE, Page};
 
 pub use crate::shape::Head;
 
@@ -421,7 +422,7 @@ impl Cache {
         Ok(CacheStats {
             entries: store.objects,
             pages: store.held.pages(),
-            footprint: store.footprint_bytes,
+            footprint: store.footprint_bytes + self.host.coders.footprint() as u64,
             limit: limit as u64,
             hits,
             misses,

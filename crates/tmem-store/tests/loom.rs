@@ -21,12 +21,18 @@ const PREEMPTIONS: usize = 2;
 const SMALL: usize = 1 << 20;
 /// Threads run on stacks of their own; a batch has a few arrays there. In words.
 const STACK: usize = 1 << 15;
+/// As many for the one that makes the host, which is put together on the stack.
+const MAKER: usize = 1 << 18;
 
 fn every_order(body: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(PREEMPTIONS);
     builder.max_branches = 100_000;
-    builder.check(body);
+    let body = std::sync::Arc::new(body);
+    builder.check(move || {
+        let body = std::sync::Arc::clone(&body);
+        thread::Builder::new().stack_size(MAKER).spawn(move || body()).unwrap().join().unwrap();
+    });
 }
 
 fn host(shards: usize) -> Arc<Host> {
