@@ -102,7 +102,8 @@ def test_threads_on_one_handle_never_see_a_torn_page() -> None:
     failures: list[str] = []
 
     def work(maker: int) -> None:
-        into, newest = np.empty((70, WORDS), int), np.zeros((3, 70), int)
+        # Zeros: a page that was never found is whole, too.
+        into, newest = np.zeros((70, WORDS), int), np.zeros((3, 70), int)
         for n in range(1, ROUNDS):
             pool.put_many(0, range(70), np.full((70, WORDS), n * 4 + maker))
             found = pool.get_many(0, range(70), into)
