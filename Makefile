@@ -51,8 +51,9 @@ long: build ## the marked long tests, and page states and hosts under every orde
 	$(BIN)/python -m pytest -q -m long
 	RUSTFLAGS="--cfg loom" cargo test -p tmem-pager -p tmem-store --test loom --release --quiet --target-dir target/loom
 
-stress: ## ten minutes of threads at one host, every page compared (TMEM_STRESS_SECONDS, TMEM_STRESS_SEED)
+stress: build ## ten minutes each at a host and at arrays, every byte compared, every law asked (TMEM_STRESS_SECONDS, _SEED)
 	cargo test -p tmem-store --test stress --release -- --ignored --nocapture
+	TMEM_STRESS_SECONDS=$${TMEM_STRESS_SECONDS:-600} $(BIN)/python -m pytest -q -m long tests/stress -k change_their_forms
 
 # What reads packed pages is given others: changed, cut short, put together of two.
 HOSTILE := --lib --quiet -- --ignored --nocapture hostile::for_as_long_as_told

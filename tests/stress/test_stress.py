@@ -16,6 +16,9 @@ BUDGET = 16 << 20
 Run = Callable[[Path, dict[str, Any], float], dict[str, Any]]
 
 
+LONG = int(os.environ.get("TMEM_STRESS_SECONDS", "90"))
+
+
 def _stress(run: Run, entry: str, seconds: float, **others: Any) -> dict[str, int]:
     arguments = {
         "entry": entry,
@@ -53,7 +56,7 @@ def test_every_byte_is_right(run_worker: Run, entry: str, seconds: float) -> Non
     "seconds",
     [
         pytest.param(5, id="seconds"),
-        pytest.param(600, id="minutes", marks=[pytest.mark.long, pytest.mark.timeout(760)]),
+        pytest.param(LONG, id="minutes", marks=[pytest.mark.long, pytest.mark.timeout(LONG + 160)]),
     ],
 )
 def test_every_byte_is_right_while_pages_change_their_forms_and_go_down(
