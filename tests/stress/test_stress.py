@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +13,10 @@ import pytest
 
 WORKER = Path(__file__).parent / "worker.py"
 BUDGET = 16 << 20
+# Of the test that `make stress` runs for ten minutes.
+LONG = int(os.environ.get("TMEM_STRESS_SECONDS", "90"))
 
 Run = Callable[[Path, dict[str, Any], float], dict[str, Any]]
-
-
-LONG = int(os.environ.get("TMEM_STRESS_SECONDS", "90"))
 
 
 def _stress(run: Run, entry: str, seconds: float, **others: Any) -> dict[str, int]:
