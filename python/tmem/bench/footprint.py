@@ -36,6 +36,9 @@ __all__ = ["FAULTS", "FIRST", "Footprint"]
 FAULTS = 8192
 """Cold pages touched in a run, or all where there are fewer: the 99th percentile then rests on eighty."""
 
+# Of the data: what a run may take in all, so that no fault waits for the host of a virtual machine to find memory.
+_WARM = 4
+
 FIRST = "lz4"
 """The algorithm of zram that the limits are held against."""
 
@@ -142,6 +145,7 @@ class Footprint:
         return {
             "kind": "cold", "data": source.name, "bytes": source.nbytes, "seed": self.seed, "fd": source.fd,
             "advice": "", "faults": FAULTS, "columns": source.columns, "send_out": state == "roomy",
+            "warm": _WARM,
         }  # fmt: skip
 
     def _ours(self, state: str, source: Source, ram: int) -> Run:

@@ -179,7 +179,7 @@ def _try(name: str, spec: dict[str, Any], cell: Cell, changes: Changes) -> Run:
 
 def run_worker(spec: dict[str, Any], room: kernel.Room | None) -> Run:
     """Run one worker to its end. TmemError where it fails; killed under a limit, it tells what it had done."""
-    warm(spec["bytes"] * 3 // 2)
+    warm(int(spec["bytes"] * spec.get("warm", 1.5)))
     command = [sys.executable, "-m", "tmem.bench.worker", json.dumps(spec)]
     run = Run()
     with (
