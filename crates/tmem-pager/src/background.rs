@@ -22,6 +22,8 @@ const TICK_MS: u64 = 250;
 const COLD_AFTER: u32 = 12;
 /// Without the privilege to run only when the processor is idle, so much time is let pass for each batch.
 const GIVE_WAY_MS: u64 = 8;
+/// Faults within a tick that are none to speak of.
+const FEW: u64 = 64;
 /// A smaller store gains less by cold forms than the memory takes that makes them.
 const LEAST_BYTES: usize = 4 << 20;
 /// Pages that a dictionary is made from, at most.
@@ -178,11 +180,21 @@ pub fn clock() -> u32 {
 }
 
 /// Packs one batch of pages that were stored before the tick `before`.
-fn round(slot: &Slot, manner: Manner, tools: &mut Option<Tools>, before: u32) -> Result<Round, Errno> {
+///
+/// Free slots are gathered where few faults came since there were `faults` of them: while pages come and go, slots come free and are
+/// taken by themselves, and a fault would wait.
+fn round(
+    slot: &Slot,
+    manner: Manner,
+    tools: &mut Option<Tools>,
+    before: u32,
+    faults: u64,
+) -> Result<Round, Errno> {
     let now = clock();
     let found = with(slot, manner, |state| {
         state.frontswap.set_clock(now);
-        let tidied = state.frontswap.tidy(false);
+        let is_quiet = state.stats.get(Stat::Faults).saturating_sub(faults) <= FEW;
+        let tidied = is_quiet && state.frontswap.tidy(false);
         let worth = state.frontswap.footprint() >= LEAST_BYTES && state.frontswap.has_cold(before);
         let ours = tools.as_ref().is_some_and(|tools| tools.are_for(state));
         (tidied, worth, (worth && !ours).then(|| state.dictionaries.clone()))
@@ -227,7 +239,7 @@ pub fn settle_all(slot: &Slot) -> Result<(), Errno> {
     let mut tools = None;
     // What is stored meanwhile is not waited for: there may be no end of it.
     let before = clock() + 1;
-    while round(slot, Manner::Plain, &mut tools, before)? == Round::More {}
+    while round(slot, Manner::Plain, &mut tools, before, u64::MAX)? == Round::More {}
     while with(slot, Manner::Plain, |state| state.frontswap.tidy(true)) == Some(true) {}
     Ok(())
 }
@@ -243,13 +255,16 @@ pub fn start() -> Result<(), Errno> {
 fn run() {
     let manner = if may_change_importance() { Manner::WhenIdle } else { Manner::WithPauses };
     let mut tools: [Option<Tools>; MAX_PAGERS] = [const { None }; MAX_PAGERS];
+    let mut faults = [0; MAX_PAGERS];
     loop {
         pause(TICK_MS);
-        for (slot, tools) in registry::slots().zip(&mut tools) {
+        for ((slot, tools), faults) in registry::slots().zip(&mut tools).zip(&mut faults) {
             if slot.is_paged() && slot.is_kept() {
+                let before = *faults;
+                *faults = with(slot, manner, |state| state.stats.get(Stat::Faults)).unwrap_or(0);
                 // Without memory for its tools it tries again later.
                 let cold = || (clock() + 1).saturating_sub(COLD_AFTER);
-                while matches!(round(slot, manner, tools, cold()), Ok(Round::More)) {
+                while matches!(round(slot, manner, tools, cold(), before), Ok(Round::More)) {
                     if manner == Manner::WithPauses {
                         pause(GIVE_WAY_MS);
                     }

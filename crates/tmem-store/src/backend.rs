@@ -253,7 +253,8 @@ impl BackendOps for LocalBackend {
     }
 
     fn tidy(&mut self, wholly: bool) -> bool {
-        let moved = (wholly || self.store.is_sparse()) && self.store.compact(COMPACTED_AT_ONCE) > 0;
+        // One chunk: a fault may wait for the end of it.
+        let moved = (wholly || self.store.is_sparse()) && self.store.compact(1) > 0;
         if moved {
             self.full_for = 0;
         } else if wholly {

@@ -30,7 +30,7 @@ pub struct ColdBatch {
 
 impl ColdBatch {
     /// Pages of a batch: what one hold of the lock copies out or exchanges.
-    pub const MOST: usize = 32;
+    pub const MOST: usize = 16;
     /// Bytes it takes.
     pub const FOOTPRINT: usize = ColdBatch::MOST * PAGE_SIZE;
 
@@ -227,7 +227,8 @@ mod tests {
         assert_eq!(store.check(), Vec::<String>::new());
         let mut into = [0; PAGE_SIZE];
         for n in 0..3000 {
-            let (gone, other) = (n % 32 == 0 && n / 32 < rounds, n % 32 == 1 && n / 32 < rounds);
+            let most = ColdBatch::MOST as u64;
+            let (gone, other) = (n % most == 0 && n / most < rounds, n % most == 1 && n / most < rounds);
             let expected = if gone { Loaded::Absent } else { Loaded::Loaded };
             assert_eq!(store.get(pool, object, n, &mut into), Ok(expected));
             assert!(gone || into == page(if other { n - 1 + 70_000 } else { n }), "page {n}");
