@@ -45,7 +45,7 @@ def _stress(run: Run, entry: str, seconds: float, **others: Any) -> dict[str, in
     "seconds",
     [
         pytest.param(3, id="seconds"),
-        pytest.param(300, id="minutes", marks=[pytest.mark.long, pytest.mark.timeout(420)]),
+        pytest.param(150, id="minutes", marks=[pytest.mark.long, pytest.mark.timeout(270)]),
     ],
 )
 def test_every_byte_is_right(run_worker: Run, entry: str, seconds: float) -> None:
