@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The second flow, down: `supply` → `reclaim` → `take_out` (arena → standby) → `pack` → frontswap.store → store, whose
-//! oldest pages go on to the swap device (`writeback`); refused → swap device; refused there too → the page stays (law 14). Before frames run out, `serve` takes the same steps
-//! a page at a time, and packs without the lock (`transit`).
+//! oldest pages go on to the swap device (`writeback`); refused → swap device; refused there too → the page stays (law 14).
+//! Before frames run out, `serve` takes the same steps a page at a time, and packs without the lock (`transit`).
 //! Owns: who leaves and when. Callers: `fault` (frames are wanted), `verbs`. Lock: the pager's, held.
 //! Law 3 is frontswap's; law 13 is kept here: frames are given up whenever everything together passes the budget.
 

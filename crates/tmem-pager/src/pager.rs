@@ -120,8 +120,8 @@ impl Pager {
         self.with(State::publish)
     }
 
-    /// Where memory is paged, sees to it that the process has its background thread; a forked child has none at first. Not for
-    /// under the pager's lock.
+    /// Where memory is paged, sees to it that the process has its background thread; a forked child has none at first. Not
+    /// for under the pager's lock.
     pub(crate) fn start_background(&self) {
         if self.slot().is_paged() && self.slot().is_kept() && background::start().is_err() {
             let _ = self.with(|state| state.notices.tell(Notice::NoBackground));
