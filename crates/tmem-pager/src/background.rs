@@ -30,8 +30,8 @@ const LEAST_BYTES: usize = 4 << 20;
 const SAMPLES: usize = 256;
 /// Pages of one step of the order, where it is dense.
 const STEP: usize = 1024;
-/// A store of fewer pages has no dictionary.
-const LEAST_PAGES: usize = 2048;
+/// A store of fewer pages has no dictionary: a sample of it, one batch of each step, would be too small to make one of.
+const LEAST_PAGES: usize = 4096;
 /// Another is made when the store is this many times as large as it was for the last.
 const GROWN: usize = 4;
 
