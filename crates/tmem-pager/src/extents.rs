@@ -225,8 +225,8 @@ mod tests {
                         live[range].fill(true);
                     },
                 }
-                for page in 0..256 {
-                    prop_assert_eq!(e.at(page).is_some(), live[page]);
+                for (page, is) in live.iter().enumerate() {
+                    prop_assert_eq!(e.at(page).is_some(), *is);
                 }
                 let first = live.iter().position(|l| *l).unwrap_or(0);
                 let end = (first..256).find(|&p| !live[p]).unwrap_or(256);

@@ -127,7 +127,7 @@ fn no_slot_of_the_device_is_lost_to_a_page_that_was_refused_twice() {
     take_out_to(s, slot);
     s.settle_refused();
     touch(s, 0);
-    s.release(0..PAGES).unwrap();
+    s.release(&(0..PAGES)).unwrap();
     assert_eq!(s.swap.stats().used, 0);
     assert!(s.check().is_empty(), "{:?}", s.check());
 }
