@@ -72,6 +72,10 @@ pub struct Pager {
     pub(crate) planned: Entry,
 }
 
+pub(crate) fn too_small(ram: usize) -> PagerError {
+    PagerError::Budget(format!("a budget of {} KiB is below the minimum of {} MiB", ram >> 10, MIN_RAM >> 20))
+}
+
 pub(crate) fn is_finalized() -> bool {
     FINALIZED.load(Ordering::Acquire)
 }
@@ -88,11 +92,7 @@ impl Pager {
     /// `Budget` below the minimum, `Unsupported` with the remedy, `Swap` when no file can be made.
     pub fn new(config: Config) -> Result<Pager, PagerError> {
         if config.ram < MIN_RAM {
-            return Err(PagerError::Budget(format!(
-                "a budget of {} KiB is below the minimum of {} MiB",
-                config.ram >> 10,
-                MIN_RAM >> 20
-            )));
+            return Err(too_small(config.ram));
         }
         let planned = arm::choose(config.faults)?;
         tmem_sys::time::calibrate();
