@@ -7,12 +7,14 @@
 use crate::error::PagerError;
 use crate::huge::{HUGE_PAGES, Huge};
 use crate::page::{Event, PageState, States};
-use crate::state::{LOCKED, Meta, State};
+use crate::state::{LOCKED, META_BYTES, Meta, State};
 use std::ops::Range;
 use tmem_sys::Errno;
 
 /// Free pages whose tables are kept: what comes and goes costs no system calls for tables.
 const TABLES_KEPT: usize = 8 * HUGE_PAGES;
+/// The part of the budget that such tables may take while memory is plain.
+const PLAIN_PART: usize = 1024;
 
 fn find(states: &States, huge: &Huge, state: PageState, from: usize, to: usize) -> Option<usize> {
     let mut page = from;
@@ -261,7 +263,8 @@ impl State {
 
     /// Gives the tables of blocks back that no page is in use of, where they are many.
     fn give_tables_back(&mut self) {
-        if !self.huge.has_spare(TABLES_KEPT) {
+        let plain = if self.is_armed() { 0 } else { self.ram / PLAIN_PART / META_BYTES };
+        if !self.huge.has_spare(TABLES_KEPT.max(plain)) {
             return;
         }
         let (mut from, mut all) = (0, true);

@@ -2,6 +2,7 @@
 //! Owns: what a program asks and tells about pages in RAM: `mlock`, `munlock`, `mincore`. Callers: doors. Locks, in order:
 //! extents, then state. Law 13: what may not leave is refused where it would leave too little to page with.
 
+use crate::bulk::next_kept;
 use crate::error::PagerError;
 use crate::page::PageState;
 use crate::pager::Pager;
@@ -54,8 +55,10 @@ impl State {
         }
         let fresh = range.clone().filter(|&page| self.meta[page].pins == 0).count();
         self.room_to_keep(fresh, "locking")?;
-        if !self.is_armed() {
-            let filled = self.frames.unshare(range.start, range.len());
+        let mut from = if self.is_armed() { range.end } else { range.start };
+        while let Some(part) = next_kept(&self.states, &self.huge, from, range.end) {
+            from = part.end;
+            let filled = self.frames.unshare(part.start, part.len());
             filled.map_err(|e| PagerError::Kernel("filling locked memory", e))?;
         }
         self.huge.mark(range);
