@@ -41,8 +41,12 @@ pub fn next_kept(states: &States, huge: &Huge, from: usize, to: usize) -> Option
 
 impl State {
     /// The first page of `from..to` in a state other than `Free`.
+    #[inline]
     pub fn find(&self, state: PageState, from: usize, to: usize) -> Option<usize> {
-        find(&self.states, &self.huge, state, from, to)
+        // Near by first, whatever the block: the hand mostly has not far to go.
+        let near = to.min(from + HUGE_PAGES);
+        let found = self.states.find(state, from, near);
+        if found.is_some() || near == to { found } else { find(&self.states, &self.huge, state, near, to) }
     }
 
     /// The next pages of `from..to` that share a state other than `Free`.

@@ -117,14 +117,16 @@ impl Huge {
     }
 
     /// The first page at or after `from`, before `to`, whose block has pages in use.
+    #[inline]
     pub fn next_used(&self, from: usize, to: usize) -> Option<usize> {
         if from >= to {
             return None;
         }
+        if self.blocks[from / HUGE_PAGES] & COUNT != 0 { Some(from) } else { self.next_used_after(from, to) }
+    }
+
+    fn next_used_after(&self, from: usize, to: usize) -> Option<usize> {
         let first = from / HUGE_PAGES;
-        if self.blocks[first] & COUNT != 0 {
-            return Some(from);
-        }
         let rest = &self.blocks[first..to.div_ceil(HUGE_PAGES)];
         let empty = |chunk: &&[u16]| chunk.iter().fold(0, |all, word| all | word) & COUNT == 0;
         let passed = rest.chunks(CHUNK).take_while(empty).count() * CHUNK;
@@ -133,6 +135,7 @@ impl Huge {
     }
 
     /// The end of the block of a page, `to` at most.
+    #[inline]
     pub fn block_end(&self, page: usize, to: usize) -> usize {
         to.min((page / HUGE_PAGES + 1) * HUGE_PAGES)
     }

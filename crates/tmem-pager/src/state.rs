@@ -204,6 +204,7 @@ impl State {
     }
 
     /// Bytes that the kernel may have given to pages it was let have: it does not say how many it has.
+    #[inline]
     pub fn foreign_bytes(&self) -> usize {
         self.states.count(PageState::LetGo) * PAGE_SIZE
     }

@@ -418,3 +418,52 @@ fn every_page_reads_as_what_was_written_last() {
         walk(seed * 0x1234_5678_9abc_def1, 400);
     }
 }
+
+/// What was moved while memory was plain, in large and small pieces, is there once it is paged and has been out.
+#[test]
+fn what_moved_as_plain_memory_is_there_once_it_is_paged() {
+    let pager = match pager(4 * MIN_RAM) {
+        Ok(pager) => pager,
+        Err(why) => return println!("skipped: {why}"),
+    };
+    let mut model = Model::new(pager, 1);
+    for pages in [1500, 90] {
+        let bytes = pages * PAGE_SIZE;
+        let [from, to] = [0; 2].map(|_| (model.pager.map(bytes).unwrap() - model.base) / PAGE_SIZE);
+        model.pages[from..from + pages].fill(Page::Holds(0));
+        (from..from + pages).filter(|page| page % 5 != 0).for_each(|page| model.write(page));
+        model.pager.relocate(model.addr(from), model.addr(to), bytes).unwrap();
+        model.pages.copy_within(from..from + pages, to);
+        model.pages[from..from + pages].fill(Page::Holds(0));
+    }
+    assert!(!model.pager.outgrown());
+    (0..model.end()).for_each(|page| model.verify(page));
+    model.pager.evict_all().unwrap();
+    assert_eq!(model.pager.check(), Vec::<String>::new());
+    (0..model.end()).for_each(|page| model.verify(page));
+}
+
+/// A budget that cannot hold is overshot, and that is counted (law 14); what is new is refused until it holds again.
+#[test]
+fn a_budget_that_nothing_can_leave_for_is_overshot_and_what_is_new_refused() {
+    let pager = match pager(4 * MIN_RAM) {
+        Ok(pager) => pager,
+        Err(why) => return println!("skipped: {why}"),
+    };
+    let pages = 2 * MIN_RAM / PAGE_SIZE;
+    let addr = pager.map(pages * PAGE_SIZE).unwrap();
+    pager.arm_now().unwrap();
+    pager.lock(addr, pages * PAGE_SIZE).unwrap();
+    let mut there = vec![0; pages];
+    pager.resident(addr, &mut there).unwrap();
+    assert!(there.iter().all(|page| *page == 1));
+    pager.set_ram(MIN_RAM).unwrap();
+    assert!(pager.usage().unwrap() > 2 * MIN_RAM);
+    assert!(pager.stats(|stats| stats.get(Stat::OvershootEvents)).unwrap() > 0);
+    assert!(matches!(pager.map(PAGE_SIZE), Err(PagerError::Budget(_))));
+    pager.unlock(addr, pages * PAGE_SIZE).unwrap();
+    pager.set_ram(MIN_RAM).unwrap();
+    assert!(pager.usage().unwrap() <= MIN_RAM);
+    pager.map(PAGE_SIZE).unwrap();
+    assert_eq!(pager.check(), Vec::<String>::new());
+}

@@ -94,6 +94,7 @@ impl Uffd {
     ///
     /// # Safety
     /// The contents of `src` vanish and those of `dst` appear: no reference into either may be live.
+    #[inline]
     pub unsafe fn move_range(&self, dst: usize, src: usize, len: usize) -> Progress {
         let mut arg =
             abi::Move { dst: dst as u64, src: src as u64, len: len as u64, mode: abi::DONT_WAKE, moved: 0 };
