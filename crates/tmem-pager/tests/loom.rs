@@ -101,7 +101,7 @@ impl Machine {
     fn serve(&self, pager: &mut Pager, page: usize) {
         assert!(!pager.busy[page], "a page in transit has its thread");
         match pager.state[page] {
-            PageState::Free => panic!("a fault in no extent"),
+            PageState::Free | PageState::LetGo => panic!("a fault in no extent"),
             PageState::Resident => {
                 if self.put_in(page, ZEROS) {
                     pager.forget(page);

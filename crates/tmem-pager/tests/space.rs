@@ -247,7 +247,8 @@ impl Model {
         let mut there = vec![7; range.len()];
         self.pager.resident(addr, &mut there).unwrap();
         for (page, there) in range.zip(there) {
-            assert!(there == 1 || there == 0 && !(self.locked[page] && !self.let_go[page]), "page {page}");
+            let must = self.locked[page] && !self.let_go[page];
+            assert!(there == 1 || there == 0 && !must, "page {page}");
         }
     }
 
