@@ -155,7 +155,7 @@ fn main() -> Result<(), String> {
     *FRAMES.lock() = Some(Frames::new(PAGES, PAGES, Access::Everywhere).map_err(failed("reserving memory"))?);
     entry::set_hooks(serve, |_| true);
     entry::start(Entry::Signal).map_err(failed("opening userfaultfd (tmem doctor tells the remedy)"))?;
-    with(|f| f.register(Entry::Signal.uffd())).map_err(failed("registering memory"))?;
+    with(|f| f.register(Entry::Signal.uffd(), &whole(PAGES))).map_err(failed("registering memory"))?;
     let mut rows = Vec::new();
     for (threads, other) in [(1, false), (2, true)] {
         for (step, ns) in STEPS.iter().zip(rounds(other)) {
