@@ -78,7 +78,7 @@ fn make() -> Option<&'static Door> {
         faults: settings.faults,
         name: "tmem run".to_owned(),
         backends: vec![Backend::Store],
-        background: false,
+        background: Some(tmem_sys::background::unknown_to_libc),
         dedup: Dedup::Auto,
         arena: rlimit::arena_bytes(),
         guarded: true,
