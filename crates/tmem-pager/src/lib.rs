@@ -24,7 +24,10 @@ mod writeback;
 
 mod admit;
 mod arm;
+mod bulk;
+mod check;
 mod fork;
+mod space;
 mod verbs;
 
 mod background;
@@ -45,7 +48,7 @@ pub use page::{Event, PageState, next};
 pub use arm::Choice;
 pub use blocks::Block;
 pub use error::PagerError;
-pub use pager::{Backend, Config, MIN_RAM, Pager, finalize};
+pub use pager::{ARENA_BYTES, Backend, Config, MIN_RAM, Pager, finalize};
 pub use readahead::Pattern;
 pub use tiers::Tier;
 pub use verbs::Advice;
