@@ -128,18 +128,18 @@ _HOMES = {
 }
 """The public names of each module."""
 
+if not TYPE_CHECKING:  # which would take any name for one of ours
 
-def __getattr__(name: str) -> object:
-    """Import the module that has this public name, or that is called so. AttributeError where there is none."""
-    home = next((module for module, names in _HOMES.items() if name == module or name in names), None)
-    if home is None:
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message)
-    module = __import__(f"{__name__}.{home}", fromlist=["*"])
-    if name != home:
-        globals()[name] = getattr(module, name)
-    return globals()[name]
+    def __getattr__(name: str) -> object:
+        """Import the module that has this public name, or that is called so. AttributeError where there is none."""
+        home = next((module for module, names in _HOMES.items() if name == module or name in names), None)
+        if home is None:
+            message = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(message)
+        module = __import__(f"{__name__}.{home}", fromlist=["*"])
+        if name != home:
+            globals()[name] = getattr(module, name)
+        return globals()[name]
 
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_HOMES})
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__, *_HOMES})
