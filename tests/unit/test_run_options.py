@@ -52,4 +52,4 @@ def test_anything_else_is_left_to_argparse(words: list[str], capsys: pytest.Capt
     if words not in ([], ["--"]):  # where only the program is missing, which run() says
         with pytest.raises(SystemExit):
             make_parser(["run"]).parse_args(["run", *words])
-        assert "usage: tmem run" in "".join(capsys.readouterr())
+        assert "usage: tmem" in "".join(capsys.readouterr())
