@@ -93,7 +93,7 @@ def inherited() -> dict[str, str]:
             words = file.read().split(b"\0")
     except OSError as error:
         raise TmemError(f"/proc/self/environ: {error.strerror}: tmem run needs /proc mounted") from None
-    pairs = (word.partition(b"=") for word in words if b"=" in word[1:])
+    pairs = (word.partition(b"=") for word in reversed(words) if b"=" in word[1:])  # of two the first counts
     return {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs}
 
 
@@ -236,9 +236,9 @@ def _named_to_env(argument: str) -> str:
 
 def _refuse_nested(env: Mapping[str, str]) -> None:
     """Refuse to be under another budget already: a tree has one, and this would leave it."""
-    fields = dict(part.partition("=")[::2] for part in env.get("TMEM_RUN", "").split(";"))
+    path = ledger.fields_of(env.get("TMEM_RUN", "")).get("ledger", "")
     try:
-        alive = [pid for pid, since in ledger.processes(fields.get("ledger", "")) if ledger.start_time(pid) == since]
+        alive = [pid for pid, since in ledger.processes(path) if ledger.start_time(pid) == since]
     except OSError:
         return  # of a tree that is gone
     if alive:

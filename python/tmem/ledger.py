@@ -12,6 +12,7 @@ share /dev/shm and not their numbers: those of another namespace are left alone.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -21,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["SIZE", "create", "places", "processes", "start_time", "sweep"]
+__all__ = ["SIZE", "create", "fields_of", "of_process", "places", "processes", "start_time", "sweep"]
 
 SIZE = 64 << 10
 _MAGIC = b"tmemledg"
@@ -92,6 +93,23 @@ def processes(path: str) -> list[tuple[int, int]]:
     return [(pid, since) for pid, since in found if pid]
 
 
+def of_process(pid: int) -> str:
+    """Return the path of the ledger that a process was started with. OSError where it has none, or hides it."""
+    with open(f"/proc/{pid}/environ", "rb") as file:
+        words = file.read().split(b"\0")
+    told = next((os.fsdecode(word) for word in words if word.startswith(b"TMEM_RUN=")), "")
+    path = fields_of(told.partition("=")[2]).get("ledger", "")
+    if not path:
+        raise FileNotFoundError(errno.ENOENT, "it was not started by tmem run")
+    return path
+
+
+def fields_of(told: str) -> dict[str, str]:
+    """Return the fields of TMEM_RUN; no more than its shape is looked at."""
+    pairs = (part.partition("=") for part in told.split(";"))
+    return {name: _plain(value) for name, _, value in pairs}
+
+
 def start_time(pid: int) -> int | None:
     """Return when a process started, in clock ticks since boot; None where there is none, or only its exit status."""
     try:
@@ -147,6 +165,16 @@ def _parts(name: str) -> tuple[int, int, str]:
 def _namespace() -> str:
     """Return which namespace this process's number is of."""
     return f"{os.stat('/proc/self/ns/pid').st_ino:x}"
+
+
+def _plain(text: str) -> str:
+    """Undo percent-encoding."""
+    first, *others = os.fsencode(text).split(b"%")
+    digits = b"0123456789abcdefABCDEF"
+    for part in others:
+        good = len(part) > 1 and part[0] in digits and part[1] in digits
+        first += bytes([int(part[:2], 16)]) + part[2:] if good else b"%" + part
+    return os.fsdecode(first)
 
 
 def _pair(data: bytes, at: int) -> tuple[int, int]:

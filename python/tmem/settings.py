@@ -13,7 +13,7 @@ import os
 import stat
 
 from tmem.errors import SizeError, TmemError
-from tmem.units import parse_size
+from tmem.units import format_size, parse_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ _ALLOWED = {
     "report": "true or false",
     "json": "the name of a file",
 }
+_ALONE, _IN_PROJECT = ("run",), ("tool", "tmem", "run")
 _LARGEST_FILE = 1 << 20
 _WHOLE = 1 << 40
 
@@ -100,23 +101,16 @@ def swap_of(value: str | int) -> Swap:
     text = value.strip()
     if not _is_path(text):
         if text not in ("auto", "none"):
-            _size(text, "swap", f" (or {_ALLOWED['swap']})")
+            parse_size(text, what="swap")
         return text
     head, colon, tail = text.rpartition(":")
     if colon and _is_path(head) and tail[:1].isdecimal() and "/" not in tail:
-        return head, _size(tail, "swap", f" (a directory of that name: '{text}/')")
+        return head, parse_size(tail, what="swap")
     return text if "/" in text or text.startswith("~") else f"./{text}"
 
 
 def _is_path(text: str) -> bool:
     return "/" in text or text.startswith("~") or text in (".", "..")
-
-
-def _size(text: str, what: str, hint: str = "") -> int:
-    try:
-        return parse_size(text, what=what)
-    except SizeError as error:
-        raise SizeError(f"{error}{hint}") from None
 
 
 def _checked(name: str, value: object, origin: str) -> str | int | bool:
@@ -154,9 +148,9 @@ def _truth(value: object) -> bool:
 def _files(env: Mapping[str, str], config: str | None, root: str) -> list[_Layer]:
     """Return the layers of files, best first: the project's, the user's, the machine's."""
     named = config or env.get("TMEM_CONFIG") or None
-    project = [_named(named)] if named else [_in_tree("tmem.toml", ("run",))]
+    project = [_named(named)] if named else [_in_tree("tmem.toml", _ALONE)]
     if not named and project == [None]:
-        project = [_in_tree("pyproject.toml", ("tool", "tmem", "run"))]
+        project = [_in_tree("pyproject.toml", _IN_PROJECT)]
     home = env.get("XDG_CONFIG_HOME") or (f"{env['HOME']}/.config" if env.get("HOME") else "")
     user = [_fixed(f"{home}/tmem/config.toml")] if home.startswith("/") else []
     return [layer for layer in (*project, *user, _fixed(f"{root.rstrip('/')}/etc/tmem/tmem.toml")) if layer is not None]
@@ -166,10 +160,10 @@ def _named(path: str) -> _Layer | None:
     """Read a file that was named: whoever owns it, somebody asked for it."""
     try:
         with open(path, "rb") as file:
-            data = file.read(_LARGEST_FILE)
+            data = file.read(_LARGEST_FILE + 1)
     except OSError as error:
         raise TmemError(f"{path}: {error.strerror}: name a file that can be read, or leave --config out") from None
-    return _layer(path, data, ("run",))
+    return _layer(path, data, _IN_PROJECT if os.path.basename(path) == "pyproject.toml" else _ALONE)
 
 
 def _in_tree(path: str, keys: tuple[str, ...]) -> _Layer | None:
@@ -195,7 +189,7 @@ def _in_tree(path: str, keys: tuple[str, ...]) -> _Layer | None:
 def _fixed(path: str) -> _Layer | None:
     """Read a file of the user's or the machine's configuration; None for none."""
     data, info = _read(path)
-    return _layer(path, data, ("run",)) if info is not None else None
+    return _layer(path, data, _ALONE) if info is not None else None
 
 
 def _read(path: str) -> tuple[bytes, os.stat_result | None]:
@@ -206,13 +200,15 @@ def _read(path: str) -> tuple[bytes, os.stat_result | None]:
         return b"", None
     try:
         with open(path, "rb") as file:
-            return file.read(_LARGEST_FILE), os.fstat(file.fileno())
+            return file.read(_LARGEST_FILE + 1), os.fstat(file.fileno())
     except OSError as error:
         raise TmemError(f"{path}: {error.strerror}: it may hold settings, so make it readable or move it") from None
 
 
 def _layer(path: str, data: bytes, keys: tuple[str, ...]) -> _Layer | None:
     """Return the settings below `keys`. TmemError for what is no TOML, and for a key that does not exist."""
+    if len(data) > _LARGEST_FILE:
+        raise TmemError(f"{path} is larger than {format_size(_LARGEST_FILE)}: name a smaller file, --config FILE")
     import tomllib  # noqa: PLC0415 - it takes as long to import as Python takes to start
 
     try:

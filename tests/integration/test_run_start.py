@@ -270,3 +270,21 @@ def test_the_preload_object_is_there_or_missing_by_name(monkeypatch: pytest.Monk
     monkeypatch.setattr("tmem.launch.__file__", str(tmp_path / "a:b/launch.py"))
     with pytest.raises(TmemError, match="blank or a colon"):
         preload_object()
+
+
+def test_stats_of_a_tree_are_those_of_its_processes(command: list[str], tmp_path: Path) -> None:
+    inside = "import tmem, sys; memory = tmem.Memory('16M', name='inside', swap=None); print('there', flush=True)\n"
+    inside += "sys.stdin.read()"
+    words = [*command, "run", "--ram", "64M", "--", sys.executable, "-c", inside]
+    with subprocess.Popen(words, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "there\n"
+        tree = subprocess.run(
+            [*command, "stats", "--tree", "--json", str(process.pid)], capture_output=True, text=True, check=True
+        )
+        assert [one["name"] for one in json.loads(tree.stdout)] == ["inside"]
+        process.communicate("")
+    for words in (["--tree"], ["--tree", str(os.getpid())]):
+        ran = subprocess.run([*command, "stats", *words], capture_output=True, text=True, check=False)
+        assert ran.returncode == 125
+        assert "tree" in ran.stderr

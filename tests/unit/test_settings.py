@@ -164,6 +164,14 @@ def test_a_file_that_anybody_may_write_is_refused_unless_named(machine: Machine,
         machine.all()
     machine.config = "/dev/null"
     assert machine.ram() == ("auto", "default")
+    machine.config = f"./{file}"
+    assert machine.ram() == ("1G", f"./{file} [{table}] ram")
+
+
+def test_a_file_is_read_whole_or_not_at_all(machine: Machine) -> None:
+    machine.write("work/tmem.toml", '[run]\nram = "1G"\n' + "#" * (1 << 20))
+    with pytest.raises(TmemError, match=r"larger than 1\.0 MiB"):
+        machine.all()
 
 
 @pytest.mark.root
