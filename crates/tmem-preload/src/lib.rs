@@ -7,3 +7,4 @@ pub mod heap;
 
 #[global_allocator]
 static HEAP: heap::Heap = heap::Heap::new();
+mod unwind;
