@@ -25,7 +25,7 @@ setup(
             py_limited_api=_ABI3,
             debug=False,  # always release: the path of a page is hot in every installation, editable ones too
         ),
-        # No module: what `tmem run` loads into programs. It knows no Python, and lies in the package beside the one above.
+        # No module: what `tmem run` loads into programs. It knows no Python, and lies in the package beside the module.
         RustExtension(
             "tmem._preload",
             path="crates/tmem-preload/Cargo.toml",

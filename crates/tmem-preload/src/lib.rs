@@ -33,3 +33,4 @@ mod procfs;
 
 #[global_allocator]
 static HEAP: heap::Heap = heap::Heap::new();
+mod unwind;
