@@ -40,6 +40,7 @@ mod notices;
 mod pager;
 mod runs;
 pub mod stats;
+mod survey;
 mod tiers;
 
 #[doc(hidden)]
@@ -50,5 +51,6 @@ pub use blocks::Block;
 pub use error::PagerError;
 pub use pager::{ARENA_BYTES, Backend, Config, MIN_RAM, Pager, finalize};
 pub use readahead::Pattern;
+pub use survey::register_fork;
 pub use tiers::Tier;
 pub use verbs::Advice;
