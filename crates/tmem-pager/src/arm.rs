@@ -4,6 +4,7 @@
 //! this has happened and a page costs what plain memory costs.
 
 use crate::background;
+use crate::bulk::next_kept;
 use crate::error::PagerError;
 use crate::notices::Notice;
 use crate::page::{Event, PageState};
@@ -97,7 +98,11 @@ impl State {
     /// # Errors
     /// The kernel's; then everything is as before.
     pub fn arm(&mut self, entry: Entry, guarded: bool) -> Result<(), PagerError> {
-        self.frames.register(entry.uffd()).map_err(|e| PagerError::Kernel("registering paged memory", e))?;
+        let State { frames, states, huge, .. } = self;
+        let pages = frames.arena_pages();
+        frames
+            .register(entry.uffd(), &|from| next_kept(states, huge, from, pages))
+            .map_err(|e| PagerError::Kernel("registering paged memory", e))?;
         self.drop_strays()?;
         self.find_frames(0..self.top).map_err(|e| PagerError::Kernel("reading /proc/self/pagemap", e))?;
         self.huge.mark_used(self.top);

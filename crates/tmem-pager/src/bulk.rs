@@ -5,29 +5,44 @@
 //! Nothing is written for a page that was never paged but its state, so that plain memory costs what it costs elsewhere.
 
 use crate::error::PagerError;
-use crate::huge::HUGE_PAGES;
-use crate::page::{Event, PageState};
-use crate::state::{Meta, State};
+use crate::huge::{HUGE_PAGES, Huge};
+use crate::page::{Event, PageState, States};
+use crate::state::{LOCKED, META_BYTES, Meta, State};
 use std::ops::Range;
 use tmem_sys::Errno;
 
 /// Free pages whose tables are kept: what comes and goes costs no system calls for tables.
 const TABLES_KEPT: usize = 8 * HUGE_PAGES;
+/// The part of the budget that such tables may take while memory is plain.
+const PLAIN_PART: usize = 1024;
+
+fn find(states: &States, huge: &Huge, state: PageState, from: usize, to: usize) -> Option<usize> {
+    let mut page = from;
+    while page < to {
+        page = huge.next_used(page, to)?;
+        let end = huge.block_end(page, to);
+        let found = states.find(state, page, end);
+        if found.is_some() {
+            return found;
+        }
+        page = end;
+    }
+    None
+}
+
+/// The next pages at or after `from` that were not let go of.
+pub fn next_kept(states: &States, huge: &Huge, from: usize, to: usize) -> Option<Range<usize>> {
+    if states.count(PageState::LetGo) == 0 {
+        return (from < to).then_some(from..to);
+    }
+    let start = states.find_other(PageState::LetGo, from, to)?;
+    Some(start..find(states, huge, PageState::LetGo, start, to).unwrap_or(to))
+}
 
 impl State {
     /// The first page of `from..to` in a state other than `Free`.
     pub fn find(&self, state: PageState, from: usize, to: usize) -> Option<usize> {
-        let mut page = from;
-        while page < to {
-            page = self.huge.next_used(page, to)?;
-            let end = self.huge.block_end(page, to);
-            let found = self.states.find(state, page, end);
-            if found.is_some() {
-                return found;
-            }
-            page = end;
-        }
-        None
+        find(&self.states, &self.huge, state, from, to)
     }
 
     /// The next pages of `from..to` that share a state other than `Free`.
@@ -130,6 +145,7 @@ impl State {
     /// # Errors
     /// The kernel's. Where access is given page by page, nothing has changed then.
     pub fn free(&mut self, range: &Range<usize>) -> Result<(), PagerError> {
+        self.restore(range)?;
         let gone = self.frames.close(range.clone()).and_then(|()| self.drop_frames(range));
         let gone = gone.map_err(|e| PagerError::Kernel("giving memory back", e));
         if self.frames.is_guarded() {
@@ -145,14 +161,18 @@ impl State {
     /// Zeroes pages: whatever they held, anywhere, is gone. What is free, or let go of, is passed by.
     ///
     /// # Errors
-    /// `EINVAL` where a page is locked in memory, the kernel's; then nothing has changed.
+    /// `EINVAL` where a page is locked in memory; then nothing has changed. The kernel's; then only what comes before has.
     pub fn discard(&mut self, range: &Range<usize>) -> Result<(), PagerError> {
         let failed = |e| PagerError::Kernel("dropping contents", e);
         if self.any_marked(range, |meta| meta.pins != 0) {
             return Err(failed(Errno::EINVAL));
         }
-        self.drop_frames(range).map_err(failed)?;
-        self.vacate(range, Event::Vanish);
+        let mut from = range.start;
+        while let Some(part) = next_kept(&self.states, &self.huge, from, range.end) {
+            from = part.end;
+            self.drop_frames(&part).map_err(failed)?;
+            self.vacate(&part, Event::Vanish);
+        }
         if self.is_armed() && self.held > 0 {
             // A system call is at them: it would find them missing (law 16).
             for page in range.clone() {
@@ -198,12 +218,20 @@ impl State {
             if event == Event::Vanish && matches!(state, PageState::Fresh | PageState::LetGo) {
                 continue;
             }
-            self.clear(&run, state, event == Event::Release);
-            self.states.change_all(run.clone(), state, event);
             if event == Event::Release {
-                self.huge.remove(&run);
+                self.release_run(run, state);
+            } else {
+                self.clear(&run, state, false);
+                self.states.change_all(run, state, event);
             }
         }
+    }
+
+    /// Frees pages that are all in one state; access and frames have gone.
+    pub fn release_run(&mut self, run: Range<usize>, state: PageState) {
+        self.clear(&run, state, true);
+        self.states.change_all(run.clone(), state, Event::Release);
+        self.huge.remove(&run);
     }
 
     fn clear(&mut self, run: &Range<usize>, state: PageState, release: bool) {
@@ -229,12 +257,14 @@ impl State {
             self.held -= usize::from(std::mem::take(&mut meta.holds) != 0);
             meta.pattern = 0;
         }
-        meta.flags = 0;
+        // What is locked and dropped (by a call that does not know) stays locked.
+        meta.flags &= if release { 0 } else { LOCKED };
     }
 
     /// Gives the tables of blocks back that no page is in use of, where they are many.
     fn give_tables_back(&mut self) {
-        if !self.huge.has_spare(TABLES_KEPT) {
+        let plain = if self.is_armed() { 0 } else { self.ram / PLAIN_PART / META_BYTES };
+        if !self.huge.has_spare(TABLES_KEPT.max(plain)) {
             return;
         }
         let (mut from, mut all) = (0, true);

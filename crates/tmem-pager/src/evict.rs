@@ -102,7 +102,7 @@ impl State {
         }
     }
 
-    fn overshoot(&mut self) {
+    pub fn overshoot(&mut self) {
         self.stats.add(Stat::OvershootEvents, 1);
         if !self.overshot {
             self.overshot = true;

@@ -4,13 +4,14 @@
 //! them quiet. The child opens its own descriptor over the same ranges and pages for itself from then on.
 
 use crate::arm;
+use crate::bulk::next_kept;
 use crate::error::PagerError;
 use crate::registry;
 use crate::state::{COPY, State};
 use crate::stats::Stat;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use tmem_sys::syscall::die;
-use tmem_sys::{Lock, LockGuard, entry, fork, guard, signals};
+use tmem_sys::{Errno, Lock, LockGuard, entry, fork, guard, signals};
 
 /// What `prepare` leaves for the other two.
 struct Across {
@@ -117,15 +118,20 @@ impl State {
                 self.put_back(page, crate::slots::GROUP);
             }
         }
-        if self.frames.set_inherited(true).is_err() {
+        if self.set_inherited(true).is_err() {
             die("the kernel refuses to let a fork inherit paged memory (law 15)");
         }
         self.stats.add(Stat::Forks, 1);
         self.swap.fork_prepare()
     }
 
+    fn set_inherited(&self, yes: bool) -> Result<(), Errno> {
+        let pages = self.frames.arena_pages();
+        self.frames.set_inherited(yes, &|from| next_kept(&self.states, &self.huge, from, pages))
+    }
+
     fn after_fork_in_parent(&mut self, generation: Option<u32>, alive: Option<&OwnedFd>) {
-        if self.frames.set_inherited(false).is_err() {
+        if self.set_inherited(false).is_err() {
             die("the kernel refuses to end the inheritance of paged memory (law 15)");
         }
         if let Some(generation) = generation {
@@ -136,7 +142,9 @@ impl State {
     fn after_fork_in_child(&mut self) -> Result<(), PagerError> {
         let renew = |e| PagerError::Kernel("renewing paged memory after a fork", e);
         self.stats.0.renew_after_fork().map_err(renew)?;
-        self.frames.renew_after_fork().map_err(renew)?;
+        let State { frames, states, huge, .. } = self;
+        let pages = frames.arena_pages();
+        frames.renew_after_fork(&|from| next_kept(states, huge, from, pages)).map_err(renew)?;
         self.slots.reset();
         self.swap.fork_child();
         self.frontswap.after_fork_in_child();

@@ -24,9 +24,13 @@ mod writeback;
 
 mod admit;
 mod arm;
+mod budget;
 mod bulk;
 mod check;
 mod fork;
+mod letgo;
+mod locked;
+mod relocate;
 mod space;
 mod verbs;
 
@@ -51,6 +55,7 @@ pub use blocks::Block;
 pub use error::PagerError;
 pub use pager::{ARENA_BYTES, Backend, Config, MIN_RAM, Pager, finalize};
 pub use readahead::Pattern;
+pub use space::Kind;
 pub use survey::register_fork;
 pub use tiers::Tier;
 pub use verbs::Advice;

@@ -74,6 +74,10 @@ pub struct Pager {
     background: Option<Maker>,
 }
 
+pub(crate) fn too_small(ram: usize) -> PagerError {
+    PagerError::Budget(format!("a budget of {} KiB is below the minimum of {} MiB", ram >> 10, MIN_RAM >> 20))
+}
+
 pub(crate) fn is_finalized() -> bool {
     FINALIZED.load(Ordering::Acquire)
 }
@@ -90,11 +94,7 @@ impl Pager {
     /// `Budget` below the minimum, `Unsupported` with the remedy, `Swap` when no file can be made.
     pub fn new(config: Config) -> Result<Pager, PagerError> {
         if config.ram < MIN_RAM {
-            return Err(PagerError::Budget(format!(
-                "a budget of {} KiB is below the minimum of {} MiB",
-                config.ram >> 10,
-                MIN_RAM >> 20
-            )));
+            return Err(too_small(config.ram));
         }
         let planned = arm::choose(config.faults)?;
         tmem_sys::time::calibrate();

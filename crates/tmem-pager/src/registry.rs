@@ -82,6 +82,10 @@ impl Slot {
         self.ram.load(Ordering::Relaxed) / PAGE_SIZE
     }
 
+    pub fn set_ram(&self, bytes: usize) {
+        self.ram.store(bytes, Ordering::Relaxed);
+    }
+
     pub fn is_paged(&self) -> bool {
         self.paged.load(Ordering::Relaxed)
     }

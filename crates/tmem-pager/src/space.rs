@@ -8,12 +8,26 @@ use crate::admit::no_tables;
 use crate::arm;
 use crate::error::PagerError;
 use crate::extents::Extents;
+use crate::page::PageState;
 use crate::pager::Pager;
 use crate::state::State;
 use crate::stats::Stat;
 use std::ops::Range;
 use tmem_sys::PAGE_SIZE;
 use tmem_sys::page::pages_for;
+
+/// What a page of the arena is to a door.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Part of no extent, or not of the arena.
+    Unmapped,
+    /// Part of an extent, and not to be touched.
+    Reserved,
+    /// Committed, and in the pager's care.
+    Managed,
+    /// The kernel's.
+    LetGo,
+}
 
 impl Pager {
     /// The pages of a byte range, as far as they lie in the arena; empty where none do.
@@ -167,6 +181,30 @@ impl Pager {
         Ok(())
     }
 
+    /// What the page at an address is.
+    pub fn state_of(&self, addr: usize) -> Kind {
+        self.run_of(addr, addr + 1).0
+    }
+
+    /// What the page at `addr` is, and up to where, `end` at most, all pages are. What follows may be the same again.
+    pub fn run_of(&self, addr: usize, end: usize) -> (Kind, usize) {
+        let range = self.clip(addr, end.saturating_sub(addr));
+        let extents = self.extents();
+        if range.is_empty() || !self.has(addr) {
+            let outside = if addr < self.base() { self.base().min(end) } else { end };
+            return (Kind::Unmapped, outside);
+        }
+        let part = extents.next_part(range.start, &range);
+        let (kind, to) = match part {
+            Some(part) if part.start == range.start => {
+                self.with(|s| s.kind_of(&part)).unwrap_or((Kind::Unmapped, range.end))
+            }
+            Some(part) => (Kind::Unmapped, part.start),
+            None => (Kind::Unmapped, range.end),
+        };
+        (kind, self.address(to).min(end))
+    }
+
     /// Has the extent that ends with a range of `old_bytes` end with one of `new_bytes`, in place, and commits what is new. False
     /// where the address space behind is taken, or the budget has no room.
     pub fn extend(&self, addr: usize, old_bytes: usize, new_bytes: usize) -> bool {
@@ -189,6 +227,22 @@ impl Pager {
 }
 
 impl State {
+    /// What the first of some pages of an extent is, and where those end that are the same.
+    fn kind_of(&self, part: &Range<usize>) -> (Kind, usize) {
+        if let Some(free) = self.next_free(part.start, part.end).filter(|free| free.start == part.start) {
+            return (Kind::Reserved, free.end);
+        }
+        let is_let_go = |state| state == PageState::LetGo;
+        let (first, mut end) = self.states.run(part.start, part.end);
+        while !is_let_go(first)
+            && end < part.end
+            && !matches!(self.states.get(end), PageState::Free | PageState::LetGo)
+        {
+            end = self.states.run(end, part.end).1;
+        }
+        (if is_let_go(first) { Kind::LetGo } else { Kind::Managed }, end)
+    }
+
     /// Commits a range where that fits the budget as things are; false where paging is to begin first.
     fn try_commit(&mut self, range: &Range<usize>) -> Result<bool, PagerError> {
         let more = self.count_free(range);

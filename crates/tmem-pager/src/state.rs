@@ -33,6 +33,8 @@ pub const HASHED: u8 = 8;
 pub const BUSY: u8 = 16;
 /// On standby, refused by the store, and noted for the swap device. It ends with the page's stay there.
 pub const REFUSED: u8 = 32;
+/// Pinned once by the program's `mlock`.
+pub const LOCKED: u8 = 64;
 /// Skipped once by the hand: it came back from standby, or could not be moved.
 pub const SECOND_CHANCE: u8 = 2;
 
@@ -201,9 +203,14 @@ impl State {
         self.huge.tabled() * META_BYTES
     }
 
+    /// Bytes that the kernel may have given to pages it was let have: it does not say how many it has.
+    pub fn foreign_bytes(&self) -> usize {
+        self.states.count(PageState::LetGo) * PAGE_SIZE
+    }
+
     /// Bytes of the budget that are not frames.
     pub fn overhead(&self) -> usize {
-        let lent = self.lodgers.bytes();
+        let lent = self.lodgers.bytes() + self.foreign_bytes();
         FIXED_OVERHEAD + self.metadata_bytes() + self.frontswap.footprint() + self.swap.memory_bytes() + lent
     }
 
@@ -215,9 +222,14 @@ impl State {
     /// Shares the budget between frames and store: the store gets what tables leave of seven tenths, and never what frames
     /// need so that the pages in use at one time find room.
     pub fn share_out(&mut self) {
-        let others = FIXED_OVERHEAD + self.metadata_bytes() + self.swap.memory_bytes() + self.lodgers.bytes();
-        let beside = (self.ram - self.ram / 10 * 3).saturating_sub(others);
-        self.frontswap.set_capacity(beside);
+        self.frontswap.set_capacity(self.store_share());
+    }
+
+    /// What the store may take.
+    pub fn store_share(&self) -> usize {
+        let lent = self.lodgers.bytes() + self.foreign_bytes();
+        let others = FIXED_OVERHEAD + self.metadata_bytes() + self.swap.memory_bytes() + lent;
+        (self.ram - self.ram / 10 * 3).saturating_sub(others)
     }
 
     /// Whether tables for a range too leave at least a quarter of the budget.

@@ -153,17 +153,7 @@ impl State {
             ));
         }
         let fresh = range.clone().filter(|&p| self.meta[p].pins == 0).count();
-        self.take_back_to_pin(fresh);
-        if self.pinned + self.held + fresh > self.pin_limit() && self.is_armed() {
-            let mib = |pages: usize| pages * PAGE_SIZE / (1 << 20);
-            return Err(PagerError::Budget(format!(
-                "pinning {} MiB more would leave too little of the budget to page with: {} MiB may be pinned in all and \
-                 {} MiB are. Pin a smaller part, or raise ram=",
-                mib(fresh),
-                mib(self.pin_limit()),
-                mib(self.pinned + self.held)
-            )));
-        }
+        self.room_to_keep(fresh, "pinning")?;
         self.huge.mark(&range);
         for page in range.clone() {
             let meta = &mut self.meta[page];

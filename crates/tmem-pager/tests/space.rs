@@ -6,7 +6,7 @@
 use std::fs;
 use std::ops::Range;
 use tmem_pager::stats::Stat;
-use tmem_pager::{Backend, Choice, Config, MIN_RAM, Pager, PagerError};
+use tmem_pager::{Backend, Choice, Config, Kind, MIN_RAM, Pager, PagerError};
 use tmem_store::Dedup;
 use tmem_sys::entry::Entry;
 use tmem_sys::{Errno, PAGE_SIZE, memory};
@@ -15,6 +15,8 @@ use tmem_sys::{Errno, PAGE_SIZE, memory};
 const ARENA: usize = 64 << 10;
 /// Pages in use at one time, at most: twice the budget.
 const MOST: usize = 2 * MIN_RAM / PAGE_SIZE;
+/// Bytes by which the budget may be passed until the next page moves: tables and the store's last chunk.
+const SLACK: usize = 1 << 20;
 /// Pages of one step, at most.
 const STEP: usize = 700;
 
@@ -31,6 +33,10 @@ struct Model {
     pager: Pager,
     base: usize,
     pages: Vec<Page>,
+    /// Which of them the kernel has, and which are locked.
+    let_go: Vec<bool>,
+    locked: Vec<bool>,
+    ram: usize,
     seed: u64,
     next: u64,
 }
@@ -74,7 +80,16 @@ impl Model {
     fn new(pager: Pager, seed: u64) -> Model {
         let base = pager.reserve(PAGE_SIZE, PAGE_SIZE).unwrap();
         pager.unmap(base, PAGE_SIZE).unwrap();
-        Model { pager, base, pages: vec![Page::Unmapped; ARENA], seed, next: 1 }
+        Model {
+            pager,
+            base,
+            pages: vec![Page::Unmapped; ARENA],
+            let_go: vec![false; ARENA],
+            locked: vec![false; ARENA],
+            ram: MIN_RAM,
+            seed,
+            next: 1,
+        }
     }
 
     fn random(&mut self, below: usize) -> usize {
@@ -159,23 +174,115 @@ impl Model {
         }
     }
 
+    /// Pages hold nothing any more.
+    fn forget(&mut self, range: Range<usize>, now: Page) {
+        for page in range {
+            if now == Page::Unmapped || self.pages[page] != Page::Unmapped {
+                self.pages[page] = now;
+                (self.let_go[page], self.locked[page]) = (false, false);
+            }
+        }
+    }
+
+    fn let_go(&mut self) {
+        let Some(range) = self.some_of(|page| matches!(page, Page::Holds(_))) else { return };
+        match self.pager.let_go(self.addr(range.start), Model::bytes(&range)) {
+            Ok(()) => self.let_go[range].fill(true),
+            Err(PagerError::Budget(_)) => {}
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    fn take_back(&mut self, with_contents: bool) {
+        let range = self.some();
+        let (addr, bytes) = (self.addr(range.start), Model::bytes(&range));
+        if with_contents {
+            self.pager.adopt(addr, bytes).unwrap();
+            return self.let_go[range].fill(false);
+        }
+        self.pager.restore(addr, bytes).unwrap();
+        for page in range {
+            if self.let_go[page] {
+                self.forget(page..page + 1, Page::Reserved);
+            }
+        }
+    }
+
+    fn relocate(&mut self) {
+        let Some(from) = self.some_of(|page| matches!(page, Page::Holds(_))) else { return };
+        if self.used() + from.len() > MOST {
+            return;
+        }
+        let bytes = Model::bytes(&from);
+        let addr = self.pager.map(bytes).unwrap();
+        let first = (addr - self.base) / PAGE_SIZE;
+        let to = first..first + from.len();
+        self.pages[to.clone()].fill(Page::Holds(0));
+        match self.pager.relocate(self.addr(from.start), addr, bytes) {
+            Ok(()) => {
+                assert!(!self.let_go[from.clone()].contains(&true));
+                for (old, new) in from.zip(to) {
+                    self.pages[new] = std::mem::replace(&mut self.pages[old], Page::Holds(0));
+                    self.locked[new] = std::mem::take(&mut self.locked[old]);
+                }
+            }
+            Err(PagerError::NotOurs) => assert!(self.let_go[from].contains(&true)),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    fn lock(&mut self, lock: bool) {
+        let Some(range) = self.some_of(|page| matches!(page, Page::Holds(_))) else { return };
+        let range = range.start..range.end.min(range.start + 40);
+        let (addr, bytes) = (self.addr(range.start), Model::bytes(&range));
+        if !lock {
+            self.pager.unlock(addr, bytes).unwrap();
+            return self.locked[range].fill(false);
+        }
+        match self.pager.lock(addr, bytes) {
+            Ok(()) => self.locked[range.clone()].fill(true),
+            Err(PagerError::Budget(_)) => {}
+            Err(other) => panic!("{other}"),
+        }
+        let mut there = vec![7; range.len()];
+        self.pager.resident(addr, &mut there).unwrap();
+        for (page, there) in range.zip(there) {
+            assert!(there == 1 || there == 0 && !(self.locked[page] && !self.let_go[page]), "page {page}");
+        }
+    }
+
+    fn set_ram(&mut self) {
+        let ram = MIN_RAM + self.random(MIN_RAM / 2);
+        self.pager.set_ram(ram).unwrap();
+        if self.pager.outgrown() {
+            self.pager.arm_now().unwrap();
+        }
+        self.ram = ram;
+    }
+
     fn drop_contents(&mut self, keep: bool) {
         let Some(range) = self.some_of(|page| page != Page::Unmapped) else { return };
         let (addr, bytes) = (self.addr(range.start), Model::bytes(&range));
-        if keep {
-            self.pager.discard(addr, bytes).unwrap();
-        } else {
+        if !keep {
             self.pager.decommit(addr, bytes).unwrap();
+            return self.forget(range, Page::Reserved);
         }
-        for page in &mut self.pages[range] {
-            *page = if keep && *page != Page::Reserved { Page::Holds(0) } else { Page::Reserved };
+        if self.locked[range.clone()].contains(&true) {
+            assert!(matches!(self.pager.discard(addr, bytes), Err(PagerError::Kernel(_, Errno::EINVAL))));
+            return;
+        }
+        self.pager.discard(addr, bytes).unwrap();
+        for page in range {
+            if self.pages[page] != Page::Reserved && !self.let_go[page] {
+                self.pages[page] = Page::Holds(0);
+            }
         }
     }
 
     fn unmap(&mut self) {
         let range = self.some();
         self.pager.unmap(self.addr(range.start), Model::bytes(&range)).unwrap();
-        self.pages[range].fill(Page::Unmapped);
+        self.forget(range, Page::Unmapped);
     }
 
     fn extend(&mut self) {
@@ -216,7 +323,7 @@ impl Model {
     }
 
     fn step(&mut self) {
-        match self.random(16) {
+        match self.random(25) {
             0..3 => self.map(true),
             3 => self.map(false),
             4 => self.commit(),
@@ -226,10 +333,38 @@ impl Model {
             9 => self.extend(),
             10..12 => self.touch(false),
             12..15 => self.touch(true),
-            _ => self.evict(),
+            15 => self.evict(),
+            16 => self.let_go(),
+            17 | 18 => self.take_back(true),
+            19 => self.take_back(false),
+            20 | 21 => self.relocate(),
+            22 => self.lock(true),
+            23 => self.lock(false),
+            _ => self.set_ram(),
         }
         let broken = self.pager.check();
         assert!(broken.is_empty(), "{broken:?}");
+        let (usage, plain) = (self.pager.usage().unwrap(), self.pager.outgrown());
+        assert!(!plain && usage <= self.ram + SLACK, "{} KiB of {} are used", usage >> 10, self.ram >> 10);
+    }
+
+    /// The pager says of each page what it is.
+    fn verify_kinds(&self) {
+        let (mut at, end) = (self.base, self.addr(ARENA));
+        while at < end {
+            let (kind, to) = self.pager.run_of(at, end);
+            assert!(to > at && to <= end);
+            for page in (at - self.base) / PAGE_SIZE..(to - self.base) / PAGE_SIZE {
+                let expected = match self.pages[page] {
+                    Page::Unmapped => Kind::Unmapped,
+                    Page::Reserved => Kind::Reserved,
+                    Page::Holds(_) if self.let_go[page] => Kind::LetGo,
+                    Page::Holds(_) => Kind::Managed,
+                };
+                assert_eq!((kind, self.pager.state_of(self.addr(page))), (expected, expected), "page {page}");
+            }
+            at = to;
+        }
     }
 
     /// What may be touched is what the program has mapped.
@@ -268,6 +403,7 @@ fn walk(seed: u64, steps: usize) {
     let sent_out = model.pager.stats(|stats| stats.get(Stat::Evictions)).unwrap();
     assert!(sent_out > 0, "the budget was never passed");
     model.verify_access();
+    model.verify_kinds();
     (0..ARENA).for_each(|page| model.verify(page));
     model.pager.unmap(model.base, ARENA * PAGE_SIZE).unwrap();
     assert!(model.pager.check().is_empty());

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use tmem_sys::entry::{self, Entry, Served};
-use tmem_sys::frames::{Access, Frames};
+use tmem_sys::frames::{Access, Frames, whole};
 use tmem_sys::{Lock, PAGE_SIZE, Page, ThreadKey};
 
 const PAGES: usize = 4096;

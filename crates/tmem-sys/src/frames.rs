@@ -17,6 +17,7 @@ use crate::uffd::{Progress, Uffd};
 use std::ops::Range;
 
 pub use lend::{Copier, Left, Lent};
+pub use space::{Parts, whole};
 
 /// The most pages of one move.
 const MAX_MOVE: usize = 512;
@@ -98,15 +99,18 @@ impl Frames {
         self.uffd.is_some()
     }
 
-    /// Registers arena and staging area: from here on a missing page of either is a fault to be served.
+    /// Registers arena and staging area: from here on a missing page of either is a fault to be served. What was let go of is
+    /// left out.
     ///
     /// # Errors
     /// The kernel's; then nothing is registered.
-    pub fn register(&mut self, uffd: &'static Uffd) -> Result<(), Errno> {
+    pub fn register(&mut self, uffd: &'static Uffd, parts: Parts<'_>) -> Result<(), Errno> {
         // Huge pages would be zeroed by the kernel for every fault that the descriptor then takes over.
-        let _ = self.arena.advise(0..self.arena.len(), Advice::NoHugePage);
+        let _ = self.each_part(parts, |bytes| self.arena.advise(bytes, Advice::NoHugePage));
         uffd.register(self.staging.addr(), self.staging.len())?;
-        if let Err(e) = uffd.register(self.arena.addr(), self.arena.len()) {
+        let addr = self.arena.addr();
+        if let Err(e) = self.each_part(parts, |bytes| uffd.register(addr + bytes.start, bytes.len())) {
+            let _ = self.each_part(parts, |bytes| uffd.unregister(addr + bytes.start, bytes.len()));
             let _ = uffd.unregister(self.staging.addr(), self.staging.len());
             return Err(e);
         }
@@ -118,16 +122,16 @@ impl Frames {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn renew_after_fork(&mut self) -> Result<(), Errno> {
+    pub fn renew_after_fork(&mut self, parts: Parts<'_>) -> Result<(), Errno> {
         let fresh = Mapping::new(self.staging.len())?;
         fresh.advise(0..fresh.len(), Advice::DontFork)?;
         // The old range is not mapped in this process: its owner must not unmap whatever may be there by now.
         std::mem::forget(std::mem::replace(&mut self.staging, fresh));
         self.filled.fill(0);
         self.lent.fill(0);
-        self.arena.advise(0..self.arena.len(), Advice::DontFork)?;
+        self.set_inherited(false, parts)?;
         match self.uffd.take() {
-            Some(uffd) => self.register(uffd),
+            Some(uffd) => self.register(uffd, parts),
             None => Ok(()),
         }
     }
@@ -136,9 +140,9 @@ impl Frames {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn set_inherited(&self, yes: bool) -> Result<(), Errno> {
+    pub fn set_inherited(&self, yes: bool, parts: Parts<'_>) -> Result<(), Errno> {
         let advice = if yes { Advice::DoFork } else { Advice::DontFork };
-        self.arena.advise(0..self.arena.len(), advice)
+        self.each_part(parts, |bytes| self.arena.advise(bytes, advice))
     }
 
     pub fn is_filled(&self, slot: usize) -> bool {

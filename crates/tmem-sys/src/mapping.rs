@@ -113,6 +113,41 @@ impl Mapping {
         Ok(())
     }
 
+    /// Maps a byte range relative to the start anew, without access, whatever was mapped there instead.
+    ///
+    /// # Errors
+    /// The kernel's; then what is mapped there stays. `EINVAL` when the range is not inside the mapping.
+    pub fn renew(&self, range: Range<usize>) -> Result<(), Errno> {
+        if range.start > range.end || range.end > self.len {
+            return Err(Errno::EINVAL);
+        }
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+        let (addr, len, none) = (self.addr + range.start, range.len(), libc::PROT_NONE as usize);
+        // SAFETY: the range is this value's, and who asks for it refers to nothing there.
+        unsafe { call(libc::SYS_mmap, [addr, len, none, flags as usize, usize::MAX, 0])? };
+        // SAFETY: as in `closed`.
+        let _ = unsafe { call(libc::SYS_munlock, [addr, len]) };
+        let _ = self.advise(range, Advice::DontDump);
+        Ok(())
+    }
+
+    /// Moves the contents of a byte range relative to the start to another, which the kernel does by its page tables. Both may
+    /// be touched before and after; the first is empty then.
+    ///
+    /// # Errors
+    /// The kernel's, which moves only what is one mapping to it; then nothing has moved. `EINVAL` as for [`Mapping::renew`].
+    pub fn shift(&self, from: Range<usize>, to: usize) -> Result<(), Errno> {
+        let apart = from.end <= to || to.saturating_add(from.len()) <= from.start;
+        if from.start > from.end || from.end.max(to.saturating_add(from.len())) > self.len || !apart {
+            return Err(Errno::EINVAL);
+        }
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
+        let (old, new, len) = (self.addr + from.start, self.addr + to, from.len());
+        // SAFETY: both ranges are this value's and apart, and who asks for it refers to nothing in either.
+        unsafe { call(libc::SYS_mremap, [old, len, len, flags as usize, new])? };
+        Ok(())
+    }
+
     /// Advises the kernel about a byte range relative to the start.
     ///
     /// # Errors
