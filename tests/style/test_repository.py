@@ -27,6 +27,7 @@ NATIVE_USERS = {
     "doctor",
     "frontswap",
     "host",
+    "launch",
     "memory",
     "numpylimit",
     "pool",

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: what happens around `fork` (law 15). Called by: the C library, in the forking thread.
-//! Locks: every slot's extents, then every slot's state, in slot order, held across the fork so that the child finds
+//! Locks: the right to begin paging for a moment, then every slot's extents, then every slot's state, in slot order, held across the fork so that the child finds
 //! them quiet. The child opens its own descriptor over the same ranges and pages for itself from then on.
 
+use crate::arm;
 use crate::error::PagerError;
 use crate::registry;
 use crate::state::{COPY, State};
@@ -31,11 +32,25 @@ pub fn register() -> Result<(), PagerError> {
     fork::register(prepare, parent, child).map_err(|e| PagerError::Kernel("registering fork handlers", e))
 }
 
+/// Blocks signals and takes every slot's extents, while no thread begins paging; the mask. Who begins takes the right to
+/// with extents held, and may let go of those meanwhile.
+fn hold_extents() -> u64 {
+    loop {
+        drop(arm::turn());
+        let mask = signals::block_all();
+        registry::slots().for_each(|slot| slot.extents.lock().keep_across_fork());
+        if arm::try_turn().is_some() {
+            return mask;
+        }
+        registry::slots().for_each(|slot| drop(slot.extents.reclaim()));
+        signals::restore_mask(mask);
+    }
+}
+
 extern "C" fn prepare() {
-    let mask = signals::block_all();
+    let mask = hold_extents();
     let mut across = ACROSS.lock();
     across.mask = mask;
-    registry::slots().for_each(|slot| slot.extents.lock().keep_across_fork());
     let mut swaps = false;
     for (i, slot) in registry::slots().enumerate() {
         let mut state = slot.lock_at_rest();
@@ -134,7 +149,9 @@ impl State {
 
     /// A page that is here and whose copy only the parent can reach must not leave as unchanged: it would never come back.
     fn forget_copies_out_of_reach(&mut self) {
-        for page in 0..self.top {
+        let mut next = 0;
+        while let Some(page) = self.huge.next_used(next, self.top) {
+            next = page + 1;
             if self.meta[page].flags & COPY != 0 && self.frontswap.is_out_of_reach(page) {
                 self.forget_copies(page);
             }
@@ -144,7 +161,11 @@ impl State {
     /// System calls of the parent's other threads are not under way here.
     fn drop_foreign_holds(&mut self) {
         if self.held > 0 {
-            (0..self.top).for_each(|p| self.meta[p].holds = 0);
+            let mut from = 0;
+            while let Some(pages) = self.huge.next_marked(from) {
+                from = pages.end;
+                self.meta[pages].iter_mut().for_each(|meta| meta.holds = 0);
+            }
             self.held = 0;
         }
     }

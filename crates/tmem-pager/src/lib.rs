@@ -24,7 +24,10 @@ mod writeback;
 
 mod admit;
 mod arm;
+mod bulk;
+mod check;
 mod fork;
+mod space;
 mod verbs;
 
 mod background;
@@ -37,6 +40,7 @@ mod notices;
 mod pager;
 mod runs;
 pub mod stats;
+mod survey;
 mod tiers;
 
 #[doc(hidden)]
@@ -45,7 +49,8 @@ pub use page::{Event, PageState, next};
 pub use arm::Choice;
 pub use blocks::Block;
 pub use error::PagerError;
-pub use pager::{Backend, Config, MIN_RAM, Pager, finalize};
+pub use pager::{ARENA_BYTES, Backend, Config, MIN_RAM, Pager, finalize};
 pub use readahead::Pattern;
+pub use survey::register_fork;
 pub use tiers::Tier;
 pub use verbs::Advice;

@@ -74,6 +74,10 @@ impl Slot {
         self.base.load(Ordering::Acquire)
     }
 
+    pub fn arena_bytes(&self) -> usize {
+        self.len.load(Ordering::Relaxed)
+    }
+
     pub fn ram_pages(&self) -> usize {
         self.ram.load(Ordering::Relaxed) / PAGE_SIZE
     }

@@ -87,6 +87,8 @@ impl Memory {
             backends: backends.iter().map(|kind| kind.backend(limit_ms)).collect::<PyResult<_>>()?,
             background: background.then_some(known_to_libc),
             dedup: crate::pool::dedup(dedup)?,
+            arena: tmem_pager::ARENA_BYTES,
+            guarded: false,
         };
         let pager = py.detach(|| Pager::new(config)).map_err(|e| to_python(py, e))?;
         let pager = Arc::new(pager);

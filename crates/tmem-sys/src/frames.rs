@@ -5,6 +5,7 @@
 //! overwritten by a move; the bitmap here says which is which and every transfer is checked against it.
 
 mod lend;
+mod space;
 
 use crate::errno::Errno;
 use crate::mapping::{Advice, Mapping};
@@ -33,8 +34,18 @@ impl From<Progress> for Moved {
     }
 }
 
+/// What may be touched of an arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// All of it: who touches what is in use by nobody is not told.
+    Everywhere,
+    /// What was opened: a touch of the rest is SIGSEGV, as on memory that is not mapped.
+    Opened,
+}
+
 pub struct Frames {
     arena: Mapping,
+    access: Access,
     staging: Mapping,
     /// One bit a staging slot: a frame is there.
     filled: Table<u64>,
@@ -49,9 +60,12 @@ impl Frames {
     ///
     /// # Errors
     /// `ENOMEM` when the address space limit forbids it.
-    pub fn new(pages: usize, slots: usize) -> Result<Frames, Errno> {
+    pub fn new(pages: usize, slots: usize, access: Access) -> Result<Frames, Errno> {
         let slots = slots.next_multiple_of(64);
-        let arena = Mapping::aligned(pages << PAGE_SHIFT, HUGE_SIZE)?;
+        let arena = match access {
+            Access::Everywhere => Mapping::aligned(pages << PAGE_SHIFT, HUGE_SIZE)?,
+            Access::Opened => Mapping::closed(pages << PAGE_SHIFT, HUGE_SIZE)?,
+        };
         let staging = Mapping::new(slots << PAGE_SHIFT)?;
         arena.advise(0..arena.len(), Advice::DontFork)?;
         staging.advise(0..staging.len(), Advice::DontFork)?;
@@ -59,6 +73,7 @@ impl Frames {
         let _ = arena.advise(0..arena.len(), Advice::HugePage);
         Ok(Frames {
             arena,
+            access,
             staging,
             filled: Table::new(slots / 64)?,
             lent: Table::new(slots / 64)?,
@@ -243,6 +258,14 @@ impl Frames {
         let range = page << PAGE_SHIFT..(page + n) << PAGE_SHIFT;
         self.split_edges(&range);
         self.arena.advise(range, Advice::DontNeed)
+    }
+
+    /// As [`Frames::drop_pages`], where no huge page reaches over an end of the range.
+    ///
+    /// # Errors
+    /// As [`Frames::drop_pages`].
+    pub fn drop_small(&mut self, pages: Range<usize>) -> Result<(), Errno> {
+        self.arena.advise(space::bytes(&pages), Advice::DontNeed)
     }
 
     /// Splits the huge pages that reach over either end of a byte range whose contents are of no use any more. Dropping a
