@@ -30,7 +30,7 @@ mod usage;
 mod cnames;
 pub mod heap;
 mod procfs;
+mod unwind;
 
 #[global_allocator]
 static HEAP: heap::Heap = heap::Heap::new();
-mod unwind;
