@@ -50,6 +50,19 @@ impl Pager {
         self.with(|s| s.frame_count() * PAGE_SIZE + s.overhead()).unwrap_or(0)
     }
 
+    /// Whether no page of a committed range was ever written, so that nothing is lost with it. In doubt it answers false.
+    pub fn is_fresh(&self, addr: usize, bytes: usize) -> bool {
+        let Ok(range) = self.inside(addr, bytes) else { return false };
+        self.with(|s| {
+            if s.is_armed() {
+                return range.clone().all(|page| s.states.is(page, PageState::Fresh));
+            }
+            let mut written = false;
+            s.frames.scan_present(range, |_| written = true).is_ok() && !written
+        })
+        .unwrap_or(false)
+    }
+
     /// Makes a range of addresses a reserved extent, whatever was there before.
     ///
     /// # Errors

@@ -56,7 +56,9 @@ fn managed(door: &Door, run: &Range<usize>, advice: c_int) -> Result<(), Errno> 
         libc::MADV_DONTNEED | libc::MADV_FREE | DONTNEED_LOCKED => door.pager.discard(at, len).map_err(told),
         libc::MADV_WILLNEED | POPULATE_READ | POPULATE_WRITE => door.pager.prefetch(at, len).map_err(told),
         libc::MADV_NORMAL => door.pager.advise(at, len, Advice::Pattern(Pattern::Normal)).map_err(told),
-        libc::MADV_SEQUENTIAL => door.pager.advise(at, len, Advice::Pattern(Pattern::Sequential)).map_err(told),
+        libc::MADV_SEQUENTIAL => {
+            door.pager.advise(at, len, Advice::Pattern(Pattern::Sequential)).map_err(told)
+        }
         libc::MADV_RANDOM => door.pager.advise(at, len, Advice::Pattern(Pattern::Random)).map_err(told),
         COLD | PAGEOUT => door.pager.advise(at, len, Advice::Cold).map_err(told),
         libc::MADV_DONTFORK => forks::mark(run, forks::Rule::Absent),
@@ -66,7 +68,9 @@ fn managed(door: &Door, run: &Range<usize>, advice: c_int) -> Result<(), Errno> 
             Ok(())
         }
         // Hints about pages of which the pager has its own opinion, and about dumps, which never hold managed memory.
-        libc::MADV_HUGEPAGE | libc::MADV_NOHUGEPAGE | COLLAPSE | libc::MADV_DONTDUMP | libc::MADV_DODUMP => Ok(()),
+        libc::MADV_HUGEPAGE | libc::MADV_NOHUGEPAGE | COLLAPSE | libc::MADV_DONTDUMP | libc::MADV_DODUMP => {
+            Ok(())
+        }
         _ => Err(Errno::EINVAL),
     }
 }
@@ -86,7 +90,8 @@ fn covered(at: usize, len: usize) -> Result<Range<usize>, Errno> {
 /// Managed bytes that are locked.
 static LOCKED: AtomicUsize = AtomicUsize::new(0);
 
-const WHY_NOT_LOCKED: &str = "locked memory must fit the RAM budget beside what is paged: lock less, or raise --ram";
+const WHY_NOT_LOCKED: &str =
+    "locked memory must fit the RAM budget beside what is paged: lock less, or raise --ram";
 
 /// `mlock2`.
 ///
@@ -233,7 +238,9 @@ fn resident_chunk(chunk: Range<usize>, answer: &mut [u8]) -> Result<(), Errno> {
         for (run, kind) in runs {
             let bytes = &mut answer[(run.start - start) / PAGE_SIZE..(run.end - start) / PAGE_SIZE];
             match (kind, door) {
-                (Kind::Managed, Some(door)) => door.pager.resident(run.start, bytes).map_err(|e| errno(&e))?,
+                (Kind::Managed, Some(door)) => {
+                    door.pager.resident(run.start, bytes).map_err(|e| errno(&e))?
+                }
                 (Kind::Reserved, _) => bytes.fill(0),
                 (Kind::Unmapped, _) => return Err(Errno::ENOMEM),
                 // SAFETY: a live slice with a byte for each page of the range.

@@ -9,10 +9,12 @@ use crate::settings::Settings;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::ops::Range;
 use std::sync::OnceLock;
-use tmem_pager::{Backend, Config, Pager, PagerError};
+use tmem_pager::{Backend, Choice, Config, Pager, PagerError};
 use tmem_store::Dedup;
-use tmem_sys::syscall::write_stderr;
 use tmem_sys::Errno;
+use tmem_sys::caps::Caps;
+use tmem_sys::entry::Entry;
+use tmem_sys::syscall::write_stderr;
 
 /// Mappings from this size on are managed.
 pub const LARGE: usize = 64 << 10;
@@ -75,7 +77,7 @@ fn make() -> Option<&'static Door> {
     let config = Config {
         ram,
         swap: settings.swap.clone(),
-        faults: settings.faults,
+        faults: choice(settings.faults),
         name: "tmem run".to_owned(),
         backends: vec![Backend::Store],
         background: Some(tmem_sys::background::unknown_to_libc),
@@ -96,6 +98,17 @@ fn make() -> Option<&'static Door> {
             tell("this process's memory is not managed", &why.to_string());
             None
         }
+    }
+}
+
+/// How faults arrive where that is left to us: where the kernel serves its own, by threads, so that no system call of a program
+/// that knows nothing of us needs to be guarded.
+fn choice(told: Choice) -> Choice {
+    match told {
+        Choice::Auto if Caps::probe().refusal(Entry::Thread).is_none() && Caps::probe().uffd_full.is_ok() => {
+            Choice::Only(Entry::Thread)
+        }
+        told => told,
     }
 }
 
@@ -125,7 +138,8 @@ pub fn parts(range: Range<usize>) -> impl Iterator<Item = Part> {
     let door = door();
     let arena = door.map_or(0..0, |d| d.arena.clone());
     let cut = |at: usize| at.clamp(range.start, range.end);
-    let (first, last) = if door.is_some() { (cut(arena.start), cut(arena.end)) } else { (range.end, range.end) };
+    let (first, last) =
+        if door.is_some() { (cut(arena.start), cut(arena.end)) } else { (range.end, range.end) };
     [(range.start..first, None), (first..last, door), (last.max(first)..range.end, None)]
         .into_iter()
         .filter(|(part, _)| !part.is_empty())

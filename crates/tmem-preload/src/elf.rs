@@ -24,7 +24,8 @@ struct Symbol {
 }
 
 unsafe extern "C" {
-    fn dladdr1(addr: *const c_void, info: *mut libc::Dl_info, extra: *mut *mut c_void, flags: c_int) -> c_int;
+    fn dladdr1(addr: *const c_void, info: *mut libc::Dl_info, extra: *mut *mut c_void, flags: c_int)
+    -> c_int;
     fn gnu_get_libc_version() -> *const c_char;
 }
 

@@ -108,7 +108,9 @@ fn apply() {
                 Rule::Wiped => door.pager.discard(range.start, range.len()),
             };
             if done.is_err() {
-                syscall::die("a forked child keeps memory that it was not to have (MADV_DONTFORK, MADV_WIPEONFORK)");
+                syscall::die(
+                    "a forked child keeps memory that it was not to have (MADV_DONTFORK, MADV_WIPEONFORK)",
+                );
             }
         }
     }

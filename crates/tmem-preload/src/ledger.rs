@@ -10,16 +10,16 @@
 use crate::door::{self, Door};
 use crate::procfs;
 use crate::rlimit;
-use crate::share;
 use crate::settings::Settings;
+use crate::share;
 use crate::shared::{Head, Of, SLOTS, Shared, is_alive};
 use core::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::OnceLock;
 use tmem_pager::MIN_RAM;
-use std::os::unix::ffi::OsStrExt;
 use tmem_sys::background::pause;
-use tmem_sys::{guard, own};
 use tmem_sys::syscall::{call, getpid, gettid};
+use tmem_sys::{guard, own};
 
 const LOOK_MS: u64 = 250;
 /// A process takes so much more than it needs now: the next time comes later.
@@ -37,7 +37,10 @@ fn shared() -> Option<Shared> {
         let settings = door::settings()?;
         let opened = Shared::open(&settings.ledger);
         if let Err(e) = opened {
-            door::tell("the budget's ledger cannot be used, so this process has a budget of its own", e.name());
+            door::tell(
+                "the budget's ledger cannot be used, so this process has a budget of its own",
+                e.name(),
+            );
         }
         opened.ok()
     })
@@ -53,7 +56,9 @@ fn unmanaged(door: Option<&Door>) -> usize {
             BEFORE.store(bytes, Ordering::Relaxed);
             bytes
         }
-        Some(door) if door.pager.is_paging() => rlimit::anonymous_bytes().saturating_sub(door.pager.memory_bytes()),
+        Some(door) if door.pager.is_paging() => {
+            rlimit::anonymous_bytes().saturating_sub(door.pager.memory_bytes())
+        }
         Some(_) => BEFORE.load(Ordering::Relaxed),
     }
 }
@@ -107,7 +112,7 @@ pub fn make_room(door: &Door, bytes: usize) {
     keep();
     let Some(shared) = shared() else { return };
     let slot = SLOT.load(Ordering::Relaxed);
-    let needs = door.pager.usage() + bytes;
+    let needs = door.pager.usage().unwrap_or(0) + bytes;
     let has = door.pager.ram();
     if slot == NO_SLOT || needs <= has {
         return;
@@ -182,9 +187,10 @@ pub fn look() {
 
 fn publish(shared: &Shared, slot: usize, door: &Door, others: usize) {
     let now = crate::usage::now(door, others);
-    let usage = door.pager.usage() + others;
+    let usage = door.pager.usage().unwrap_or(0) + others;
     // While memory is plain, what it wants is what it has, and a little to grow.
-    let want = if door.pager.is_paging() { door.pager.committed() + MIN_RAM / 4 + others } else { usage + STEP };
+    let want =
+        if door.pager.is_paging() { door.pager.committed() + MIN_RAM / 4 + others } else { usage + STEP };
     shared.set(slot, Of::Usage, usage as u64);
     shared.set(slot, Of::Want, want.max(MIN_RAM) as u64);
     let peak = |of: Of, value: u64| shared.set(slot, of, shared.slot(slot, of).max(value));

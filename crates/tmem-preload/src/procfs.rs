@@ -52,7 +52,6 @@ pub fn has_capability(number: u32) -> bool {
     let header = [VERSION_3, 0];
     let mut sets = [0u32; 6];
     // SAFETY: both are live and of the kernel's layout.
-    let asked =
-        unsafe { call(libc::SYS_capget, [header.as_ptr() as usize, sets.as_mut_ptr() as usize]) };
+    let asked = unsafe { call(libc::SYS_capget, [header.as_ptr() as usize, sets.as_mut_ptr() as usize]) };
     asked.is_ok() && sets[number as usize / 32 * 3] >> (number % 32) & 1 == 1
 }

@@ -42,7 +42,8 @@ pub fn remap(at: usize, old: usize, new: usize, flags: c_int, to: usize) -> Resu
 
 /// Gives a range of the arena to the kernel, whatever was there.
 fn make_way(range: &Range<usize>) -> Result<(), Errno> {
-    let door = door().filter(|d| range.start >= d.arena.start && range.end <= d.arena.end).ok_or(Errno::ENOMEM)?;
+    let door =
+        door().filter(|d| range.start >= d.arena.start && range.end <= d.arena.end).ok_or(Errno::ENOMEM)?;
     forks::forget(range);
     door.pager.claim(range.start, range.len()).map_err(|e| errno(&e))?;
     door.pager.let_go(range.start, range.len()).map_err(|e| errno(&e))
@@ -59,8 +60,14 @@ fn grow_into_arena(from: &Range<usize>, new: usize, flags: c_int) -> Option<Resu
         return None;
     }
     door_for(new - from.len())?;
-    let wish =
-        Wish { at: 0, len: new, prot: READ_WRITE, flags: libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, fd: -1, offset: 0 };
+    let wish = Wish {
+        at: 0,
+        len: new,
+        prot: READ_WRITE,
+        flags: libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+        fd: -1,
+        offset: 0,
+    };
     let at = match space::map(&wish) {
         Ok(at) => at,
         Err(e) => return Some(Err(e)),
@@ -87,7 +94,9 @@ impl Move<'_> {
         }
         let keeps_old = self.flags & libc::MREMAP_DONTUNMAP != 0;
         if let Some(into) = &self.into {
-            if self.flags & libc::MREMAP_MAYMOVE == 0 || (into.start < self.from.end && into.end > self.from.start) {
+            if self.flags & libc::MREMAP_MAYMOVE == 0
+                || (into.start < self.from.end && into.end > self.from.start)
+            {
                 return Err(Errno::EINVAL);
             }
             return self.to_fixed(into.clone());

@@ -9,10 +9,10 @@ use crate::shared::{Head, Of};
 use core::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
+use tmem_sys::Errno;
 use tmem_sys::signals::Blocked;
 use tmem_sys::syscall::{call, close, getpid, write_stderr};
 use tmem_sys::time::now_ns;
-use tmem_sys::Errno;
 
 /// The process that this library is in: a child of `vfork` that ends is another, and has nothing to tell.
 static PROCESS: AtomicI32 = AtomicI32::new(0);
@@ -94,7 +94,8 @@ impl Told {
             stall_s: ledger::totals(Of::FaultNs) as f64 / 1e9,
             swap_used: ledger::totals(Of::SwapUsed),
             ratio: if into == 0 { 0.0 } else { packed as f64 / into as f64 },
-            entry: door().map_or("none", |d| if d.pager.is_paging() { d.pager.entry().name() } else { "none" }),
+            entry: door()
+                .map_or("none", |d| if d.pager.is_paging() { d.pager.entry().name() } else { "none" }),
         }
     }
 

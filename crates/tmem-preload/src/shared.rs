@@ -82,10 +82,14 @@ impl Shared {
     pub fn open(path: &Path) -> Result<Shared, Errno> {
         let mut name = [0u8; 4096];
         let bytes = path.as_os_str().as_bytes();
-        name.get_mut(..bytes.len()).filter(|_| bytes.len() < 4095).ok_or(Errno::EINVAL)?.copy_from_slice(bytes);
+        name.get_mut(..bytes.len())
+            .filter(|_| bytes.len() < 4095)
+            .ok_or(Errno::EINVAL)?
+            .copy_from_slice(bytes);
         let flags = (libc::O_RDWR | libc::O_CLOEXEC | libc::O_NOFOLLOW) as usize;
         // SAFETY: a live string that ends with a zero.
-        let fd = unsafe { call(libc::SYS_openat, [libc::AT_FDCWD as usize, name.as_ptr() as usize, flags, 0])? };
+        let fd =
+            unsafe { call(libc::SYS_openat, [libc::AT_FDCWD as usize, name.as_ptr() as usize, flags, 0])? };
         let prot = (libc::PROT_READ | libc::PROT_WRITE) as usize;
         // SAFETY: a descriptor of ours.
         let size = unsafe { call(libc::SYS_lseek, [fd, 0, libc::SEEK_END as usize]) };

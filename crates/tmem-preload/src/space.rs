@@ -5,7 +5,7 @@
 //! Private anonymous memory that may be read and written is managed, and so are reservations that will become such. All else
 //! is the kernel's: files, shared memory, code, stacks. A managed range that becomes something else is let go, with its contents.
 
-use crate::door::{self, Door, LARGE, door_for, errno, parts, touches_arena};
+use crate::door::{Door, LARGE, door_for, errno, parts, touches_arena};
 use crate::{early, forks, ledger, rlimit};
 use core::ffi::c_int;
 use std::ops::Range;
@@ -143,8 +143,8 @@ pub fn runs(door: &Door, range: Range<usize>) -> impl Iterator<Item = (Range<usi
     let mut at = range.start;
     std::iter::from_fn(move || {
         (at < range.end).then(|| {
-            let (kind, end) = door.pager.run_at(at);
-            let run = at..end.min(range.end);
+            let (kind, end) = door.pager.run_of(at, range.end);
+            let run = at..end;
             at = run.end;
             (run, kind)
         })
@@ -211,7 +211,13 @@ pub fn protect(at: usize, len: usize, prot: c_int, key: Option<c_int>) -> Result
     Ok(())
 }
 
-fn protect_run(door: &Door, run: Range<usize>, kind: Kind, prot: c_int, key: Option<c_int>) -> Result<(), Errno> {
+fn protect_run(
+    door: &Door,
+    run: Range<usize>,
+    kind: Kind,
+    prot: c_int,
+    key: Option<c_int>,
+) -> Result<(), Errno> {
     match kind {
         Kind::Unmapped => Err(Errno::ENOMEM),
         Kind::Reserved if prot == libc::PROT_NONE => Ok(()),
@@ -242,9 +248,4 @@ pub fn end_process(code: c_int) -> ! {
         let _ = unsafe { call(libc::SYS_exit_group, [code as usize]) };
         syscall::sched_yield();
     }
-}
-
-/// Whether this process has a pager.
-pub fn is_managed() -> bool {
-    door::door().is_some()
 }

@@ -20,7 +20,10 @@ extern "C" fn begin(_argc: c_int, _argv: *const *const c_char, environment: *con
     // SAFETY: the loader's own array.
     let Some(value) = (unsafe { find(environment) }) else { return };
     let Some(settings) = Settings::parse(value) else {
-        door::tell("the variable TMEM_RUN is of another version", "start the program by `tmem run` of this version");
+        door::tell(
+            "the variable TMEM_RUN is of another version",
+            "start the program by `tmem run` of this version",
+        );
         space::end_process(FAILED);
     };
     door::set_settings(settings);
