@@ -6,10 +6,11 @@
 //! The pager's arena is inherited whole or not at all, so that the kernel's own marks (`MADV_DONTFORK`, `MADV_WIPEONFORK`) on
 //! parts of it would be lost: the child sees to them itself, before it returns from `fork`.
 
-use crate::{HEAP, brk, door, early, ledger, report};
+use crate::marks::Marks;
+use crate::{HEAP, brk, door, early, ledger, report, space};
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::ops::Range;
-use tmem_sys::{Errno, Lock, fork, signals, syscall};
+use tmem_sys::{Errno, fork, signals, syscall};
 
 /// What a child finds in a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,39 +21,18 @@ pub enum Rule {
     Wiped,
 }
 
-static RULES: Lock<Vec<(Range<usize>, Rule)>> = Lock::new(Vec::new());
+static RULES: Marks<Rule> = Marks::new();
 static MASK: AtomicU64 = AtomicU64::new(0);
-
-/// Ranges with a rule of their own at most: each fork goes through them.
-const MOST: usize = 4096;
 
 /// # Errors
 /// `ENOMEM` for too many.
 pub fn mark(range: &Range<usize>, rule: Rule) -> Result<(), Errno> {
-    forget(range);
-    let mut rules = RULES.lock();
-    if rules.len() >= MOST {
-        return Err(Errno::ENOMEM);
-    }
-    rules.push((range.clone(), rule));
-    Ok(())
+    RULES.set(range, rule)
 }
 
 /// A range is inherited as any other.
 pub fn forget(range: &Range<usize>) {
-    let mut rules = RULES.lock();
-    if rules.is_empty() {
-        return;
-    }
-    let mut rest = Vec::new();
-    for (known, rule) in rules.drain(..) {
-        for part in [known.start..known.end.min(range.start), known.start.max(range.end)..known.end] {
-            if part.start < part.end {
-                rest.push((part, rule));
-            }
-        }
-    }
-    *rules = rest;
+    RULES.forget(range);
 }
 
 /// Registers all handlers there are, in the order that the locks need: those registered last come first before a fork.
@@ -77,7 +57,8 @@ extern "C" fn prepare() {
     MASK.store(signals::block_all(), Ordering::Relaxed);
     brk::pause();
     early::pause();
-    RULES.lock().keep_across_fork();
+    RULES.pause();
+    space::OTHERS.pause();
 }
 
 extern "C" fn parent() {
@@ -92,7 +73,8 @@ extern "C" fn child() {
 }
 
 fn finish() {
-    drop(RULES.reclaim());
+    drop(RULES.resume());
+    drop(space::OTHERS.resume());
     early::resume();
     brk::resume();
     signals::restore_mask(MASK.load(Ordering::Relaxed));
@@ -100,7 +82,7 @@ fn finish() {
 
 /// In a child.
 fn apply() {
-    let rules = RULES.reclaim();
+    let rules = RULES.resume();
     if let Some(door) = door::door() {
         for (range, rule) in rules.iter() {
             let done = match rule {

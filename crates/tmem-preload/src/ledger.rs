@@ -13,12 +13,13 @@ use crate::rlimit;
 use crate::settings::Settings;
 use crate::share;
 use crate::shared::{Head, Of, SLOTS, Shared, is_alive};
-use core::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::OnceLock;
 use tmem_pager::MIN_RAM;
 use tmem_sys::background::pause;
 use tmem_sys::syscall::{call, getpid, gettid};
+use tmem_sys::time::now_ns;
 use tmem_sys::{guard, own};
 
 const LOOK_MS: u64 = 250;
@@ -206,6 +207,24 @@ fn publish(shared: &Shared, slot: usize, door: &Door, others: usize) {
         (Of::PackedInto, now.packed_into),
     ] {
         shared.set(slot, of, value);
+    }
+}
+
+/// Memory is about to be given back: what was in use until now may have been the most. Asked now and then.
+pub fn note_peak() {
+    static LAST_NS: AtomicU64 = AtomicU64::new(0);
+    const BETWEEN_NS: u64 = 5_000_000;
+    let (now, last) = (now_ns(), LAST_NS.load(Ordering::Relaxed));
+    if now - last < BETWEEN_NS
+        || LAST_NS.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_err()
+    {
+        return;
+    }
+    let slot = SLOT.load(Ordering::Relaxed);
+    if let (Some(door), true) = (door::door(), slot != NO_SLOT)
+        && let Some(shared) = shared()
+    {
+        publish(&shared, slot, door, unmanaged(Some(door)));
     }
 }
 

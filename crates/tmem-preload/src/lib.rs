@@ -14,6 +14,7 @@ mod patch;
 mod advice;
 mod brk;
 mod early;
+mod marks;
 mod remap;
 mod space;
 

@@ -2,8 +2,8 @@
 //! Owns: `mremap` where either side is in the arena, or comes into it. Caller: `hooks`, with signals blocked. Locks: the pager's.
 
 use crate::door::{Door, LARGE, door, door_for, errno, touches_arena};
+use crate::early;
 use crate::space::{self, READ_WRITE, Wish, commit, pages, runs};
-use crate::{early, forks};
 use core::ffi::c_int;
 use std::ops::Range;
 use tmem_pager::Kind;
@@ -44,9 +44,10 @@ pub fn remap(at: usize, old: usize, new: usize, flags: c_int, to: usize) -> Resu
 fn make_way(range: &Range<usize>) -> Result<(), Errno> {
     let door =
         door().filter(|d| range.start >= d.arena.start && range.end <= d.arena.end).ok_or(Errno::ENOMEM)?;
-    forks::forget(range);
+    space::forget(range);
     door.pager.claim(range.start, range.len()).map_err(|e| errno(&e))?;
-    door.pager.let_go(range.start, range.len()).map_err(|e| errno(&e))
+    space::hand_over(door, range)?;
+    space::OTHERS.set(range, ())
 }
 
 fn native(at: usize, old: usize, new: usize, flags: c_int, to: usize) -> Result<usize, Errno> {
@@ -139,7 +140,7 @@ impl Move<'_> {
         if !touches_arena(&into) {
             return self.out_of_arena(into);
         }
-        forks::forget(&into);
+        space::forget(&into);
         self.door.pager.claim(into.start, into.len()).map_err(|e| errno(&e))?;
         self.carry(into.start)
     }
@@ -156,7 +157,10 @@ impl Move<'_> {
                     pager.relocate(run.start, there, run.len()).map_err(|e| errno(&e))?;
                 }
                 Kind::LetGo => {
-                    pager.let_go(there, run.len()).map_err(|e| errno(&e))?;
+                    let target = there..there + run.len();
+                    space::hand_over(self.door, &target)?;
+                    // Not worth asking what it is: it stays the kernel's.
+                    space::OTHERS.set(&target, ())?;
                     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
                     native(run.start, run.len(), run.len(), flags, there)?;
                     pager.restore(run.start, run.len()).map_err(|e| errno(&e))?;

@@ -6,6 +6,7 @@
 //! is the kernel's: files, shared memory, code, stacks. A managed range that becomes something else is let go, with its contents.
 
 use crate::door::{Door, LARGE, door_for, errno, parts, touches_arena};
+use crate::marks::Marks;
 use crate::{early, forks, ledger, rlimit};
 use core::ffi::c_int;
 use std::ops::Range;
@@ -114,7 +115,7 @@ fn map_fixed(wish: &Wish, len: usize) -> Result<usize, Errno> {
     {
         return Err(Errno::EEXIST);
     }
-    forks::forget(&range);
+    forget(&range);
     door.pager.claim(wish.at, len).map_err(|e| errno(&e))?;
     if wish.is_plain() {
         if wish.prot == READ_WRITE {
@@ -122,8 +123,27 @@ fn map_fixed(wish: &Wish, len: usize) -> Result<usize, Errno> {
         }
         return Ok(wish.at);
     }
-    door.pager.let_go(wish.at, len).map_err(|e| errno(&e))?;
+    hand_over(door, &range)?;
+    OTHERS.set(&range, ())?;
     wish.native()
+}
+
+/// What is mapped in the arena and is no plain memory, and so never comes back to the pager.
+pub static OTHERS: Marks<()> = Marks::new();
+
+/// Lets the kernel have a range of extents, with what it holds.
+///
+/// # Errors
+/// `ENOMEM` where the budget cannot spare so much.
+pub fn hand_over(door: &Door, range: &Range<usize>) -> Result<(), Errno> {
+    door.pager.commit(range.start, range.len()).map_err(|e| errno(&e))?;
+    door.pager.let_go(range.start, range.len()).map_err(|e| errno(&e))
+}
+
+/// Notes that nothing of what was noted of a range holds any more.
+pub fn forget(range: &Range<usize>) {
+    forks::forget(range);
+    OTHERS.forget(range);
 }
 
 /// Makes reserved memory usable.
@@ -176,7 +196,10 @@ pub fn unmap(at: usize, len: usize) -> Result<(), Errno> {
     for (part, door) in parts(range) {
         match door {
             Some(door) => {
-                forks::forget(&part);
+                forget(&part);
+                if part.len() >= LARGE {
+                    ledger::note_peak();
+                }
                 door.pager.unmap(part.start, part.len()).map_err(|e| errno(&e))?;
             }
             None => native_unmap(part.start, part.len())?,
@@ -228,10 +251,16 @@ fn protect_run(
             door.pager.decommit(run.start, run.len()).map_err(|e| errno(&e))
         }
         Kind::Reserved | Kind::Managed => {
-            door.pager.let_go(run.start, run.len()).map_err(|e| errno(&e))?;
+            hand_over(door, &run)?;
             native_protect(run, prot, key)
         }
-        Kind::LetGo => native_protect(run, prot, key),
+        Kind::LetGo => {
+            native_protect(run.clone(), prot, key)?;
+            if prot == READ_WRITE && key.is_none() && !OTHERS.touch(&run) {
+                return door.pager.adopt(run.start, run.len()).map_err(|e| errno(&e));
+            }
+            Ok(())
+        }
     }
 }
 
