@@ -34,7 +34,7 @@ impl Array {
             swap: None,
             faults: Choice::Only(Entry::Thread),
             name: "fault_cost".into(),
-            background: false,
+            background: None,
             backends: vec![Backend::Store],
             dedup: tmem_store::Dedup::Off,
             arena: tmem_pager::ARENA_BYTES,

@@ -80,6 +80,24 @@ impl Extents {
         Some(first..first + pages)
     }
 
+    /// Takes just this range. False where it is not all free.
+    pub fn take_at(&mut self, range: &Range<usize>) -> bool {
+        let Some((&start, &len)) = self.free.range(..=range.start).next_back() else { return false };
+        let end = start + len;
+        if range.end > end {
+            return false;
+        }
+        self.free.remove(&start);
+        if range.start > start {
+            self.free.insert(start, range.start - start);
+        }
+        if range.end < end {
+            self.free.insert(range.end, end - range.end);
+        }
+        self.live.insert(range.start, range.len());
+        true
+    }
+
     /// Gives a range back. False when it is not live.
     pub fn give(&mut self, range: &Range<usize>) -> bool {
         if self.live.get(&range.start) != Some(&range.len()) {

@@ -44,6 +44,7 @@ mod notices;
 mod pager;
 mod runs;
 pub mod stats;
+mod survey;
 mod tiers;
 
 #[doc(hidden)]
@@ -55,5 +56,6 @@ pub use error::PagerError;
 pub use pager::{ARENA_BYTES, Backend, Config, MIN_RAM, Pager, finalize};
 pub use readahead::Pattern;
 pub use space::Kind;
+pub use survey::register_fork;
 pub use tiers::Tier;
 pub use verbs::Advice;

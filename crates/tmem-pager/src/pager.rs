@@ -23,6 +23,7 @@ use tmem_store::{
     SwapDevice, testback,
 };
 use tmem_sys::LockGuard;
+use tmem_sys::background::Maker;
 use tmem_sys::counters::Counters;
 use tmem_sys::entry::Entry;
 use tmem_sys::frames::Access;
@@ -55,8 +56,8 @@ pub struct Config {
     pub faults: Choice,
     pub name: String,
     pub backends: Vec<Backend>,
-    /// Have the process's background thread pack cold pages tighter.
-    pub background: bool,
+    /// Have the process's background thread pack cold pages tighter, a thread made so: see [`Maker`].
+    pub background: Option<Maker>,
     /// Which pages the store looks up among those it has.
     pub dedup: Dedup,
     /// Bytes of address space for extents, whole huge pages; it takes no memory.
@@ -70,6 +71,7 @@ pub struct Pager {
     index: usize,
     pub(crate) choice: Choice,
     pub(crate) planned: Entry,
+    background: Option<Maker>,
 }
 
 pub(crate) fn too_small(ram: usize) -> PagerError {
@@ -103,8 +105,8 @@ impl Pager {
             PagerError::Budget(format!("{} Memory objects live already; close some", registry::MAX_PAGERS))
         })?;
         registry::slot(index).fill(state, workers);
-        registry::slot(index).set_kept(config.background);
-        Ok(Pager { index, choice: config.faults, planned })
+        registry::slot(index).set_kept(config.background.is_some());
+        Ok(Pager { index, choice: config.faults, planned, background: config.background })
     }
 
     pub(crate) fn slot(&self) -> &'static Slot {
@@ -128,7 +130,8 @@ impl Pager {
     /// Where memory is paged, sees to it that the process has its background thread; a forked child has none at first. Not
     /// for under the pager's lock.
     pub(crate) fn start_background(&self) {
-        if self.slot().is_paged() && self.slot().is_kept() && background::start().is_err() {
+        let wanted = self.background.filter(|_| self.slot().is_paged());
+        if wanted.is_some_and(|make| background::start(make).is_err()) {
             let _ = self.with(|state| state.notices.tell(Notice::NoBackground));
         }
     }

@@ -49,7 +49,7 @@ fn pager(ram: usize) -> Result<Pager, String> {
         faults: Choice::Only(Entry::Thread),
         name: String::new(),
         backends: vec![Backend::Store],
-        background: false,
+        background: None,
         dedup: Dedup::Off,
         arena: ARENA * PAGE_SIZE,
         guarded: true,

@@ -38,6 +38,7 @@ mod follow;
 pub mod fork;
 pub mod guard;
 pub mod handler;
+pub mod own;
 pub mod signals;
 pub mod stack;
 pub mod thread;

@@ -75,6 +75,11 @@ impl Mapping {
         Ok(mapping)
     }
 
+    /// Gives the mapping up without unmapping it: its address, to whoever unmaps it by other means.
+    pub fn into_raw(self) -> usize {
+        std::mem::ManuallyDrop::new(self).addr
+    }
+
     pub fn addr(&self) -> usize {
         self.addr
     }

@@ -20,7 +20,7 @@ fn pager() -> (&'static mut State, Worker) {
         swap: None,
         faults: Choice::Only(Entry::Thread),
         name: "refused".into(),
-        background: false,
+        background: None,
         backends: vec![Backend::Store],
         dedup: tmem_store::Dedup::Off,
         arena: pager::ARENA_BYTES,
