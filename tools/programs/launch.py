@@ -8,6 +8,7 @@ to a file that need not be: what a program prints is digested as it comes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -141,10 +142,8 @@ def _talk(client: Callable[[Path], str] | None, directory: Path, pid: int) -> Ca
 
 def _end(group: int) -> None:
     """Kill what is left of a session of our own."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 class _Clock:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the programs read: made anew for each run, the same bytes every time.
 
-Owns: the shape of each input. Called by catalogue. Text is as programs meet it: records whose fields repeat, versions of
-one file that differ in a few lines, C that a generator wrote. None of it depends on a locale or on hash seeds.
+Owns: the shape of each input. Called by catalogue. Text is as programs meet it: records whose fields repeat, versions
+of one file that differ in a few lines, C that a generator wrote. None of it depends on a locale or on hash seeds.
 """
 
 from __future__ import annotations
