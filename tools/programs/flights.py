@@ -44,7 +44,7 @@ def main() -> None:
     grown["distance"] += grown.index.to_numpy() // len(flights)
     del flights
     steps: dict[str, Callable[[], pd.DataFrame]] = {
-        "delays": lambda: grown.groupby(["carrier", "month"])[["dep_delay", "arr_delay", "distance"]].mean(),
+        "delays": grown.groupby(["carrier", "month"])[["dep_delay", "arr_delay", "distance"]].mean,
         "with planes": lambda: grown.loc[::4, ["tailnum", "distance"]].merge(
             planes[["tailnum", "seats", "engines"]], on="tailnum"
         ),
