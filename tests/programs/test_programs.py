@@ -16,6 +16,7 @@ directory.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ class Prepared:
         return ran
 
 
+@contextlib.contextmanager
 def _prepared(name: str, program: Program) -> Iterator[Prepared]:
     if missing := program.missing():
         pytest.skip(missing)
@@ -70,23 +72,32 @@ def _prepared(name: str, program: Program) -> Iterator[Prepared]:
 
 
 @pytest.fixture(scope="module")
-def prepared(request: pytest.FixtureRequest) -> Iterator[Prepared]:
-    yield from _prepared(request.param, PROGRAMS[request.param])
+def prepared() -> Iterator[Callable[[str], Prepared]]:
+    """Prepares a program by its name; the one that was prepared last is kept until another is asked for."""
+    kept: dict[str, Prepared] = {}
+    with contextlib.ExitStack() as stack:
+
+        def prepare(name: str) -> Prepared:
+            if name not in kept:
+                stack.close()
+                kept.clear()
+                program = MAKE if name == "make" else PROGRAMS[name]
+                kept[name] = stack.enter_context(_prepared(name, program))
+            return kept[name]
+
+        yield prepare
 
 
-@pytest.mark.parametrize(("prepared", "faults"), CASES, indirect=["prepared"])
+@pytest.mark.parametrize(("name", "faults"), CASES)
 def test_answers_are_those_of_the_plain_run(
-    prepared: Prepared, under_with: Callable[[str], Under], faults: str
+    prepared: Callable[[str], Prepared], under_with: Callable[[str], Under], name: str, faults: str
 ) -> None:
-    prepared.compare(under_with(faults))
+    under = under_with(faults)
+    prepared(name).compare(under)
 
 
-@pytest.fixture(scope="module")
-def project() -> Iterator[Prepared]:
-    yield from _prepared("make", MAKE)
-
-
-def test_a_parallel_make_has_one_budget_for_its_tree(project: Prepared, under: Under) -> None:
+def test_a_parallel_make_has_one_budget_for_its_tree(prepared: Callable[[str], Prepared], under: Under) -> None:
+    project = prepared("make")
     ran, told = under(project.program.job(project.directory), project.directory)
     assert (ran.code, ran.late, ran.answer) == (0, False, project.plain.answer), ran.errors
     assert told["processes"] > 40
