@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole programs at half their memory: under `tmem run`, and under a memory cgroup with the kernel's zram swap behind it.
+"""Whole programs at half their memory: under `tmem run`, and under a memory cgroup with the kernel's zram swap.
 
 `python -m benches.programs [--rounds N] [--only NAME...] [--save]`, as root. The programs are those of
 tools/programs/catalogue.py. In each round the kernel's side runs first, with half of the plain run's peak of anonymous
-memory as its limit; ours then gets that limit and the peak of zram's pool as its budget, less what a run before the first
-round did not manage, so that both have the same memory in all. What is in no budget of ours but charged to a cgroup
-is given to the kernel's side besides: pages of files that are mapped, and page tables. Our side runs in a cgroup too,
-without a limit, whose peak is kept beside the results. Every answer must be the plain run's.
+memory as its limit; ours then gets that limit and the peak of zram's pool as its budget, less what a run before the
+first round did not manage, so that both have the same memory in all. What is in no budget of ours but charged to a
+cgroup is given to the kernel's side besides: pages of files that are mapped, and page tables. Our side runs in a cgroup
+too, without a limit, whose peak is kept beside the results. Every answer must be the plain run's.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class Side:
     def kernel(self) -> Row:
         """Run it under the limit with zram behind it, again where the kernel kills it; TmemError for a wrong answer."""
         beside = FILES + self.plain.anonymous // TABLES
+        pool = 0
         for killed in range(TRIES):
             with kernel.room(self._changes, ZRAM, self.limit + beside, 2 * self.plain.anonymous) as room:
                 ran = self._run(_into(room))
@@ -132,8 +133,8 @@ def _median(values: list[float]) -> float | None:
 def table(result: dict[str, Any]) -> str:
     """Return the result as a Markdown table; what was not measured is a dash."""
     head = (
-        "| program, half of its memory resident | MiB plainly | plain, s | tmem run, s | zram, s | zram / ours | spread "
-        "| killed by the kernel |"
+        "| program, half of its memory resident | MiB plainly | plain, s | tmem run, s | zram, s | zram / ours "
+        "| spread | killed by the kernel |"
     )
     lines = [head, "| --- |" + " ---: |" * 7]
     for row in result["rows"]:
