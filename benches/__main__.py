@@ -19,6 +19,8 @@ ALL = (
     "cache",
     "python_backend",
     "unchanged_code",
+    "no_pressure",
+    "programs",
 )
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tables of measured figures in README.md and docs/explanation/performance.md, made from the committed results.
 
-Owns: which rows of `tmem bench`, and of two scripts of benches/, are shown where; footprint has those of
+Owns: which rows of `tmem bench`, and of some scripts of benches/, are shown where; footprint has those of
 `tmem bench --footprint`. Called by
 `python -m tools.performance`, and by a test that holds the pages to the committed results. A figure that was not
 measured is shown as a dash.
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benches import kernel_edge, packers
+from benches import kernel_edge, no_pressure, packers, programs
 from tmem.bench.report import geometric
 from tools.performance import footprint
 
@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "benches/results/bench.json"
 EDGE = ROOT / "benches/results/kernel_edge.json"
 PACKERS = ROOT / "benches/results/packers.json"
+PROGRAMS = ROOT / "benches/results/programs.json"
+NO_PRESSURE = ROOT / "benches/results/no_pressure.json"
 PAGES = (ROOT / "README.md", ROOT / "docs/explanation/performance.md")
 
 _BOUNDS = (20, 3)  # from either on, a ratio has a digit less
@@ -215,6 +217,16 @@ def packed(_rows: Rows) -> str:
     return packers.table(_loaded(PACKERS))
 
 
+def whole_programs(_rows: Rows) -> str:
+    """Return whole programs at half their memory, beside the kernel's zram swap."""
+    return programs.table(_loaded(PROGRAMS))
+
+
+def fitting(_rows: Rows) -> str:
+    """Return what `tmem run` costs programs whose memory fits."""
+    return no_pressure.table(_loaded(NO_PRESSURE))
+
+
 def stored(_rows: Rows) -> str:
     """Return what a stored page takes and what a cold fault costs."""
     return footprint.tables(footprint.read(), ALL, table)
@@ -241,6 +253,8 @@ BLOCKS: dict[str, Callable[[Rows], str]] = {
     "random_bytes": random_bytes,
     "edge": edge,
     "packers": packed,
+    "programs": whole_programs,
+    "no_pressure": fitting,
     "footprint": stored,
     "machine": machine,
 }

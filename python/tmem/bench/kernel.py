@@ -66,7 +66,12 @@ class Room:
 
     def admit(self, pid: int) -> None:
         """Put a process under the limit; what it has touched already stays outside."""
-        (self._group / "cgroup.procs").write_text(str(pid), encoding="ascii")
+        self.entrance.write_text(str(pid), encoding="ascii")
+
+    @property
+    def entrance(self) -> Path:
+        """The file by which a process puts itself under the limit: it writes its number there."""
+        return self._group / "cgroup.procs"
 
     def peak(self) -> int:
         """Return the most that the process had in RAM under the limit, in bytes; 0 where the kernel does not tell."""
