@@ -73,9 +73,10 @@ fn make() -> Option<&'static Door> {
         return None;
     }
     let before = rlimit::mapped_bytes();
-    let ram = ledger::join(settings);
+    let grant = ledger::join(settings);
     let config = Config {
-        ram,
+        // What is made for its size is made for the most that the process may come to have.
+        ram: settings.ram,
         swap: settings.swap.clone(),
         faults: choice(settings.faults),
         name: "tmem run".to_owned(),
@@ -88,6 +89,7 @@ fn make() -> Option<&'static Door> {
     match Pager::new(config) {
         Ok(pager) => {
             rlimit::add_ours(rlimit::mapped_bytes().saturating_sub(before));
+            let _ = pager.set_ram(grant);
             let arena = pager.arena();
             let door = Box::leak(Box::new(Door { pager, arena }));
             DOOR.store(door, Ordering::Release);

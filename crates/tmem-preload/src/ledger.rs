@@ -189,6 +189,9 @@ pub fn look() {
 fn publish(shared: &Shared, slot: usize, door: &Door, others: usize) {
     let now = crate::usage::now(door, others);
     let usage = door.pager.usage().unwrap_or(0) + others;
+    if door.pager.is_paging() {
+        shared.head_word(Head::Entry).store(door.pager.entry() as u64 + 1, Ordering::Relaxed);
+    }
     // While memory is plain, what it wants is what it has, and a little to grow.
     let want =
         if door.pager.is_paging() { door.pager.committed() + MIN_RAM / 4 + others } else { usage + STEP };

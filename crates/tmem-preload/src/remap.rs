@@ -33,8 +33,13 @@ pub fn remap(at: usize, old: usize, new: usize, flags: c_int, to: usize) -> Resu
         None => match grow_into_arena(&from, new, flags) {
             Some(done) => done,
             None => {
+                let known = early::is_known(&from);
                 early::forget(&from);
-                native(at, old, new, flags, to)
+                let to = native(at, old, new, flags, to)?;
+                if known {
+                    early::note(to..to + new);
+                }
+                Ok(to)
             }
         },
     }

@@ -2,7 +2,7 @@
 //! Owns: what is told when the first program of a tree ends: on standard error, and as JSON in a file. Caller: `_exit`, which every
 //! orderly end comes to. Locks: those of the ledger. A program that is killed tells nothing.
 
-use crate::door::{self, door};
+use crate::door;
 use crate::ledger;
 use crate::settings::Settings;
 use crate::shared::{Head, Of};
@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
 use tmem_sys::Errno;
+use tmem_sys::entry::Entry;
 use tmem_sys::signals::Blocked;
 use tmem_sys::syscall::{call, close, getpid, write_stderr};
 use tmem_sys::time::now_ns;
@@ -94,8 +95,10 @@ impl Told {
             stall_s: ledger::totals(Of::FaultNs) as f64 / 1e9,
             swap_used: ledger::totals(Of::SwapUsed),
             ratio: if into == 0 { 0.0 } else { packed as f64 / into as f64 },
-            entry: door()
-                .map_or("none", |d| if d.pager.is_paging() { d.pager.entry().name() } else { "none" }),
+            entry: [Entry::Signal, Entry::Thread]
+                .into_iter()
+                .find(|&entry| entry as u64 + 1 == ledger::head(Head::Entry))
+                .map_or("none", Entry::name),
         }
     }
 

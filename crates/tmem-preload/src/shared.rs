@@ -29,6 +29,8 @@ pub enum Head {
     Joined = 6,
     /// The most that the tree used at a time, as far as was looked.
     Peak = 7,
+    /// How faults arrive in the process that last began paging: the pager's number of it.
+    Entry = 8,
     /// Of processes that have ended, from here on: as many words as [`Of::SUMMED`].
     Ended = 16,
 }
