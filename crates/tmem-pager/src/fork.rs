@@ -152,6 +152,7 @@ impl State {
             self.forget_copies_out_of_reach();
         }
         self.drop_foreign_holds();
+        self.unlock_all();
         Ok(())
     }
 
