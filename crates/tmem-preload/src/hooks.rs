@@ -3,6 +3,7 @@
 //! program and the C library itself, in any thread, from anywhere. Calls `space` with signals blocked, so that a handler of the
 //! program's that maps memory does not meet a lock of ours held by its own thread.
 
+use crate::altstack::{self, Stack};
 use crate::patch::Patch;
 use crate::{brk, exec, report, rlimit, space};
 use core::ffi::{c_int, c_long, c_void};
@@ -19,7 +20,7 @@ macro_rules! patches {
 const OPTIONAL: bool = true;
 
 /// What is to be replaced, and by what.
-pub fn patches() -> [Patch; 26] {
+pub fn patches() -> [Patch; 27] {
     patches! {
         c"mmap" mmap;
         c"munmap" munmap;
@@ -41,6 +42,7 @@ pub fn patches() -> [Patch; 26] {
         c"prlimit" prlimit;
         c"syscall" tmem_any_call;
         c"execve" exec::tmem_execve;
+        c"sigaltstack" sigaltstack;
         c"close" close;
         c"dup2" dup2;
         c"dup3" dup3;
@@ -169,6 +171,11 @@ extern "C" fn prlimit(
 ) -> c_int {
     // SAFETY: as in `getrlimit`.
     status(unsafe { rlimit::change(pid, resource, new, old) })
+}
+
+extern "C" fn sigaltstack(new: *const Stack, old: *mut Stack) -> c_int {
+    // SAFETY: the program's pointers, as the kernel would have used them.
+    status(quietly(|| unsafe { altstack::change(new, old) }))
 }
 
 /// The kernel's answer, where tmem's own descriptors are not open: daemons begin by closing all there may be.
