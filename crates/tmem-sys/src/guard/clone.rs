@@ -3,38 +3,62 @@
 //! stack does not have and a shared one loses. So the program is sent on to a landing place in the stub, which makes the call on
 //! the program's own stack and registers and jumps back. Called by `trap`. No locks: a slot is claimed by compare and swap.
 //!
-//! A new thread arms itself before its first instruction of its own. A new process runs unguarded: after `vfork` until it
-//! executes another program, after `fork` until the at-fork handler arms it.
+//! A new thread arms itself before its first instruction of its own, and so does a process that borrows this memory (`vfork`,
+//! `posix_spawn`): it uses paged memory as its maker does, in system calls and out of them. It is no thread of this process and
+//! never counted as one. A process with a copy of this memory runs unguarded until the at-fork handler arms it.
+//!
+//! A borrower has a table of signal actions of its own, into which ours are put, and shares everything else: the guard's tables,
+//! what the program believes its actions are, the thread pointer of the thread that waits for it. What it leaves behind when it
+//! executes another program or is ended, the thread that waited for it clears away.
 
 use super::frame::Frame;
 use super::ordinary::issue;
-use super::{refuse, threads, user};
-use crate::stub;
+use super::{hold, refuse, threads, user};
+use crate::stub::{self, Born};
+use crate::syscall::gettid;
 use core::sync::atomic::Ordering;
 
 const NO_SLOT: &str = "a clone was refused: it is called from more places in the program than the system call guard keeps; \
      create threads and processes through the C library";
 
+const NO_ACTIONS: &str = "a clone3 was refused with EINVAL: CLONE_VM with CLONE_CLEAR_SIGHAND makes a process that uses paged memory without the \
+     signal handlers that serve it; add CLONE_VFORK, or leave CLONE_CLEAR_SIGHAND out";
+/// `CLONE_CLEAR_SIGHAND`.
+const CLEAR_SIGHAND: u64 = 1 << 32;
+
 /// Sends the program on to its landing place, or answers what the call gives at once.
 pub(super) fn call(frame: &mut Frame, nr: usize) -> Option<isize> {
     let (flags, new_stack) = request(frame, nr);
-    let shares = flags & libc::CLONE_VM as u64 != 0;
-    // A child that borrows its parent's stack until it executes is no thread; any other that shares memory is, to us.
-    let thread = shares && flags & libc::CLONE_VFORK as u64 == 0;
+    let has = |flag: i32| flags & flag as u64 != 0;
+    let born = match (has(libc::CLONE_VM), has(libc::CLONE_VFORK)) {
+        (true, true) => Born::Borrower,
+        (true, false) if flags & CLEAR_SIGHAND != 0 => return Some(refuse(libc::EINVAL, NO_ACTIONS)),
+        (true, false) => Born::Thread,
+        (false, _) => Born::Copy,
+    };
     let back = frame.pc();
     match slot(back) {
         Some(i) => {
-            frame.set_pc(stub::landing(i, thread));
+            frame.set_pc(stub::landing(i, born));
             None
         }
         // A child with a copy of everything, this frame included, may return through it.
-        None if !shares && !new_stack => Some(issue(nr, frame.args())),
+        None if born == Born::Copy && !new_stack => Some(issue(nr, frame.args())),
         None => Some(refuse(libc::EAGAIN, NO_SLOT)),
     }
 }
 
+/// What a borrower did not get to release: it has executed another program, or was ended.
+pub(super) fn goodbye(borrower: usize) -> isize {
+    if let Ok(tid @ 1..) = i32::try_from(borrower) {
+        hold::reclaim_thread(tid);
+    }
+    0
+}
+
 /// A thread that unmaps its own stack has no place for another signal frame: it leaves the guard and goes on natively to its end.
 pub(super) fn without_stack(frame: &mut Frame) -> Option<isize> {
+    hold::reclaim_thread(gettid());
     threads::leave();
     frame.run_again();
     None

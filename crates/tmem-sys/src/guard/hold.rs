@@ -4,10 +4,11 @@
 //! Law: whatever was held is released exactly once. Usually that is when the call is over; but a signal handler of the program
 //! may leave by `longjmp` and never come back to it, and a thread may end inside one. So each hold is kept in a table outside
 //! the stack, with the thread and the stack address it belongs to: what lies below the stack pointer of a thread's next call is
-//! dead. The table is lock-free; a record belongs to whoever moved its `call` to `BUSY`.
+//! dead. A process that borrows this memory until it executes another program never comes back to that call either; the thread
+//! that waited for it ends its holds. The table is lock-free; a record belongs to whoever moved its `call` to `BUSY`.
 
 use super::{HOLDS, count, hooks};
-use crate::syscall::gettid;
+use crate::syscall::{call, gettid};
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 /// Holds of all calls at once.
@@ -25,7 +26,10 @@ struct Record {
     tid: AtomicU32,
     next: AtomicU32,
     frame: AtomicUsize,
+    /// What the hold is released by, or the address of a room.
     token: AtomicU64,
+    /// Bytes of a room, 0 for a hold.
+    room: AtomicUsize,
 }
 
 impl Record {
@@ -36,6 +40,7 @@ impl Record {
             next: AtomicU32::new(END),
             frame: AtomicUsize::new(0),
             token: AtomicU64::new(0),
+            room: AtomicUsize::new(0),
         }
     }
 
@@ -43,12 +48,16 @@ impl Record {
         self.call.compare_exchange(from, BUSY, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    /// Ends the hold of a record that was taken.
+    /// Ends the hold of a record that was taken, or unmaps its room.
     fn end(&self) {
         let token = self.token.load(Ordering::Relaxed);
+        let room = self.room.swap(0, Ordering::Relaxed);
         self.call.store(FREE, Ordering::Release);
         LIVE.fetch_sub(1, Ordering::AcqRel);
-        if let Some(hooks) = hooks() {
+        if room != 0 {
+            // SAFETY: the mapping is the room's, which nobody knows of but the call that has ended.
+            let _ = unsafe { call(libc::SYS_munmap, [token as usize, room]) };
+        } else if let Some(hooks) = hooks() {
             (hooks.release)(token);
         }
     }
@@ -89,13 +98,38 @@ impl Holds {
         let Some((index, record)) = self.claim() else { return 0 };
         count(&HOLDS);
         let answer = (hooks.hold)(addr, reach, write);
+        self.note(index, record, answer.token);
+        if answer.held_len >= reach { len } else { answer.held_len }
+    }
+
+    /// Room outside paged memory that goes with the holds; only what is written to takes memory. None: no record, no room.
+    pub(super) fn room(&mut self, len: usize) -> Option<usize> {
+        let (index, record) = self.claim()?;
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping where the kernel likes.
+        match unsafe { call(libc::SYS_mmap, [0, len, prot as usize, flags as usize, usize::MAX, 0]) } {
+            Ok(addr) => {
+                record.room.store(len, Ordering::Relaxed);
+                self.note(index, record, addr as u64);
+                Some(addr)
+            }
+            Err(_) => {
+                record.call.store(FREE, Ordering::Release);
+                LIVE.fetch_sub(1, Ordering::AcqRel);
+                None
+            }
+        }
+    }
+
+    /// Fills in a record that was claimed.
+    fn note(&mut self, index: usize, record: &Record, token: u64) {
         record.tid.store(self.tid, Ordering::Relaxed);
         record.next.store(self.head, Ordering::Relaxed);
         record.frame.store(core::ptr::from_ref(self) as usize, Ordering::Relaxed);
-        record.token.store(answer.token, Ordering::Relaxed);
+        record.token.store(token, Ordering::Relaxed);
         record.call.store(self.call, Ordering::Release);
         self.head = index as u32;
-        if answer.held_len >= reach { len } else { answer.held_len }
     }
 
     /// Takes a free record.
@@ -148,7 +182,7 @@ pub(super) fn reclaim(stack: usize) {
     }
 }
 
-/// Ends the holds of a thread that is about to end.
+/// Ends the holds of a thread that is about to end, or of a borrower that has gone.
 pub(super) fn reclaim_thread(tid: i32) {
     if LIVE.load(Ordering::Relaxed) != 0 {
         end_where(|r| r.tid.load(Ordering::Relaxed) == tid as u32);

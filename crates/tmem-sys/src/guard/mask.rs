@@ -76,8 +76,9 @@ fn virtual_action(signal: i32, new: Option<Action>) -> Result<Action, crate::Err
     // A handler that interrupts the change and asks for the action would wait for itself.
     let _blocked = signals::Blocked::new();
     Ok(match new {
-        Some(action) => signals::set_user_action(signal, action),
-        None => signals::user_action(signal),
+        // The table is the lender's; actions of a borrower end with the program that it executes.
+        Some(action) if !user::is_borrower() => signals::set_user_action(signal, action),
+        _ => signals::user_action(signal),
     })
 }
 

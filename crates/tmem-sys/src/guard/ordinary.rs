@@ -109,7 +109,7 @@ pub(super) fn pieces(array: usize, count: usize) -> impl Iterator<Item = Piece> 
 
 /// The far side of `process_vm_readv` and `process_vm_writev` is paged by us where a process names itself.
 fn remote(holds: &mut Holds, a: Args, write: bool) -> bool {
-    if a[0] as i32 == user::pid() {
+    if user::is_own(a[0] as i32) {
         vector(holds, a[3], a[4], write)
     } else {
         holds.range(a[3], a[4].min(MAX_VECTOR) * size_of::<Piece>(), false)

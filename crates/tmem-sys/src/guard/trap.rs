@@ -118,10 +118,16 @@ fn route(frame: &mut Frame) -> Option<isize> {
             hold::reclaim_thread(tid);
             ordinary::issue(nr, a)
         }
+        // Its other arguments are left-overs: what they point to would be held for ever by a process that borrows this memory.
+        libc::SYS_exit_group => {
+            hold::reclaim_thread(crate::syscall::gettid());
+            ordinary::issue(nr, a)
+        }
         libc::SYS_io_uring_setup => refuse(libc::ENOSYS, URING),
         libc::SYS_io_setup => refuse(libc::ENOSYS, AIO),
         libc::SYS_prctl if a[0] == PR_SET_SYSCALL_USER_DISPATCH => refuse(libc::EPERM, DISPATCH),
         _ if nr == stub::HELLO => threads::hello(),
+        _ if nr == stub::GOODBYE => clone::goodbye(a[0]),
         _ if message::is_message(nr) => message::call(nr, a),
         _ => ordinary::call(nr, a),
     })
