@@ -7,7 +7,7 @@
 //! dead. A process that borrows this memory until it executes another program never comes back to that call either; the thread
 //! that waited for it ends its holds. The table is lock-free; a record belongs to whoever moved its `call` to `BUSY`.
 
-use super::{HOLDS, count, hooks};
+use super::{HOLDS, count, hooks, standing};
 use crate::syscall::{call, gettid};
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
@@ -184,6 +184,7 @@ pub(super) fn reclaim(stack: usize) {
 
 /// Ends the holds of a thread that is about to end, or of a borrower that has gone.
 pub(super) fn reclaim_thread(tid: i32) {
+    standing::end_thread(tid);
     if LIVE.load(Ordering::Relaxed) != 0 {
         end_where(|r| r.tid.load(Ordering::Relaxed) == tid as u32);
     }

@@ -8,7 +8,7 @@
 //!
 //! Parts: [`trap`] is the handler and sorts the calls, [`frame`] is what it interrupted, [`table`] knows their buffers, [`hold`] keeps those present,
 //! [`transfer`] and [`message`] move what is too large to hold at once, [`refer`] lets no reference outlive its call,
-//! [`descriptors`] keeps tmem's own open, [`mask`] keeps our signals deliverable, [`clone`] gets `fork` and new threads through,
+//! [`standing`] keeps what the kernel uses between calls, [`descriptors`] keeps tmem's own open, [`mask`] keeps our signals deliverable, [`clone`] gets `fork` and new threads through,
 //! [`threads`] knows who is covered.
 //!
 //! Called by the pager (arm, disarm, coverage) and by the kernel (SIGSYS). Lock order: the pager's lock, then the arming lock of
@@ -25,6 +25,7 @@ mod message;
 mod ordinary;
 mod procfs;
 mod refer;
+mod standing;
 mod table;
 mod threads;
 mod transfer;
@@ -129,6 +130,7 @@ fn arm_all(timeout: Duration) -> Result<(), Uncovered> {
 /// Lets threads leave the guard, each at its next system call. For when nothing is managed any more.
 pub fn disarm() {
     ARMED.store(false, Ordering::Release);
+    standing::end_all();
 }
 
 /// Whether the guard is on.
@@ -170,6 +172,7 @@ pub fn arm_after_fork() -> Result<(), Uncovered> {
     user::note_process();
     threads::reset_after_fork();
     hold::reclaim_after_fork();
+    standing::end_all();
     if is_armed() { threads::arm_current() } else { Ok(()) }
 }
 
@@ -189,8 +192,12 @@ fn hooks() -> Option<&'static Hooks> {
 /// Refuses a call before it starts: the program gets `-errno`, its owner gets `text`.
 fn refuse(errno: i32, text: &'static str) -> isize {
     count(&REFUSED);
+    notice(text);
+    -(errno as isize)
+}
+
+fn notice(text: &'static str) {
     if let Some(hooks) = hooks() {
         (hooks.notice)(text);
     }
-    -(errno as isize)
 }

@@ -322,9 +322,6 @@ const OTHERS: List = &[
     (libc::SYS_msync, NONE),
     (libc::SYS_munlock, NONE),
     (libc::SYS_brk, NONE),
-    (libc::SYS_rseq, NONE),
-    (libc::SYS_set_robust_list, NONE),
-    (libc::SYS_set_tid_address, NONE),
     (libc::SYS_shmat, NONE),
     (libc::SYS_shmdt, NONE),
 ];

@@ -8,7 +8,7 @@
 use super::frame::Frame;
 use super::procfs::{self, Task};
 use super::uncovered::{Uncovered, Why};
-use super::{PR_SET_SYSCALL_USER_DISPATCH, is_armed};
+use super::{PR_SET_SYSCALL_USER_DISPATCH, is_armed, mask};
 use crate::lock::RawLock;
 use crate::signals::{self, Blocked, OURS};
 use crate::syscall::{call, getpid, gettid};
@@ -118,6 +118,7 @@ fn set_dispatch(mode: usize) -> Result<(), crate::Errno> {
 pub(super) fn arm_current() -> Result<(), Uncovered> {
     signals::set_mask(OURS, libc::SIG_UNBLOCK);
     set_dispatch(PR_SYS_DISPATCH_ON).map_err(|e| Uncovered::process(Why::Refused(e.0)))?;
+    mask::keep_alt_stack(mask::alt_stack());
     if COVERED.add(gettid() as u32) { Ok(()) } else { Err(Uncovered::process(Why::TooManyThreads(CAPACITY))) }
 }
 
@@ -149,6 +150,7 @@ fn is_known(tid: i32) -> bool {
 pub(super) fn answer(frame: &mut Frame) {
     if is_armed() && !is_known(gettid()) && set_dispatch(PR_SYS_DISPATCH_ON).is_ok() {
         frame.set_mask(frame.mask() & !OURS);
+        mask::keep_alt_stack(frame.alt_stack());
         COVERED.add(gettid() as u32);
     }
 }

@@ -6,6 +6,8 @@
 //! the stack, the interrupted program's registers as after a plain system call. It is entered with the program's own mask.
 
 use super::frame::Frame;
+use super::ordinary::{Args, TOO_LARGE};
+use super::standing::{Kept, Kind};
 use super::uncovered::{Uncovered, Why};
 use super::{
     CALLS, PR_SET_SYSCALL_USER_DISPATCH, clone, count, descriptors, exec, hold, is_armed, mask, memory,
@@ -109,6 +111,9 @@ fn route(frame: &mut Frame) -> Option<isize> {
         libc::SYS_ppoll => mask::wait_masked(nr, a, 3),
         libc::SYS_epoll_pwait | libc::SYS_epoll_pwait2 => mask::wait_masked(nr, a, 4),
         libc::SYS_pselect6 => mask::pselect6(nr, a),
+        libc::SYS_set_robust_list => named(nr, a, Kind::RobustList, a[1]),
+        libc::SYS_set_tid_address => named(nr, a, Kind::ClearTid, size_of::<i32>()),
+        libc::SYS_rseq => named(nr, a, Kind::Rseq, if a[2] & RSEQ_UNREGISTER == 0 { a[1] } else { 0 }),
         libc::SYS_vmsplice => refer::vmsplice(nr, a),
         libc::SYS_execve => exec::call(nr, a, 0),
         libc::SYS_execveat => exec::call(nr, a, 1),
@@ -132,3 +137,17 @@ fn route(frame: &mut Frame) -> Option<isize> {
         _ => ordinary::call(nr, a),
     })
 }
+
+/// A call that names a place (argument 0) which the kernel uses for as long as the thread lives.
+fn named(nr: usize, a: Args, kind: Kind, len: usize) -> isize {
+    let Some(kept) = Kept::new(a[0], if a[0] == 0 { 0 } else { len.min(crate::PAGE_SIZE) }) else {
+        return refuse(libc::ENOMEM, TOO_LARGE);
+    };
+    let answer = ordinary::issue(nr, a);
+    if answer >= 0 {
+        kept.stand(kind);
+    }
+    answer
+}
+
+const RSEQ_UNREGISTER: usize = 1;

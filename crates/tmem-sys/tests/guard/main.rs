@@ -117,6 +117,8 @@ scenarios! {
     signals::old_handler_with_full_mask,
     signals::masked_waits,
     signals::alternate_stack,
+    signals::alternate_stack_in_paged_memory,
+    signals::alternate_stack_from_before,
     signals::actions_are_virtual,
     signals::sent_sigsys_reaches_the_program,
     signals::long_jump_out_of_handler,
