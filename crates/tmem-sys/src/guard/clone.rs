@@ -12,8 +12,10 @@
 //! executes another program or is ended, the thread that waited for it clears away.
 
 use super::frame::Frame;
-use super::ordinary::issue;
-use super::{hold, refuse, threads, user};
+use super::hold::{self, Holds};
+use super::ordinary::{self, Args, issue};
+use super::{refuse, standing, threads, user};
+use crate::PAGE_SIZE;
 use crate::stub::{self, Born};
 use crate::syscall::gettid;
 use core::sync::atomic::Ordering;
@@ -39,6 +41,11 @@ pub(super) fn call(frame: &mut Frame, nr: usize) -> Option<isize> {
     let back = frame.pc();
     match slot(back) {
         Some(i) => {
+            let mut holds = Holds::new();
+            if !hold_named(&mut holds, frame.args(), nr) {
+                return Some(refuse(libc::EAGAIN, ordinary::TOO_LARGE));
+            }
+            holds.linger(frame.stack());
             frame.set_pc(stub::landing(i, born));
             None
         }
@@ -52,6 +59,7 @@ pub(super) fn call(frame: &mut Frame, nr: usize) -> Option<isize> {
 pub(super) fn goodbye(borrower: usize) -> isize {
     if let Ok(tid @ 1..) = i32::try_from(borrower) {
         hold::reclaim_thread(tid);
+        standing::end_borrower(tid);
     }
     0
 }
@@ -59,6 +67,7 @@ pub(super) fn goodbye(borrower: usize) -> isize {
 /// A thread that unmaps its own stack has no place for another signal frame: it leaves the guard and goes on natively to its end.
 pub(super) fn without_stack(frame: &mut Frame) -> Option<isize> {
     hold::reclaim_thread(gettid());
+    standing::leave(gettid());
     threads::leave();
     frame.run_again();
     None
@@ -73,6 +82,21 @@ fn request(frame: &Frame, nr: usize) -> (u64, bool) {
         libc::SYS_clone => (a[0] as u64, a[1] != 0),
         // `struct clone_args`: the flags come first, the stack sixth. What cannot be read, the kernel refuses.
         _ => user::read::<[u64; 6]>(a[0]).map_or((0, false), |args| (args[0], args[5] != 0)),
+    }
+}
+
+/// Holds what the call names: the kernel reads it when the handler has gone.
+fn hold_named(holds: &mut Holds, a: Args, nr: usize) -> bool {
+    match nr as libc::c_long {
+        libc::SYS_clone => holds.range(a[2], 4, true) && holds.range(a[3], 4, true),
+        libc::SYS_clone3 => {
+            let named = user::read::<[u64; 8]>(a[0]);
+            // Of `struct clone_args`: after the flags pidfd, child_tid, parent_tid.
+            let places = named.iter().flat_map(|args| &args[1..4]);
+            holds.range(a[0], a[1].min(PAGE_SIZE), false)
+                && places.into_iter().all(|&place| holds.range(place as usize, 4, true))
+        }
+        _ => true,
     }
 }
 

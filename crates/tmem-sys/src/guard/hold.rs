@@ -7,18 +7,22 @@
 //! dead. A process that borrows this memory until it executes another program never comes back to that call either; the thread
 //! that waited for it ends its holds. The table is lock-free; a record belongs to whoever moved its `call` to `BUSY`.
 
-use super::{HOLDS, count, hooks, standing};
+use super::{HOLDS, count, hooks};
 use crate::syscall::{call, gettid};
+use crate::{PAGE_SIZE, ThreadKey};
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 /// Holds of all calls at once.
-const RECORDS: usize = 4096;
+const RECORDS: usize = 16384;
 const FREE: u64 = 0;
 const BUSY: u64 = 1;
-/// The end of a call's list.
-const END: u32 = u32::MAX;
+/// The end of a call's list, whose links are one more than the record's number: a table that begins as zeros takes no room in a file.
+const END: u32 = 0;
 /// Further above a record's address a stack pointer is on some other stack.
 const ONE_STACK: usize = 1 << 20;
+
+/// Less than a signal's frame takes: a call from no further below is not one of a handler that came between.
+const NEAR: usize = 640;
 
 struct Record {
     /// Which call it belongs to, or one of the states above.
@@ -30,6 +34,8 @@ struct Record {
     token: AtomicU64,
     /// Bytes of a room, 0 for a hold.
     room: AtomicUsize,
+    /// Where its thread counts it as live.
+    place: AtomicU32,
 }
 
 impl Record {
@@ -41,7 +47,14 @@ impl Record {
             frame: AtomicUsize::new(0),
             token: AtomicU64::new(0),
             room: AtomicUsize::new(0),
+            place: AtomicU32::new(0),
         }
+    }
+
+    fn free(&self) {
+        let place = self.place.load(Ordering::Relaxed);
+        self.call.store(FREE, Ordering::Release);
+        LIVE[place as usize].fetch_sub(1, Ordering::AcqRel);
     }
 
     fn take(&self, from: u64) -> bool {
@@ -52,8 +65,7 @@ impl Record {
     fn end(&self) {
         let token = self.token.load(Ordering::Relaxed);
         let room = self.room.swap(0, Ordering::Relaxed);
-        self.call.store(FREE, Ordering::Release);
-        LIVE.fetch_sub(1, Ordering::AcqRel);
+        self.free();
         if room != 0 {
             // SAFETY: the mapping is the room's, which nobody knows of but the call that has ended.
             let _ = unsafe { call(libc::SYS_munmap, [token as usize, room]) };
@@ -64,7 +76,9 @@ impl Record {
 }
 
 static TABLE: [Record; RECORDS] = [const { Record::new() }; RECORDS];
-static LIVE: AtomicUsize = AtomicUsize::new(0);
+/// Live records of the threads whose key falls in the place: a thread that has none of its own looks no further.
+static LIVE: [AtomicU32; PLACES] = [const { AtomicU32::new(0) }; PLACES];
+const PLACES: usize = 1024;
 /// No record at or above this was ever in use. Never lowered: a claim under way elsewhere would be lost from sight.
 static HIGH: AtomicUsize = AtomicUsize::new(0);
 static NEXT_CALL: AtomicU64 = AtomicU64::new(BUSY + 1);
@@ -76,11 +90,13 @@ pub(super) struct Holds {
     head: u32,
     /// Where the next search for a free record starts.
     from: usize,
+    /// The pages held last, and whether they may be written to: much that a call names lies side by side.
+    last: (usize, usize, bool),
 }
 
 impl Holds {
     pub(super) fn new() -> Holds {
-        Holds { call: FREE, tid: 0, head: END, from: 0 }
+        Holds { call: FREE, tid: 0, head: END, from: 0, last: (0, 0, false) }
     }
 
     /// Makes the paged part of a range present. True if all of it is held now, or none of it is paged.
@@ -95,11 +111,21 @@ impl Holds {
         if reach == 0 || !(hooks.owns)(addr, reach) {
             return len;
         }
+        let (first, end, writes) = self.last;
+        if addr >= first && addr + reach <= end && (writes || !write) {
+            return len;
+        }
         let Some((index, record)) = self.claim() else { return 0 };
         count(&HOLDS);
         let answer = (hooks.hold)(addr, reach, write);
         self.note(index, record, answer.token);
-        if answer.held_len >= reach { len } else { answer.held_len }
+        if answer.held_len < reach {
+            return answer.held_len;
+        }
+        if reach <= ONE_STACK {
+            self.last = (addr & !(PAGE_SIZE - 1), (addr + reach).next_multiple_of(PAGE_SIZE), write);
+        }
+        len
     }
 
     /// Room outside paged memory that goes with the holds; only what is written to takes memory. None: no record, no room.
@@ -115,8 +141,7 @@ impl Holds {
                 Some(addr)
             }
             Err(_) => {
-                record.call.store(FREE, Ordering::Release);
-                LIVE.fetch_sub(1, Ordering::AcqRel);
+                record.free();
                 None
             }
         }
@@ -129,7 +154,7 @@ impl Holds {
         record.frame.store(core::ptr::from_ref(self) as usize, Ordering::Relaxed);
         record.token.store(token, Ordering::Relaxed);
         record.call.store(self.call, Ordering::Release);
-        self.head = index as u32;
+        self.head = index as u32 + 1;
     }
 
     /// Takes a free record.
@@ -140,7 +165,9 @@ impl Holds {
         }
         let index = (self.from..RECORDS)
             .find(|&i| TABLE[i].call.load(Ordering::Relaxed) == FREE && TABLE[i].take(FREE))?;
-        LIVE.fetch_add(1, Ordering::AcqRel);
+        let place = place();
+        LIVE[place].fetch_add(1, Ordering::AcqRel);
+        TABLE[index].place.store(place as u32, Ordering::Relaxed);
         HIGH.fetch_max(index + 1, Ordering::AcqRel);
         self.from = index + 1;
         Some((index, &TABLE[index]))
@@ -148,7 +175,7 @@ impl Holds {
 
     /// Ends all holds.
     pub(super) fn release(&mut self) {
-        while let Some(record) = TABLE.get(self.head as usize) {
+        while let Some(record) = (self.head as usize).checked_sub(1).and_then(|i| TABLE.get(i)) {
             let next = record.next.load(Ordering::Relaxed);
             if !record.take(self.call) {
                 // Not ours any more: the call was taken for dead, and all its holds were ended.
@@ -159,6 +186,15 @@ impl Holds {
         }
         self.head = END;
         self.from = 0;
+        self.last = (0, 0, false);
+    }
+
+    /// Leaves the holds to end with the thread's next call: the one at hand is made after the handler has returned to a program
+    /// whose stack pointer is `stack`.
+    pub(super) fn linger(self, stack: usize) {
+        let records = used().filter(|r| r.call.load(Ordering::Acquire) == self.call);
+        records.for_each(|r| r.frame.store(stack - NEAR, Ordering::Relaxed));
+        core::mem::forget(self);
     }
 }
 
@@ -170,9 +206,9 @@ impl Drop for Holds {
     }
 }
 
-/// Ends the holds of calls that this thread has left behind: they are below its stack pointer. Costs one load when nothing is held.
+/// Ends the holds of calls that this thread has left behind: they are below its stack pointer. Costs one load when it holds nothing.
 pub(super) fn reclaim(stack: usize) {
-    if LIVE.load(Ordering::Relaxed) == 0 {
+    if LIVE[place()].load(Ordering::Relaxed) == 0 {
         return;
     }
     let below = |frame: usize| frame < stack && stack - frame < ONE_STACK;
@@ -182,17 +218,20 @@ pub(super) fn reclaim(stack: usize) {
     }
 }
 
-/// Ends the holds of a thread that is about to end, or of a borrower that has gone.
+/// Ends the holds of the calls of a thread that is about to end, or of a borrower that has gone.
 pub(super) fn reclaim_thread(tid: i32) {
-    standing::end_thread(tid);
-    if LIVE.load(Ordering::Relaxed) != 0 {
-        end_where(|r| r.tid.load(Ordering::Relaxed) == tid as u32);
-    }
+    end_where(|r| r.tid.load(Ordering::Relaxed) == tid as u32);
 }
 
 /// In a forked child: the calls went on in the parent.
 pub(super) fn reclaim_after_fork() {
     end_where(|_| true);
+}
+
+/// Where the calling thread counts its records. A process that borrows this memory counts with the thread that lends it.
+fn place() -> usize {
+    let key = ThreadKey::current().bits();
+    (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % PLACES
 }
 
 fn used() -> impl Iterator<Item = &'static Record> {

@@ -7,7 +7,7 @@
 //! there, issues the call from the stub, and lets go. It covers calls from inside the C library and from every thread.
 //!
 //! Parts: [`trap`] is the handler and sorts the calls, [`frame`] is what it interrupted, [`table`] knows their buffers, [`hold`] keeps those present,
-//! [`transfer`] and [`message`] move what is too large to hold at once, [`refer`] lets no reference outlive its call,
+//! [`nested`] finds what structures point to, [`transfer`] and [`message`] move what is too large to hold at once, [`refer`] lets no reference outlive its call,
 //! [`standing`] keeps what the kernel uses between calls, [`descriptors`] keeps tmem's own open, [`mask`] keeps our signals deliverable, [`clone`] gets `fork` and new threads through,
 //! [`threads`] knows who is covered.
 //!
@@ -22,6 +22,8 @@ mod hold;
 mod mask;
 mod memory;
 mod message;
+mod nested;
+mod numbers;
 mod ordinary;
 mod procfs;
 mod refer;

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The pages that the kernel uses of a thread's between its calls: the alternate signal stack, where it writes frames, and the
 //! places that `set_robust_list`, `rseq` and `set_tid_address` name. Held from the call that names them until another takes its
-//! place or the thread ends. Called by `trap`, `mask` and `threads`.
+//! place or the thread has ended. Called by `trap`, `mask` and `threads`.
 //!
 //! Lock-free: an entry is one thread's, which alone changes it; only its end may come from elsewhere (`disarm`, a fork, the thread
 //! that waited for a borrower), and whoever takes the owner out of an entry releases it.
 
 use super::hooks;
-use crate::syscall::gettid;
+use crate::Errno;
+use crate::syscall::{call, getpid, gettid};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// What a held place is for.
@@ -23,6 +24,8 @@ pub(super) enum Kind {
 /// As many threads as can be kept track of, should each have one in paged memory.
 const ENTRIES: usize = 4096;
 const FREE: u64 = 0;
+/// The thread has made its last call.
+const LEFT: u64 = 1 << 8;
 /// No thread's: an entry is being filled in.
 const BUSY: u64 = u64::MAX;
 
@@ -54,6 +57,7 @@ impl Kept {
         let Some(hooks) = hooks().filter(|h| len > 0 && (h.owns)(addr, len.min(usize::MAX - addr))) else {
             return Some(Kept(None));
         };
+        end_left();
         let entry = claim()?;
         let held = (hooks.hold)(addr, len, true);
         entry.token.store(held.token, Ordering::Relaxed);
@@ -104,8 +108,28 @@ fn end_where(dead: impl Fn(u64) -> bool) {
     }
 }
 
-/// The thread is about to end, or has ended.
-pub(super) fn end_thread(tid: i32) {
+/// The thread is about to end: the kernel still uses what it has. It is released when another thread comes this way.
+pub(super) fn leave(tid: i32) {
+    end_left();
+    for entry in used() {
+        let owner = entry.owner.load(Ordering::Acquire);
+        if owner >> 32 == u64::from(tid as u32) && owner & LEFT == 0 && owner != BUSY {
+            entry.owner.store(owner | LEFT, Ordering::Release);
+        }
+    }
+}
+
+/// Releases what threads have left that have ended meanwhile.
+fn end_left() {
+    let process = getpid() as usize;
+    // SAFETY: no pointers, and no signal is sent.
+    let gone =
+        |tid: u64| unsafe { call(libc::SYS_tgkill, [process, tid as usize, 0]) } == Err(Errno(libc::ESRCH));
+    end_where(|owner| owner & LEFT != 0 && gone(owner >> 32));
+}
+
+/// A process that borrowed this memory has gone.
+pub(super) fn end_borrower(tid: i32) {
     end_where(|owner| owner >> 32 == u64::from(tid as u32));
 }
 

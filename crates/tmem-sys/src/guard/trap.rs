@@ -11,7 +11,7 @@ use super::standing::{Kept, Kind};
 use super::uncovered::{Uncovered, Why};
 use super::{
     CALLS, PR_SET_SYSCALL_USER_DISPATCH, clone, count, descriptors, exec, hold, is_armed, mask, memory,
-    message, ordinary, refer, refuse, threads, transfer,
+    message, ordinary, refer, refuse, standing, threads, transfer,
 };
 use crate::signals;
 use crate::stub;
@@ -121,6 +121,7 @@ fn route(frame: &mut Frame) -> Option<isize> {
             let tid = crate::syscall::gettid();
             threads::remove(tid);
             hold::reclaim_thread(tid);
+            standing::leave(tid);
             ordinary::issue(nr, a)
         }
         // Its other arguments are left-overs: what they point to would be held for ever by a process that borrows this memory.

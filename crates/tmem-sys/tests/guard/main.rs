@@ -10,6 +10,7 @@
 mod arena;
 mod cost;
 mod data;
+mod heap;
 mod large;
 mod processes;
 mod signals;
@@ -77,6 +78,15 @@ scenarios! {
     data::mappings_are_protected,
     data::descriptors_are_protected,
     data::refused_interfaces,
+    heap::numbers_hold_nothing,
+    heap::many_buffers,
+    heap::more_than_can_be_held,
+    heap::filters,
+    heap::interfaces,
+    heap::futexes,
+    heap::many_wait_for_a_futex,
+    heap::clone_with_paged_arguments,
+    heap::places_of_a_thread,
     large::file_in_windows,
     large::file_vectors_in_windows,
     large::direct_io_in_windows,
