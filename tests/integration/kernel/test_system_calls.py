@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-SMALL = "files,sockets,events,raw,code,async"
+SMALL = "files,sockets,events,raw,code,heap,async"
 LARGE = {"signal": "large.readinto,large.pipe_written", "thread": "large.readinto"}
 # Each value of each of the three meets each value of the others somewhere in the default run.
 DEFAULT = {

@@ -119,13 +119,14 @@ impl Holds {
         count(&HOLDS);
         let answer = (hooks.hold)(addr, reach, write);
         self.note(index, record, answer.token);
-        if answer.held_len < reach {
-            return answer.held_len;
+        let part = answer.held_len < reach;
+        let held = if part { answer.held_len } else { reach };
+        if held <= ONE_STACK {
+            let end = addr + held;
+            self.last =
+                (addr & !(PAGE_SIZE - 1), if part { end } else { end.next_multiple_of(PAGE_SIZE) }, write);
         }
-        if reach <= ONE_STACK {
-            self.last = (addr & !(PAGE_SIZE - 1), (addr + reach).next_multiple_of(PAGE_SIZE), write);
-        }
-        len
+        if part { held } else { len }
     }
 
     /// Room outside paged memory that goes with the holds; only what is written to takes memory. None: no record, no room.

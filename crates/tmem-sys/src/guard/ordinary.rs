@@ -142,7 +142,13 @@ const EPOLL_EVENT: usize = 12;
 /// `futex_requeue`.
 const FUTEX_REQUEUE: libc::c_long = 456;
 
-/// For calls that may give less than they are asked for: how many items can be held now, at least one.
+/// For calls that may give less than they are asked for: how many items can be held now, at least one. What brings in many pages
+/// for one call gives others little room.
 fn fewer(holds: &mut Holds, addr: usize, count: usize, size: usize) -> usize {
-    if count == 0 { 0 } else { (holds.prefix(addr, count * size, true) / size).max(1) }
+    let Some(hooks) = hooks().filter(|h| count > 0 && (h.owns)(addr, count * size)) else { return count };
+    let most = (hooks.limit)().clamp(TWO_PAGES, FEWER);
+    (holds.prefix(addr, (count * size).min(most), true) / size).max(1)
 }
+
+/// Bytes that are enough for one such call.
+const FEWER: usize = 256 << 10;
