@@ -95,5 +95,5 @@ docs: build ## make docs/reference from the docstrings, signatures and parsers
 	$(BIN)/python -m tools.reference
 
 clean: ## remove what was built
-	rm -rf $(VENV) target build dist python/tmem.egg-info python/tmem/_core*.so
+	rm -rf $(VENV) target build dist python/tmem.egg-info python/tmem/_core*.so python/tmem/_preload*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

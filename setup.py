@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What depends on the interpreter or stands elsewhere: the native module, the wheel's tag, the version.
+"""What depends on the interpreter or stands elsewhere: the native module and library, the wheel's tag, the version.
 
 The version's single source is Cargo.toml; the rest is in pyproject.toml.
 """
@@ -24,7 +24,15 @@ setup(
             binding=Binding.PyO3,
             py_limited_api=_ABI3,
             debug=False,  # always release: the path of a page is hot in every installation, editable ones too
-        )
+        ),
+        # No module: what `tmem run` loads into programs. It knows no Python, and lies in the package beside the module.
+        RustExtension(
+            "tmem._preload",
+            path="crates/tmem-preload/Cargo.toml",
+            binding=Binding.NoBinding,
+            py_limited_api=_ABI3,
+            debug=False,
+        ),
     ],
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if _ABI3 else {},
 )

@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Any, NoReturn, Protocol
 
 from tmem import _core
+from tmem.kinds import Size
 from tmem.ops import FrontswapOps, Page
 from tmem.outcome import OUTCOMES, Outcome, Reason, Refused
-from tmem.units import Size, parse_size
+from tmem.units import parse_size
 
 __all__ = ["DEFAULT_PAGES", "LocalBackend", "NativeBackend", "PlainCopies", "PoolBackend", "PoolVerbs", "RefuseAll"]
 

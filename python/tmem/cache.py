@@ -19,9 +19,10 @@ from typing import Any, Final, NoReturn, ParamSpec, Protocol, Self, TypeAlias, T
 from tmem import _core
 from tmem.cachekey import Key, call_key, from_bytes, to_bytes
 from tmem.errors import SizeError
+from tmem.kinds import Size
 from tmem.limits import allowance
 from tmem.memory import Memory, native
-from tmem.units import Size, format_size, parse_size
+from tmem.units import format_size, parse_size
 
 __all__ = ["Cache", "CacheStats", "Serializer"]
 

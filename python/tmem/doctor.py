@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """What this machine permits, which fault entry will be used, and what to change.
 
-Owns: the findings and their remedies. Called by cli. Calls the native probe, limits, swapdir; changes nothing.
+Owns: the findings and their remedies. Called by cli. Calls the native probe, launch, limits, swapdir; changes
+nothing.
 Files are read below `root`, and the probe can be given, so that a test shows any machine.
 """
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict, cast
 
-from tmem import _core
-from tmem.errors import SwapError
+from tmem import _core, launch
+from tmem.errors import KernelUnsupported, SwapError, TmemError
 from tmem.limits import allowance
 from tmem.memory import MINIMUM_RAM
 from tmem.mounts import mounts
@@ -58,10 +60,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All findings, and the fault entry that `faults="auto"` uses; the empty text where there is none."""
+    """All findings, and the entries that `faults="auto"` and `tmem run` use; the empty text where there is none."""
 
     entry: str
     findings: tuple[Finding, ...]
+    run_entry: str = ""
 
 
 def examine(root: Path = Path("/"), probe: Probe | None = None) -> Report:
@@ -79,8 +82,10 @@ def examine(root: Path = Path("/"), probe: Probe | None = None) -> Report:
         _swap(),
         _maps(root),
         _huge_pages(root),
+        _run(probe),
+        _preload(),
     )
-    return Report(_chosen(probe), findings)
+    return Report(_chosen(probe), findings, _run_entry(probe))
 
 
 def _chosen(probe: Probe) -> str:
@@ -197,6 +202,51 @@ def _maps(root: Path) -> Finding:
     what = f"vm.max_map_count={text}"
     enough = int(text) >= ENOUGH_MAPS
     return Finding("mappings", enough, what, "" if enough else f"as root: sysctl vm.max_map_count={ENOUGH_MAPS}")
+
+
+def _run_entry(probe: Probe) -> str:
+    try:
+        launch.preload_object()
+        return launch.entry_for("auto", probe)
+    except TmemError:
+        return ""
+
+
+def _run(probe: Probe) -> Finding:
+    try:
+        entry = launch.entry_for("auto", probe)
+    except KernelUnsupported:
+        return Finding(
+            "tmem run", ok=False, what="refuses every program: no fault entry", remedy="see userfaultfd above"
+        )
+    if not probe["guarded"][entry]:
+        return Finding(
+            "tmem run", ok=True, what=f"uses the {entry} entry; the kernel serves system calls on paged memory"
+        )
+    what = f"uses the {entry} entry; system calls on paged memory are guarded before they are made"
+    return Finding(
+        "tmem run", ok=True, what=what, remedy="allow this user to open /dev/userfaultfd: no guard is needed then"
+    )
+
+
+def _preload() -> Finding:
+    """Say whether programs can be reached: the preload object, and the C library whose entries it patches."""
+    try:
+        library = os.confstr("CS_GNU_LIBC_VERSION")
+    except (OSError, ValueError):
+        library = None
+    if not library:
+        remedy = "use a distribution with the GNU C library, not musl"
+        return Finding(
+            "preload", ok=False, what="the C library is not GNU's: programs cannot be reached", remedy=remedy
+        )
+    try:
+        path = launch.preload_object()
+    except TmemError as error:
+        what, _, remedy = str(error).rpartition(": ")
+        return Finding("preload", ok=False, what=what, remedy=remedy)
+    out = "out of reach: static, musl, Go, setuid, setgid and file-capability programs"
+    return Finding("preload", ok=True, what=f"{path}, for the memory calls of {library}; {out}")
 
 
 def _huge_pages(root: Path) -> Finding:

@@ -24,10 +24,11 @@ from tmem import _core
 from tmem.backends import DEFAULT_PAGES, NativeBackend
 from tmem.errors import ClosedError, TmemError, TmemWarning
 from tmem.failures import report
+from tmem.kinds import Size
 from tmem.ops import PAGE_SIZE, FrontswapOps
 from tmem.outcome import OUTCOMES, Outcome
 from tmem.swapdir import plan_swap
-from tmem.units import Size, parse_size
+from tmem.units import parse_size
 
 __all__ = ["Frontswap", "FrontswapStats", "SwapDevice", "SwapDeviceStats"]
 

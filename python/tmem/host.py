@@ -16,8 +16,9 @@ from typing import Final, NoReturn
 
 from tmem import _core
 from tmem.errors import SizeError
+from tmem.kinds import Size
 from tmem.limits import allowance
-from tmem.units import Size, format_size, parse_size
+from tmem.units import format_size, parse_size
 
 __all__ = ["MINIMUM_CAPACITY", "GuestStats", "Host", "HostStats", "default_host"]
 

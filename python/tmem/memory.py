@@ -25,12 +25,13 @@ from tmem import _core, steering
 from tmem.array import Array, Order, Shape, byte_range, element_type, file_layout, nbytes_of, order_of, shape_of
 from tmem.backendprocess import ANSWER_SECONDS, BackendProcess, end_all, start_all
 from tmem.counters import Stats, make_stats
-from tmem.errors import ClosedError, SizeError, TmemWarning
-from tmem.limits import allowance
+from tmem.errors import ClosedError, TmemWarning
+from tmem.kinds import Size, Swap
+from tmem.limits import budget_of
 from tmem.ops import FrontswapOps
 from tmem.steering import Advice, raise_notices
-from tmem.swapdir import Swap, plan_swap
-from tmem.units import Size, format_size, parse_size
+from tmem.swapdir import plan_swap
+from tmem.units import format_size
 
 __all__ = ["MINIMUM_RAM", "Memory", "native", "numpy_allocator", "raise_notices_of"]
 
@@ -83,7 +84,7 @@ class Memory:
             raise ValueError(f"faults must be one of {', '.join(_FAULTS)}, not {faults!r}")
         if name is not None and (not name.isprintable() or not 0 < len(name.encode()) <= _LONGEST_NAME):
             raise ValueError(f"name must be 1 to {_LONGEST_NAME} printable bytes, not {name!r}")
-        budget = _budget(ram)
+        budget = budget_of(ram, MINIMUM_RAM)
         plan = plan_swap(swap, budget)
         self._backends = start_all(ops)
         try:
@@ -313,21 +314,6 @@ def numpy_allocator(memory: Memory, threshold: int, small: str) -> _core.Allocat
 def native(memory: Memory) -> _core.Memory:
     """Return what lends room to a cache; see cache."""
     return memory._core  # noqa: SLF001 - in the module that owns it
-
-
-def _budget(ram: Size) -> int:
-    allowed = allowance()
-    budget = parse_size(ram, whole=allowed.count, what="ram")
-    if budget < MINIMUM_RAM:
-        raise SizeError(
-            f"ram of {format_size(budget)} is below the minimum of {MINIMUM_RAM >> 20} MiB: ask for that or more"
-        )
-    if budget > allowed.count:
-        raise SizeError(
-            f"ram of {format_size(budget)} is more than the {format_size(allowed.count)} that {allowed.source} has: "
-            "ask for less, or for a share such as '50%'"
-        )
-    return budget
 
 
 def _read_into(target: Array, path: Path, start: int) -> None:

@@ -22,9 +22,9 @@ from typing import Any, Literal, NamedTuple, NoReturn, ParamSpec, Self, TypeVar
 from tmem import _core, carry
 from tmem.counters import Stats
 from tmem.errors import SizeError, TmemError, TmemWarning
+from tmem.kinds import Size, Swap
 from tmem.memory import Memory, numpy_allocator, raise_notices_of
-from tmem.swapdir import Swap
-from tmem.units import Size, format_size, parse_size
+from tmem.units import format_size, parse_size
 
 __all__ = ["Limit", "in_force", "install", "limit", "uninstall"]
 

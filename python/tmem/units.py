@@ -2,21 +2,21 @@
 """Sizes in and out: what a person may write, and how a number of bytes is shown.
 
 Owns: the grammar of sizes. Called by memory, swapdir, cli. Calls nothing. Pure.
-Law: a size that could be read in two ways is refused, with both readings in the message.
+Law: a size that could be read in two ways is refused, with both readings in the message. Without `re`: `tmem run`
+begins with it.
 """
 
 from __future__ import annotations
 
-import operator
-import re
-from typing import SupportsIndex
-
 from tmem.errors import SizeError
 
-__all__ = ["AUTO_PERCENT", "LARGEST", "Size", "format_size", "parse_size"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import SupportsIndex
 
-Size = str | SupportsIndex | float
-"""What a caller may give as a size: bytes, or text such as `2G`, `512MiB`, `1.5GB`, `50%`, `auto`."""
+    from tmem.kinds import Size
+
+__all__ = ["AUTO_PERCENT", "LARGEST", "format_size", "parse_size"]
 
 AUTO_PERCENT = 50
 """`auto` is this share of what the machine, or the cgroup if it allows less, has."""
@@ -25,7 +25,8 @@ LARGEST = 1 << 50
 """A size from here on (1 PiB) is a slip of the hand: no machine this runs on maps so much."""
 
 _LONGEST_TEXT = 64
-_SHAPE = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]*)?|\.[0-9]+) *(?P<unit>[A-Za-z%]*)", re.ASCII)
+_DIGITS = frozenset("0123456789")
+_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz%")
 _SCALE = {"": 1, "B": 1}
 _SCALE |= {letter: 1024**power for power, letter in enumerate("KMGT", start=1)}
 _SCALE |= {letter.lower(): scale for letter, scale in _SCALE.items() if letter in "KMGT" and letter}
@@ -40,7 +41,7 @@ def parse_size(size: Size, *, whole: int | None = None, what: str = "size") -> i
     `whole`, in bytes, is what `50%` and `auto` are a share of; without it they are refused. `what` names the size in
     the message of the SizeError that a negative, zero, absurd or misspelt one raises.
     """
-    if isinstance(size, bool) or not isinstance(size, str | float | SupportsIndex):
+    if isinstance(size, bool) or not (isinstance(size, str | float) or hasattr(type(size), "__index__")):
         raise SizeError(f"{what} must be a number of bytes or text such as '2G', not {size!r}")
     count = _from_text(size, whole, what) if isinstance(size, str) else _from_number(size, what)
     if count <= 0:
@@ -64,22 +65,31 @@ def _from_number(size: SupportsIndex | float, what: str) -> int:
         if not size.is_integer():  # nan and the infinities are not, either
             raise SizeError(f"{what} must be a whole number of bytes, not {size!r}")
         return int(size)
-    return operator.index(size)
+    return size.__index__()
 
 
 def _from_text(text: str, whole: int | None, what: str) -> int:
     given = text.strip()
     if given == "auto":
         return _share(AUTO_PERCENT, whole, given, what)
-    match = _SHAPE.fullmatch(given) if len(given) <= _LONGEST_TEXT else None
-    if match is None:
+    parts = _split(given) if len(given) <= _LONGEST_TEXT else None
+    if parts is None:
         raise SizeError(f"{what} {text[:_LONGEST_TEXT]!r} is not a size: write a number and one of {_KNOWN}")
-    number, unit = match["number"], match["unit"]
+    number, unit = parts
     if unit == "%":
         return _share(float(number), whole, given, what)
     if unit not in _SCALE:
         raise SizeError(_doubt(number, unit, text, what))
     return _multiply(number, _SCALE[unit])
+
+
+def _split(text: str) -> tuple[str, str] | None:
+    """Return the number and the unit of `1.5 GiB`; None for what is not of that shape."""
+    end = next((at for at, letter in enumerate(text) if letter not in _DIGITS and letter != "."), len(text))
+    number, unit = text[:end], text[end:].lstrip(" ")
+    if number.count(".") > 1 or not _DIGITS & set(number) or set(unit) - _LETTERS:
+        return None
+    return number, unit
 
 
 def _multiply(number: str, scale: int) -> int:

@@ -60,6 +60,10 @@ DOCTOR = """
 forbid(directory)
 sys.exit(tmem.cli.main.main(["doctor", "--json"]))
 """
+RUN = """
+forbid(directory)
+sys.exit(tmem.cli.main.main(["run", "--ram", "16M", "echo", "started"]))
+"""
 
 
 def _told(child: Any, code: str, entry: str, error: str = "EPERM") -> Any:
@@ -99,3 +103,11 @@ def test_doctor_says_the_same(child: Any) -> None:
     finding = next(item for item in document["findings"] if item["name"] == "userfaultfd")
     assert (finding["ok"], finding["needed"]) == (False, True)
     assert "userfaultfd" in finding["remedy"]
+
+
+def test_a_program_is_refused_with_the_remedy_before_it_starts(child: Any) -> None:
+    ran = child(FILTER + RUN, "thread", directory="EPERM")
+    assert (ran.returncode, ran.stdout) == (125, "")
+    assert ran.stderr.startswith("tmem run: ")
+    assert "userfaultfd is refused -> " in ran.stderr
+    assert "/dev/userfaultfd" in ran.stderr

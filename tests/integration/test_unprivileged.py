@@ -18,7 +18,8 @@ NOBODY = 65534
 PREPARE = f"""
 import ctypes, json, os, socket, sys, tempfile, threading
 import numpy as np
-import tmem, tmem.cli.main
+import tmem, tmem.cli.main, tmem.cli.doctor
+from tmem import *  # while the files can be read
 os.chdir("/tmp")
 os.setgroups([])
 os.setresgid({NOBODY}, {NOBODY}, {NOBODY})

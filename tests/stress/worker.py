@@ -257,6 +257,7 @@ def _released(lock: threading.Lock) -> Iterator[None]:
 
 def become_nobody() -> None:
     """Give up root and every capability, as a login of an ordinary user has none."""
+    tmem.Memory  # noqa: B018 - imported while the files can be read
     os.chdir("/tmp")
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)

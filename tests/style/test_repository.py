@@ -27,6 +27,7 @@ NATIVE_USERS = {
     "doctor",
     "frontswap",
     "host",
+    "launch",
     "memory",
     "numpylimit",
     "pool",
@@ -35,9 +36,9 @@ NATIVE_USERS = {
     "steering",
     "walk",
 }
-UNSAFE_CRATES = {"tmem-sys", "tmem-py"}
+UNSAFE_CRATES = {"tmem-sys", "tmem-py", "tmem-preload"}
 SAFE_CRATES = {"tmem-store", "tmem-pager"}
-FLOORS = ("tmem-sys", "tmem-store", "tmem-pager", "tmem-py")
+FLOORS = ("tmem-sys", "tmem-store", "tmem-pager", "tmem-preload", "tmem-py")
 FLOWS = ("page-fault", "eviction", "lease")
 
 RUST_LINES, PYTHON_LINES, TEST_LINES = 450, 350, 500

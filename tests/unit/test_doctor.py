@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tmem.doctor import Finding, Probe, Report, examine
+from tmem.errors import TmemError
 
 GOOD: Probe = {
     "page_size": 4096,
@@ -32,7 +33,8 @@ NOTHING: dict[str, Any] = {
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("tmem.launch.preload_object", lambda: "/lib/_preload.so")
     for path, text in (
         ("proc/meminfo", "MemTotal: 8388608 kB\n"),
         ("proc/self/mountinfo", ""),
@@ -113,3 +115,24 @@ def test_examine_of_an_empty_tree_still_answers(tmp_path: Path) -> None:
 def test_examine_gives_each_fault_a_remedy(root: Path) -> None:
     for finding in _examine(root, **NOTHING).findings:
         assert finding.ok or finding.remedy
+
+
+def test_examine_says_which_entry_a_run_uses(root: Path) -> None:
+    assert _examine(root).run_entry == "thread"
+    assert "the kernel serves system calls" in _finding(_examine(root), "tmem run").what
+    guarded = _examine(root, guarded={"signal": True, "thread": True})
+    assert guarded.run_entry == "signal"
+    assert "are guarded before they are made" in _finding(guarded, "tmem run").what
+    refused = _examine(root, **NOTHING)
+    assert refused.run_entry == ""
+    assert not _finding(refused, "tmem run").ok
+
+
+def test_examine_without_the_preload_object_says_so(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> str:
+        raise TmemError("the preload object is missing: install tmem again")
+
+    monkeypatch.setattr("tmem.launch.preload_object", missing)
+    report = _examine(root)
+    assert (report.entry, report.run_entry) == ("signal", "")
+    assert _finding(report, "preload").remedy == "install tmem again"

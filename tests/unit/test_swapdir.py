@@ -10,6 +10,7 @@ import pytest
 
 from tmem import swapdir
 from tmem.errors import SizeError, SwapError
+from tmem.kinds import Swap
 from tmem.mounts import Mount, mount_of
 from tmem.swapdir import plan_swap, refusal_of
 
@@ -30,7 +31,8 @@ def on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("none", [None, "none"])
 def test_plan_swap_of_none_has_no_device(none: str | None) -> None:
-    assert plan_swap(none, RAM) == swapdir.SwapPlan(None, 0)
+    plan = plan_swap(none, RAM)
+    assert (plan.directory, plan.count, plan.warning) == (None, 0, "")
 
 
 def test_plan_swap_auto_takes_tmpdir_and_caps_it(on_disk: Path) -> None:
@@ -46,9 +48,9 @@ def test_plan_swap_auto_passes_over_directories_in_ram(
 ) -> None:
     disk = tmp_path_factory.mktemp("disk")
     monkeypatch.setattr(swapdir, "mounts", lambda: _in_ram(tmp_path))
-    monkeypatch.setattr(swapdir, "candidates", lambda: [tmp_path, tmp_path / "missing", disk])
+    monkeypatch.setattr(swapdir, "candidates", lambda: [str(tmp_path), str(tmp_path / "missing"), str(disk)])
     assert plan_swap("auto", RAM).directory == str(disk)
-    monkeypatch.setattr(swapdir, "candidates", lambda: [tmp_path])
+    monkeypatch.setattr(swapdir, "candidates", lambda: [str(tmp_path)])
     assert plan_swap("auto", RAM).directory is None
     with pytest.raises(SwapError, match="name one"):
         plan_swap("1M", RAM)
@@ -64,7 +66,8 @@ def test_plan_swap_of_a_named_directory_in_ram_warns(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize("swap", ["20M", 20 << 20])
 def test_plan_swap_of_a_size_finds_its_directory(on_disk: Path, swap: str | int) -> None:
-    assert plan_swap(swap, RAM) == swapdir.SwapPlan(str(on_disk), 20 << 20)
+    plan = plan_swap(swap, RAM)
+    assert (plan.directory, plan.count, plan.warning) == (str(on_disk), 20 << 20, "")
 
 
 def test_plan_swap_of_a_path_finds_its_size(on_disk: Path) -> None:
@@ -73,7 +76,7 @@ def test_plan_swap_of_a_path_finds_its_size(on_disk: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", ["atuo", "-1G", "0", 0, -1, "2 gb", "", ("/tmp", "0"), ("/tmp", "1G", 3)])
-def test_plan_swap_of_a_misspelt_size_says_so(bad: swapdir.Swap) -> None:
+def test_plan_swap_of_a_misspelt_size_says_so(bad: Swap) -> None:
     with pytest.raises(SizeError, match="swap"):
         plan_swap(bad, RAM)
 

@@ -184,7 +184,7 @@ def _shown(parser: argparse.ArgumentParser) -> list[argparse.Action]:
 
 def _options(parser: argparse.ArgumentParser) -> str:
     rows = [
-        (f"`{', '.join(each.option_strings) or _word(each)}`{_value(each)}", _cell(each.help or ""))
+        (f"`{', '.join(each.option_strings) or _word(each)}`{_value(each)}", _cell(each.help or "").replace("%%", "%"))
         for each in _shown(parser)
     ]
     return _table(("argument", ""), rows) if rows else ""

@@ -220,7 +220,7 @@ def exported(package: Path) -> dict[str, str]:
     module = read(package / "__init__.py")
     origins = {
         alias.asname or alias.name: node.module or ""
-        for node in module.tree.body
+        for node in ast.walk(module.tree)  # those for the type checker alone included
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }

@@ -34,9 +34,11 @@ impl Array {
             swap: None,
             faults: Choice::Only(Entry::Thread),
             name: "fault_cost".into(),
-            background: false,
+            background: None,
             backends: vec![Backend::Store],
             dedup: tmem_store::Dedup::Off,
+            arena: tmem_pager::ARENA_BYTES,
+            guarded: false,
         };
         let pager = Pager::new(config).expect("a pager of the smallest budget");
         let base = pager.allocate(PAGES * PAGE_SIZE).expect("an array of four budgets");

@@ -3,7 +3,7 @@
 //! be used again goes before that. Callers: `pager`, `blocks`. Locks: extents (held by the caller), then state.
 //! Law 13: no extent is made that the tables and the budget have no room for.
 
-use crate::arm;
+use crate::arm::{self, Turn};
 use crate::error::PagerError;
 use crate::extents::Extents;
 use crate::pager::Pager;
@@ -17,19 +17,17 @@ impl Pager {
     /// # Errors
     /// As [`Pager::allocate`].
     pub(crate) fn admit(&self, extents: &mut Extents, range: &Range<usize>) -> Result<usize, PagerError> {
-        let passes_budget = |s: &mut State| !s.is_armed() && !s.fits_plain(range);
-        let (tables_fit, mut must_arm) = self.with(|s| (s.tables_fit(range.end), passes_budget(s)))?;
+        let passes_budget = |s: &mut State| !s.is_armed() && !s.fits_plain(range, range.len());
+        let (tables_fit, mut must_arm) = self.with(|s| (s.tables_fit(range), passes_budget(s)))?;
         if !tables_fit {
-            return Err(PagerError::Budget(format!(
-                "the tables alone for {} MiB of arrays would take more than three quarters of the budget: free arrays, or raise ram=",
-                (range.end * PAGE_SIZE) >> 20
-            )));
+            return Err(no_tables(range));
         }
         if must_arm {
             self.release_idle(extents, 0);
-            must_arm = self.with(|s| passes_budget(s) && !s.take_back_for(range))?;
+            must_arm = self.with(|s| passes_budget(s) && !s.take_back_for(range, range.len()))?;
         }
-        let armed = if must_arm { Some(arm::prepare(self.choice, self.planned)?) } else { None };
+        let armed =
+            if must_arm { Some(arm::prepare(&arm::turn(), self.choice, self.planned)?) } else { None };
         let address = self.with(|s| {
             if let Some((entry, guarded)) = armed
                 && !s.is_armed()
@@ -37,19 +35,8 @@ impl Pager {
                 s.arm(entry, guarded)?;
                 self.slot().note_paged();
             }
-            if s.is_armed() && s.overshot {
-                s.backoff = 0;
-                s.supply(1);
-                if s.frame_count() > s.allowance() {
-                    return Err(PagerError::Budget(
-                        "the budget is overshot and nothing can be packed or swapped out: free arrays, raise ram=, or \
-                         give a larger swap="
-                            .into(),
-                    ));
-                }
-                s.overshot = false;
-            }
-            s.allocate(range.clone());
+            s.refuse_if_overshot()?;
+            s.allocate(range)?;
             Ok(s.frames.arena_addr() + range.start * PAGE_SIZE)
         })?;
         self.start_background();
@@ -65,11 +52,17 @@ impl Pager {
         let mut extents = self.extents();
         if self.with(|s| !s.is_armed())? {
             self.release_idle(&mut extents, 0);
-            let (entry, guarded) = arm::prepare(self.choice, self.planned)?;
-            self.with(|s| if s.is_armed() { Ok(()) } else { s.arm(entry, guarded) })??;
-            self.slot().note_paged();
+            self.begin_in_turn(&arm::turn())?;
             self.start_background();
         }
+        Ok(())
+    }
+
+    /// As [`Pager::begin_paging`], for whoever has the right to; no fork comes in between.
+    pub(crate) fn begin_in_turn(&self, turn: &Turn) -> Result<(), PagerError> {
+        let (entry, guarded) = arm::prepare(turn, self.choice, self.planned)?;
+        self.with(|s| if s.is_armed() { Ok(()) } else { s.arm(entry, guarded) })??;
+        self.slot().note_paged();
         Ok(())
     }
 
@@ -82,7 +75,37 @@ impl Pager {
     pub(crate) fn release_idle(&self, extents: &mut Extents, most: usize) {
         while let Some(extent) = extents.idle.surplus(most) {
             extents.give(&extent);
-            let _ = self.with(|s| s.release(extent));
+            let _ = self.with(|s| s.release(&extent));
         }
+    }
+}
+
+/// There is no room for the tables of a range.
+pub fn no_tables(range: &Range<usize>) -> PagerError {
+    PagerError::Budget(format!(
+        "the tables alone for {} MiB of arrays would take more than three quarters of the budget: free arrays, or raise ram=",
+        (range.end * PAGE_SIZE) >> 20
+    ))
+}
+
+impl State {
+    /// Law 14: nothing new is made while more frames are in use than the budget has room for.
+    ///
+    /// # Errors
+    /// `Budget`.
+    pub fn refuse_if_overshot(&mut self) -> Result<(), PagerError> {
+        if self.is_armed() && self.overshot {
+            self.backoff = 0;
+            self.supply(1);
+            if self.frame_count() > self.allowance() {
+                return Err(PagerError::Budget(
+                    "the budget is overshot and nothing can be packed or swapped out: free arrays, raise ram=, or \
+                     give a larger swap="
+                        .into(),
+                ));
+            }
+            self.overshot = false;
+        }
+        Ok(())
     }
 }

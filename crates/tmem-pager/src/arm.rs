@@ -4,18 +4,20 @@
 //! this has happened and a page costs what plain memory costs.
 
 use crate::background;
+use crate::bulk::next_kept;
 use crate::error::PagerError;
 use crate::notices::Notice;
 use crate::page::{Event, PageState};
 use crate::registry;
 use crate::state::State;
+use std::ops::Range;
 use std::time::Duration;
 use tmem_sys::caps::Caps;
 use tmem_sys::entry::{self, Entry};
 use tmem_sys::guard::{self, HoldResult, Hooks};
 use tmem_sys::page::HUGE_SIZE;
 use tmem_sys::uffd::Reach;
-use tmem_sys::{Lock, PAGE_SIZE};
+use tmem_sys::{Errno, Lock, LockGuard, PAGE_SIZE};
 
 /// What the program asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,12 +65,24 @@ fn start(entry: Entry) -> Result<bool, PagerError> {
     Ok(true)
 }
 
+/// The right to begin paging, which one thread has at a time.
+pub type Turn = LockGuard<'static, ()>;
+
+/// The right to begin paging, once nobody else has it. Taken with the extents of a pager held, so that a fork can wait for it.
+pub fn turn() -> Turn {
+    ARMING.lock()
+}
+
+/// As [`turn`]; `None` while another thread has it.
+pub fn try_turn() -> Option<Turn> {
+    ARMING.try_lock()
+}
+
 /// Makes an entry ready; with `Auto`, the thread entry where threads cannot be guarded and the kernel allows it.
 ///
 /// # Errors
 /// `Unsupported`, with the thread or object that stands in the way and the remedy.
-pub fn prepare(choice: Choice, planned: Entry) -> Result<(Entry, bool), PagerError> {
-    let _one_at_a_time = ARMING.lock();
+pub fn prepare(_turn: &Turn, choice: Choice, planned: Entry) -> Result<(Entry, bool), PagerError> {
     match (start(planned), choice) {
         (Ok(guarded), _) => Ok((planned, guarded)),
         (Err(why), Choice::Auto) if planned == Entry::Signal && Caps::probe().uffd_full.is_ok() => {
@@ -84,21 +98,36 @@ impl State {
     /// # Errors
     /// The kernel's; then everything is as before.
     pub fn arm(&mut self, entry: Entry, guarded: bool) -> Result<(), PagerError> {
-        let scan = |e| PagerError::Kernel("reading /proc/self/pagemap", e);
-        self.frames.register(entry.uffd()).map_err(|e| PagerError::Kernel("registering paged memory", e))?;
-        self.drop_strays()?;
-        let State { frames, states, .. } = self;
+        let State { frames, states, huge, .. } = self;
+        let pages = frames.arena_pages();
         frames
-            .scan_present(0..self.top, |page| {
-                if states.is(page, PageState::Fresh) {
-                    states.change(page, Event::Touch);
-                }
-            })
-            .map_err(scan)?;
+            .register(entry.uffd(), &|from| next_kept(states, huge, from, pages))
+            .map_err(|e| PagerError::Kernel("registering paged memory", e))?;
+        self.drop_strays()?;
+        self.find_frames(0..self.top).map_err(|e| PagerError::Kernel("reading /proc/self/pagemap", e))?;
+        self.huge.mark_used(self.top);
         self.entry = Some(entry);
         self.guarded = guarded;
         self.frontswap.set_clock(background::clock());
         self.bring_kept();
+        Ok(())
+    }
+
+    /// Notes which fresh pages have frames.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn find_frames(&mut self, pages: Range<usize>) -> Result<(), Errno> {
+        let State { frames, states, huge, .. } = self;
+        let mut from = pages.start;
+        while let Some(run) = huge.used_run(from, pages.end) {
+            from = run.end;
+            frames.scan_present(run, |page| {
+                if states.is(page, PageState::Fresh) {
+                    states.change(page, Event::Touch);
+                }
+            })?;
+        }
         Ok(())
     }
 
@@ -108,7 +137,9 @@ impl State {
         if self.held + self.pinned == 0 {
             return;
         }
-        for page in 0..self.top {
+        let mut next = 0;
+        while let Some(page) = self.huge.next_used(next, self.top) {
+            next = page + 1;
             if self.meta[page].holds != 0 || self.meta[page].pins != 0 {
                 self.ensure(page, 1);
             }
@@ -118,6 +149,10 @@ impl State {
     /// A huge page reaches past the array that was touched. Frames that belong to no extent would be in the way of
     /// the next one, and uncounted.
     fn drop_strays(&mut self) -> Result<(), PagerError> {
+        if self.frames.is_guarded() {
+            // No huge page reaches beyond what may be touched.
+            return Ok(());
+        }
         let end = self.reach.next_multiple_of(HUGE_PAGES).min(self.frames.arena_pages());
         let mut from = 0;
         while let Some(first) = self.states.find(PageState::Free, from, end) {

@@ -12,7 +12,7 @@ use crate::stats::Stat;
 use std::sync::Arc;
 use tmem_store::codec::{Decoder, Recoder};
 use tmem_store::{ColdBatch, Dictionaries};
-use tmem_sys::background::{self, may_change_importance, pause, run_when_idle};
+use tmem_sys::background::{self, Maker, may_change_importance, pause, run_when_idle};
 use tmem_sys::signals::Blocked;
 use tmem_sys::{Errno, PAGE_SIZE, Page, Table, time};
 
@@ -248,8 +248,8 @@ pub fn settle_all(slot: &Slot) -> Result<(), Errno> {
 ///
 /// # Errors
 /// The kernel's, when a thread cannot be made.
-pub fn start() -> Result<(), Errno> {
-    background::start(run)
+pub fn start(make: Maker) -> Result<(), Errno> {
+    background::start(make, run)
 }
 
 fn run() {

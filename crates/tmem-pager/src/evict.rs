@@ -102,7 +102,7 @@ impl State {
         }
     }
 
-    fn overshoot(&mut self) {
+    pub fn overshoot(&mut self) {
         self.stats.add(Stat::OvershootEvents, 1);
         if !self.overshot {
             self.overshot = true;
@@ -183,7 +183,7 @@ impl State {
         // Twice round: the first may only clear second chances.
         while taken < want && walked <= 2 * self.top {
             let from = self.hand;
-            let Some(page) = self.states.find(PageState::Resident, from, self.top) else {
+            let Some(page) = self.find(PageState::Resident, from, self.top) else {
                 walked += self.top - from + 1;
                 self.hand = 0;
                 continue;
@@ -381,8 +381,12 @@ impl State {
             if self.copy_hand >= self.top {
                 self.copy_hand = 0;
             }
-            let page = self.copy_hand;
-            self.copy_hand += 1;
+            let Some(page) = self.huge.next_used(self.copy_hand, self.top) else {
+                walked += self.top - self.copy_hand;
+                self.copy_hand = self.top;
+                continue;
+            };
+            self.copy_hand = page + 1;
             walked += 1;
             let kept = self.meta[page].flags & PACKED != 0 && self.states.is(page, PageState::Resident);
             if kept && self.frontswap.is_present(page) {

@@ -58,11 +58,15 @@ impl Extents {
 
     /// The lowest fitting range for `bytes`.
     pub fn take(&mut self, bytes: usize) -> Option<Range<usize>> {
-        let pages = page::pages_for(bytes).max(1);
-        let align = if pages >= ALIGNED_FROM { HUGE_PAGES } else { 1 };
+        self.take_aligned(page::pages_for(bytes).max(1), 1)
+    }
+
+    /// The lowest fitting range of so many pages that begins at a multiple of `align` pages.
+    pub fn take_aligned(&mut self, pages: usize, align: usize) -> Option<Range<usize>> {
+        let align = if pages >= ALIGNED_FROM { align.max(HUGE_PAGES) } else { align };
         let fit = |(&start, &len): (&usize, &usize)| {
-            let first = start.next_multiple_of(align);
-            (first + pages <= start + len).then_some((start, len, first))
+            let first = start.checked_next_multiple_of(align)?;
+            (first.checked_add(pages)? <= start + len).then_some((start, len, first))
         };
         let (start, len, first) = self.free.iter().find_map(fit)?;
         self.free.remove(&start);
@@ -76,6 +80,24 @@ impl Extents {
         Some(first..first + pages)
     }
 
+    /// Takes just this range. False where it is not all free.
+    pub fn take_at(&mut self, range: &Range<usize>) -> bool {
+        let Some((&start, &len)) = self.free.range(..=range.start).next_back() else { return false };
+        let end = start + len;
+        if range.end > end {
+            return false;
+        }
+        self.free.remove(&start);
+        if range.start > start {
+            self.free.insert(start, range.start - start);
+        }
+        if range.end < end {
+            self.free.insert(range.end, end - range.end);
+        }
+        self.live.insert(range.start, range.len());
+        true
+    }
+
     /// Gives a range back. False when it is not live.
     pub fn give(&mut self, range: &Range<usize>) -> bool {
         if self.live.get(&range.start) != Some(&range.len()) {
@@ -83,6 +105,11 @@ impl Extents {
         }
         self.live.remove(&range.start);
         self.steered.remove(&range.start);
+        self.free(range);
+        true
+    }
+
+    fn free(&mut self, range: &Range<usize>) {
         let (mut start, mut end) = (range.start, range.end);
         if let Some((&s, &len)) = self.free.range(..start).next_back()
             && s + len == start
@@ -94,6 +121,56 @@ impl Extents {
             end += len;
         }
         self.free.insert(start, end - start);
+    }
+
+    /// The next part of `pages` at or after `from` that lies in one live range.
+    pub fn next_part(&self, from: usize, pages: &Range<usize>) -> Option<Range<usize>> {
+        let before = self.at(from).map(|live| from..live.end);
+        let after = || self.live.range(from..pages.end).next().map(|(&start, &len)| start..start + len);
+        let part = before.or_else(after)?;
+        let part = part.start..part.end.min(pages.end);
+        (!part.is_empty()).then_some(part)
+    }
+
+    /// Whether live ranges hold all of `pages` between them.
+    pub fn cover(&self, pages: &Range<usize>) -> bool {
+        let mut from = pages.start;
+        while from < pages.end {
+            match self.next_part(from, pages) {
+                Some(part) if part.start == from => from = part.end,
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    /// Gives a part of one live range back; what is left of it on either side stays live.
+    pub fn cut(&mut self, part: &Range<usize>) {
+        let Some(live) = self.holding(part) else { return };
+        self.live.remove(&live.start);
+        let steered = self.steered.remove(&live.start);
+        for rest in [live.start..part.start, part.end..live.end] {
+            if !rest.is_empty() {
+                self.live.insert(rest.start, rest.len());
+                if steered {
+                    self.steered.insert(rest.start);
+                }
+            }
+        }
+        self.free(part);
+    }
+
+    /// Has the live range that ends at `end` end so many `pages` later, where they are free. Whether it does.
+    pub fn grow(&mut self, end: usize, pages: usize) -> bool {
+        let Some(live) = end.checked_sub(1).and_then(|last| self.at(last)) else { return false };
+        let Some(&len) = self.free.get(&end).filter(|&&len| live.end == end && len >= pages) else {
+            return false;
+        };
+        self.free.remove(&end);
+        if len > pages {
+            self.free.insert(end + pages, len - pages);
+        }
+        self.live.insert(live.start, live.len() + pages);
         true
     }
 
@@ -138,6 +215,41 @@ mod tests {
             }
             prop_assert_eq!(e.free.len(), 1);
             prop_assert_eq!(e.live(), 0);
+        }
+
+        /// Against one bit a page: what is cut, grown and taken, in any order.
+        #[test]
+        fn parts_come_and_go_as_pages_would(ops in prop::collection::vec((0u8..3, 0usize..200, 1usize..40), 1..120)) {
+            let mut e = Extents::new();
+            e.reset(256);
+            let mut live = [false; 256];
+            for (op, at, n) in ops {
+                let range = at..(at + n).min(256);
+                match op {
+                    0 => if let Some(r) = e.take_aligned(n, 4) {
+                        prop_assert!(r.start % 4 == 0 && live[r.clone()].iter().all(|l| !l));
+                        live[r].fill(true);
+                    },
+                    1 => {
+                        while let Some(part) = e.next_part(range.start, &range) {
+                            prop_assert!(live[part.clone()].iter().all(|l| *l));
+                            e.cut(&part);
+                            live[part].fill(false);
+                        }
+                        prop_assert!(live[range].iter().all(|l| !l));
+                    }
+                    _ => if at > 0 && e.grow(at, n) {
+                        prop_assert!(live[at - 1] && live[range.clone()].iter().all(|l| !l));
+                        live[range].fill(true);
+                    },
+                }
+                for (page, is) in live.iter().enumerate() {
+                    prop_assert_eq!(e.at(page).is_some(), *is);
+                }
+                let first = live.iter().position(|l| *l).unwrap_or(0);
+                let end = (first..256).find(|&p| !live[p]).unwrap_or(256);
+                prop_assert!(e.cover(&(first..end)) && (end == 256 || !e.cover(&(first..end + 1))));
+            }
         }
     }
 }

@@ -54,7 +54,11 @@ impl State {
             return Step::Wait;
         }
         match self.states.get(page) {
-            PageState::Free => return Step::Served(Served::NotOurs),
+            // The page was unmapped, or let go of, after the fault: tried again, the touch is the kernel's to answer.
+            PageState::Free | PageState::LetGo if self.frames.is_guarded() => {
+                return Step::Served(Served::Yes);
+            }
+            PageState::Free | PageState::LetGo => return Step::Served(Served::NotOurs),
             PageState::Resident => {
                 // Another thread's fault, or its read-ahead, was first.
                 self.stats.add(Stat::Spurious, 1);
@@ -152,8 +156,7 @@ impl State {
     fn bring_backward(&mut self, window: Window, keep: bool) -> Option<usize> {
         let first = (window.first + 1).saturating_sub(window.count);
         // From the page that faulted downwards, as far as nothing stands between.
-        let start =
-            (first..=window.first).rev().take_while(|&p| !self.states.is(p, PageState::Free)).last()?;
+        let start = (first..=window.first).rev().take_while(|&p| self.is_paged(p)).last()?;
         let mut page = start;
         while page <= window.first {
             page += self.bring_some(page, window.first + 1, keep)?;
@@ -167,7 +170,7 @@ impl State {
         Some(match self.states.get(page) {
             // Whoever is at it brings it, or sends it out.
             _ if self.is_busy(page) => 1,
-            PageState::Free => return None,
+            PageState::Free | PageState::LetGo => return None,
             PageState::Resident => run(&|p| self.states.is(p, PageState::Resident)),
             PageState::Standby => self.put_back(page, end - page),
             PageState::Fresh | PageState::Out => {
@@ -178,6 +181,10 @@ impl State {
         })
     }
 
+    fn is_paged(&self, page: usize) -> bool {
+        !matches!(self.states.get(page), PageState::Free | PageState::LetGo)
+    }
+
     fn is_missing(&self, page: usize) -> bool {
         matches!(self.states.get(page), PageState::Fresh | PageState::Out) && !self.is_busy(page)
     }
@@ -186,7 +193,7 @@ impl State {
         for i in 0..window.count {
             let page = window.page(i).filter(|&page| page < self.top)?;
             match self.states.get(page) {
-                PageState::Free => return None,
+                PageState::Free | PageState::LetGo => return None,
                 _ if self.is_busy(page) => {}
                 PageState::Resident => {}
                 PageState::Standby => drop(self.put_back(page, 1)),

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: what happens around `fork` (law 15). Called by: the C library, in the forking thread.
-//! Locks: every slot's extents, then every slot's state, in slot order, held across the fork so that the child finds
+//! Locks: the right to begin paging for a moment, then every slot's extents, then every slot's state, in slot order, held across the fork so that the child finds
 //! them quiet. The child opens its own descriptor over the same ranges and pages for itself from then on.
 
+use crate::arm;
+use crate::bulk::next_kept;
 use crate::error::PagerError;
 use crate::registry;
 use crate::state::{COPY, State};
 use crate::stats::Stat;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use tmem_sys::syscall::die;
-use tmem_sys::{Lock, LockGuard, entry, fork, guard, signals};
+use tmem_sys::{Errno, Lock, LockGuard, entry, fork, guard, signals};
 
 /// What `prepare` leaves for the other two.
 struct Across {
@@ -31,11 +33,25 @@ pub fn register() -> Result<(), PagerError> {
     fork::register(prepare, parent, child).map_err(|e| PagerError::Kernel("registering fork handlers", e))
 }
 
+/// Blocks signals and takes every slot's extents, while no thread begins paging; the mask. Who begins takes the right to
+/// with extents held, and may let go of those meanwhile.
+fn hold_extents() -> u64 {
+    loop {
+        drop(arm::turn());
+        let mask = signals::block_all();
+        registry::slots().for_each(|slot| slot.extents.lock().keep_across_fork());
+        if arm::try_turn().is_some() {
+            return mask;
+        }
+        registry::slots().for_each(|slot| drop(slot.extents.reclaim()));
+        signals::restore_mask(mask);
+    }
+}
+
 extern "C" fn prepare() {
-    let mask = signals::block_all();
+    let mask = hold_extents();
     let mut across = ACROSS.lock();
     across.mask = mask;
-    registry::slots().for_each(|slot| slot.extents.lock().keep_across_fork());
     let mut swaps = false;
     for (i, slot) in registry::slots().enumerate() {
         let mut state = slot.lock_at_rest();
@@ -102,15 +118,20 @@ impl State {
                 self.put_back(page, crate::slots::GROUP);
             }
         }
-        if self.frames.set_inherited(true).is_err() {
+        if self.set_inherited(true).is_err() {
             die("the kernel refuses to let a fork inherit paged memory (law 15)");
         }
         self.stats.add(Stat::Forks, 1);
         self.swap.fork_prepare()
     }
 
+    fn set_inherited(&self, yes: bool) -> Result<(), Errno> {
+        let pages = self.frames.arena_pages();
+        self.frames.set_inherited(yes, &|from| next_kept(&self.states, &self.huge, from, pages))
+    }
+
     fn after_fork_in_parent(&mut self, generation: Option<u32>, alive: Option<&OwnedFd>) {
-        if self.frames.set_inherited(false).is_err() {
+        if self.set_inherited(false).is_err() {
             die("the kernel refuses to end the inheritance of paged memory (law 15)");
         }
         if let Some(generation) = generation {
@@ -121,7 +142,9 @@ impl State {
     fn after_fork_in_child(&mut self) -> Result<(), PagerError> {
         let renew = |e| PagerError::Kernel("renewing paged memory after a fork", e);
         self.stats.0.renew_after_fork().map_err(renew)?;
-        self.frames.renew_after_fork().map_err(renew)?;
+        let State { frames, states, huge, .. } = self;
+        let pages = frames.arena_pages();
+        frames.renew_after_fork(&|from| next_kept(states, huge, from, pages)).map_err(renew)?;
         self.slots.reset();
         self.swap.fork_child();
         self.frontswap.after_fork_in_child();
@@ -134,7 +157,9 @@ impl State {
 
     /// A page that is here and whose copy only the parent can reach must not leave as unchanged: it would never come back.
     fn forget_copies_out_of_reach(&mut self) {
-        for page in 0..self.top {
+        let mut next = 0;
+        while let Some(page) = self.huge.next_used(next, self.top) {
+            next = page + 1;
             if self.meta[page].flags & COPY != 0 && self.frontswap.is_out_of_reach(page) {
                 self.forget_copies(page);
             }
@@ -144,7 +169,11 @@ impl State {
     /// System calls of the parent's other threads are not under way here.
     fn drop_foreign_holds(&mut self) {
         if self.held > 0 {
-            (0..self.top).for_each(|p| self.meta[p].holds = 0);
+            let mut from = 0;
+            while let Some(pages) = self.huge.next_marked(from) {
+                from = pages.end;
+                self.meta[pages].iter_mut().for_each(|meta| meta.holds = 0);
+            }
             self.held = 0;
         }
     }

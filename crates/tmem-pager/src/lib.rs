@@ -24,7 +24,14 @@ mod writeback;
 
 mod admit;
 mod arm;
+mod budget;
+mod bulk;
+mod check;
 mod fork;
+mod letgo;
+mod locked;
+mod relocate;
+mod space;
 mod verbs;
 
 mod background;
@@ -37,6 +44,7 @@ mod notices;
 mod pager;
 mod runs;
 pub mod stats;
+mod survey;
 mod tiers;
 
 #[doc(hidden)]
@@ -45,7 +53,9 @@ pub use page::{Event, PageState, next};
 pub use arm::Choice;
 pub use blocks::Block;
 pub use error::PagerError;
-pub use pager::{Backend, Config, MIN_RAM, Pager, finalize};
+pub use pager::{ARENA_BYTES, Backend, Config, MIN_RAM, Pager, finalize};
 pub use readahead::Pattern;
+pub use space::Kind;
+pub use survey::register_fork;
 pub use tiers::Tier;
 pub use verbs::Advice;

@@ -131,12 +131,12 @@ impl State {
         came
     }
 
-    /// Takes back what one more extent of plain memory needs, where that is enough; whether it fits now.
-    pub fn take_back_for(&mut self, range: &Range<usize>) -> bool {
-        let short = self.short_of_plain(range);
+    /// Takes back what `more` pages of a range need as plain memory, where that is enough; whether they fit now.
+    pub fn take_back_for(&mut self, range: &Range<usize>, more: usize) -> bool {
+        let short = self.short_of_plain(range, more);
         short <= self.lodgers.bytes && {
             self.lodgers.give(short);
-            self.fits_plain(range)
+            self.fits_plain(range, more)
         }
     }
 

@@ -7,11 +7,14 @@ use std::ops::Range;
 use tmem_sys::page::fetch_line;
 use tmem_sys::{Errno, Table};
 
+/// How many states there are.
+const KINDS: usize = 6;
+
 /// Where a page of the arena is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum PageState {
-    /// Part of no extent. Must be zero: tables begin zeroed.
+    /// Part of no extent, or reserved by one for later. Must be zero: tables begin zeroed.
     Free = 0,
     /// Part of an extent and never written: reads as zeros.
     Fresh = 1,
@@ -21,11 +24,19 @@ pub enum PageState {
     Standby = 3,
     /// Its contents are in frontswap or on the swap device only.
     Out = 4,
+    /// Part of an extent and the kernel's alone, with whatever it has mapped there.
+    LetGo = 5,
 }
 
 impl PageState {
-    pub const ALL: [PageState; 5] =
-        [PageState::Free, PageState::Fresh, PageState::Resident, PageState::Standby, PageState::Out];
+    pub const ALL: [PageState; KINDS] = [
+        PageState::Free,
+        PageState::Fresh,
+        PageState::Resident,
+        PageState::Standby,
+        PageState::Out,
+        PageState::LetGo,
+    ];
 
     fn from_byte(byte: u8) -> PageState {
         PageState::ALL[byte as usize]
@@ -35,7 +46,7 @@ impl PageState {
 /// What happens to a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// An extent comes to hold the page.
+    /// An extent comes to hold the page, or to use what it reserved.
     Allocate,
     /// A first touch, or a frame found at arming.
     Touch,
@@ -49,12 +60,16 @@ pub enum Event {
     FaultIn,
     /// The program dropped the contents itself (`madvise`): zeros again.
     Vanish,
-    /// The extent is gone.
+    /// The extent is gone, or keeps the page in reserve.
     Release,
+    /// The kernel is to have the page with its contents.
+    LetGo,
+    /// The page comes back from the kernel; what it has is found after.
+    Adopt,
 }
 
 impl Event {
-    pub const ALL: [Event; 8] = [
+    pub const ALL: [Event; 10] = [
         Event::Allocate,
         Event::Touch,
         Event::TakeOut,
@@ -63,18 +78,22 @@ impl Event {
         Event::FaultIn,
         Event::Vanish,
         Event::Release,
+        Event::LetGo,
+        Event::Adopt,
     ];
 }
 
 /// The table of transitions; `None` is a broken law.
 pub const fn next(state: PageState, event: Event) -> Option<PageState> {
-    use PageState::{Free, Fresh, Out, Resident, Standby};
+    use PageState::{Free, Fresh, LetGo, Out, Resident, Standby};
     match (state, event) {
-        (Free, Event::Allocate) | (Resident, Event::Vanish) => Some(Fresh),
+        (Free, Event::Allocate) | (LetGo, Event::Adopt) => Some(Fresh),
+        (Resident | Standby | Out, Event::Vanish) => Some(Fresh),
         (Fresh, Event::Touch) | (Standby, Event::PutBack) | (Out, Event::FaultIn) => Some(Resident),
         (Resident, Event::TakeOut) => Some(Standby),
         (Standby, Event::Pack) => Some(Out),
-        (Fresh | Resident | Standby | Out, Event::Release) => Some(Free),
+        (Fresh | Resident | Standby | Out | LetGo, Event::Release) => Some(Free),
+        (Fresh | Resident, Event::LetGo) => Some(LetGo),
         _ => None,
     }
 }
@@ -82,14 +101,14 @@ pub const fn next(state: PageState, event: Event) -> Option<PageState> {
 /// The states of all pages of an arena, and how many pages are in each.
 pub struct States {
     table: Table<u8>,
-    counts: [usize; 5],
+    counts: [usize; KINDS],
 }
 
 impl States {
     /// # Errors
     /// `ENOMEM`.
     pub fn new(pages: usize) -> Result<States, Errno> {
-        let mut counts = [0; 5];
+        let mut counts = [0; KINDS];
         counts[PageState::Free as usize] = pages;
         Ok(States { table: Table::new(pages)?, counts })
     }
@@ -125,6 +144,24 @@ impl States {
         new
     }
 
+    /// Takes pages that are all in the state `from` through an event.
+    pub fn change_all(&mut self, pages: Range<usize>, from: PageState, event: Event) {
+        let Some(new) = next(from, event) else { illegal() };
+        let run = &mut self.table[pages];
+        if !run.chunks(CHUNK).all(|chunk| all_are(chunk, from)) {
+            illegal()
+        }
+        run.fill(new as u8);
+        self.counts[from as usize] -= run.len();
+        self.counts[new as usize] += run.len();
+    }
+
+    /// The state of a page, and where the pages before `to` end that share it.
+    pub fn run(&self, page: usize, to: usize) -> (PageState, usize) {
+        let state = self.get(page);
+        (state, self.find_other(state, page, to).unwrap_or(to))
+    }
+
     /// The first page of `from..to` in `state`.
     pub fn find(&self, state: PageState, from: usize, to: usize) -> Option<usize> {
         let hay = self.table.get(from..to)?;
@@ -157,14 +194,14 @@ impl States {
     }
 
     /// Counts again, page by page.
-    pub fn recount(&self, pages: usize) -> [usize; 5] {
-        let mut counts = [0; 5];
+    pub fn recount(&self, pages: usize) -> [usize; KINDS] {
+        let mut counts = [0; KINDS];
         self.table[..pages].iter().for_each(|&b| counts[b as usize] += 1);
         counts[PageState::Free as usize] += self.table.len() - pages;
         counts
     }
 
-    pub fn counts(&self) -> [usize; 5] {
+    pub fn counts(&self) -> [usize; KINDS] {
         self.counts
     }
 }
@@ -200,6 +237,17 @@ mod tests {
     }
 
     #[test]
+    fn many_pages_change_as_each_would() {
+        let mut s = States::new(1000).unwrap();
+        s.change_all(10..900, PageState::Free, Event::Allocate);
+        s.change(200, Event::Touch);
+        assert_eq!(s.run(10, 1000), (PageState::Fresh, 200));
+        assert_eq!(s.run(201, 500), (PageState::Fresh, 500));
+        s.change_all(201..900, PageState::Fresh, Event::LetGo);
+        assert_eq!((s.count(PageState::LetGo), s.recount(1000)), (699, s.counts()));
+    }
+
+    #[test]
     fn the_ends_of_runs_are_found_from_both_sides() {
         let mut s = States::new(1000).unwrap();
         let other = |s: &States, from, to| {
@@ -220,10 +268,13 @@ mod tests {
             for event in Event::ALL {
                 let to = next(state, event);
                 if to == Some(PageState::Fresh) {
-                    assert!(matches!(event, Event::Allocate | Event::Vanish));
+                    assert!(matches!(event, Event::Allocate | Event::Vanish | Event::Adopt));
                 }
                 if state == PageState::Out && to.is_some() {
-                    assert!(matches!(event, Event::FaultIn | Event::Release));
+                    assert!(matches!(event, Event::FaultIn | Event::Release | Event::Vanish));
+                }
+                if state == PageState::LetGo && to.is_some() {
+                    assert!(matches!(event, Event::Release | Event::Adopt));
                 }
             }
         }

@@ -23,14 +23,16 @@ use tmem_store::{
     SwapDevice, testback,
 };
 use tmem_sys::LockGuard;
+use tmem_sys::background::Maker;
 use tmem_sys::counters::Counters;
 use tmem_sys::entry::Entry;
-use tmem_sys::page::{PAGE_SIZE, pages_for};
+use tmem_sys::frames::Access;
+use tmem_sys::page::{HUGE_SIZE, PAGE_SIZE, pages_for};
 
 /// The smallest budget: tables, a standby list and room for a few threads' instructions.
 pub const MIN_RAM: usize = 16 << 20;
-/// Address space of an arena: it bounds what one `Memory` can hold, not what it uses.
-const ARENA_BYTES: usize = if cfg!(feature = "fake-kernel") { 1 << 30 } else { 1 << 40 };
+/// Address space of an arena where nothing limits it: it bounds what one `Memory` can hold, not what it uses.
+pub const ARENA_BYTES: usize = if cfg!(feature = "fake-kernel") { 1 << 30 } else { 1 << 40 };
 
 /// Where pages go before the swap device: the backends behind frontswap, asked in the order given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,10 +56,14 @@ pub struct Config {
     pub faults: Choice,
     pub name: String,
     pub backends: Vec<Backend>,
-    /// Have the process's background thread pack cold pages tighter.
-    pub background: bool,
+    /// Have the process's background thread pack cold pages tighter, a thread made so: see [`Maker`].
+    pub background: Option<Maker>,
     /// Which pages the store looks up among those it has.
     pub dedup: Dedup,
+    /// Bytes of address space for extents, whole huge pages; it takes no memory.
+    pub arena: usize,
+    /// Whether a touch of what no extent has committed is SIGSEGV, as on memory that is not mapped.
+    pub guarded: bool,
 }
 
 /// One pager. Dropping the handle does not end it: arrays may live on; see [`Pager::close`].
@@ -65,6 +71,11 @@ pub struct Pager {
     index: usize,
     pub(crate) choice: Choice,
     pub(crate) planned: Entry,
+    background: Option<Maker>,
+}
+
+pub(crate) fn too_small(ram: usize) -> PagerError {
+    PagerError::Budget(format!("a budget of {} KiB is below the minimum of {} MiB", ram >> 10, MIN_RAM >> 20))
 }
 
 pub(crate) fn is_finalized() -> bool {
@@ -83,11 +94,7 @@ impl Pager {
     /// `Budget` below the minimum, `Unsupported` with the remedy, `Swap` when no file can be made.
     pub fn new(config: Config) -> Result<Pager, PagerError> {
         if config.ram < MIN_RAM {
-            return Err(PagerError::Budget(format!(
-                "a budget of {} KiB is below the minimum of {} MiB",
-                config.ram >> 10,
-                MIN_RAM >> 20
-            )));
+            return Err(too_small(config.ram));
         }
         let planned = arm::choose(config.faults)?;
         tmem_sys::time::calibrate();
@@ -98,8 +105,8 @@ impl Pager {
             PagerError::Budget(format!("{} Memory objects live already; close some", registry::MAX_PAGERS))
         })?;
         registry::slot(index).fill(state, workers);
-        registry::slot(index).set_kept(config.background);
-        Ok(Pager { index, choice: config.faults, planned })
+        registry::slot(index).set_kept(config.background.is_some());
+        Ok(Pager { index, choice: config.faults, planned, background: config.background })
     }
 
     pub(crate) fn slot(&self) -> &'static Slot {
@@ -123,7 +130,8 @@ impl Pager {
     /// Where memory is paged, sees to it that the process has its background thread; a forked child has none at first. Not
     /// for under the pager's lock.
     pub(crate) fn start_background(&self) {
-        if self.slot().is_paged() && self.slot().is_kept() && background::start().is_err() {
+        let wanted = self.background.filter(|_| self.slot().is_paged());
+        if wanted.is_some_and(|make| background::start(make).is_err()) {
             let _ = self.with(|state| state.notices.tell(Notice::NoBackground));
         }
     }
@@ -161,7 +169,7 @@ impl Pager {
         let range = extents.take(bytes).ok_or_else(|| {
             PagerError::Budget(format!(
                 "no room for {bytes} bytes in the {} GiB of address space",
-                ARENA_BYTES >> 30
+                self.slot().arena_bytes() >> 30
             ))
         })?;
         let made = self.admit(extents, &range);
@@ -186,7 +194,7 @@ impl Pager {
         let given = extents.give(&range);
         if given {
             // Refused only for locked memory: the frames then stay until the arena goes.
-            let _ = self.with(|s| s.release(range));
+            let _ = self.with(|s| s.release(&range));
         }
         if self.is_closed() {
             self.release_empty_runs(extents);
@@ -201,7 +209,7 @@ impl Pager {
             && let Some(run) = extents.at(first)
         {
             extents.give(&run);
-            let _ = self.with(|s| s.release(run));
+            let _ = self.with(|s| s.release(&run));
         }
         if extents.live() == 0 {
             self.end();
@@ -349,7 +357,7 @@ impl Drop for Pager {
 }
 
 pub(crate) fn build(config: &Config) -> Result<State, PagerError> {
-    let arena_pages = ARENA_BYTES / PAGE_SIZE;
+    let arena_pages = config.arena.next_multiple_of(HUGE_SIZE) / PAGE_SIZE;
     let frames = config.ram / PAGE_SIZE;
     // Standby pages, free frames, and holes enough to find runs among.
     let slots = (frames / 4).clamp(1024, 1 << 16);
@@ -363,6 +371,7 @@ pub(crate) fn build(config: &Config) -> Result<State, PagerError> {
     let setup = Setup {
         ram: config.ram,
         arena_pages,
+        access: if config.guarded { Access::Opened } else { Access::Everywhere },
         slots,
         frontswap: Frontswap::new(backends, 0, arena_pages, Mode::default())?,
         swap: swap_device(config, arena_pages, dictionaries.clone())?,
@@ -382,7 +391,7 @@ fn backend(
     shared: &mut Option<Arc<Dictionaries>>,
 ) -> Result<Box<dyn BackendOps>, PagerError> {
     Ok(match kind {
-        Backend::Store => Box::new(local_store(config, shared.take())?),
+        Backend::Store => Box::new(local_store(config, pages, shared.take())?),
         Backend::RefuseAll => Box::new(testback::RefuseAll::default()),
         Backend::Plain => Box::new(testback::PlainCopies::new(pages)?),
         Backend::Process { fd, limit_ms } => Box::new(ProcessBackend::new(fd, limit_ms, pages)?),
@@ -390,9 +399,12 @@ fn backend(
 }
 
 /// At most seven tenths of the budget; `State::share_out` sets what it may really take.
-fn local_store(config: &Config, shared: Option<Arc<Dictionaries>>) -> Result<LocalBackend, PagerError> {
-    let capacity = config.ram / 10 * 7;
-    let pages = (ARENA_BYTES / PAGE_SIZE) as u64;
+fn local_store(
+    config: &Config,
+    pages: usize,
+    shared: Option<Arc<Dictionaries>>,
+) -> Result<LocalBackend, PagerError> {
+    let (capacity, pages) = (config.ram / 10 * 7, pages as u64);
     let store = StoreConfig { reserve_bytes: capacity, ..StoreConfig::for_pages(pages, capacity) };
     // A page that does not shrink gains nothing in the store, but where there is a swap device it waits there for its turn
     // to go down: sent past older pages, it would be fetched again sooner than they.

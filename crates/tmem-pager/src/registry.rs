@@ -74,8 +74,16 @@ impl Slot {
         self.base.load(Ordering::Acquire)
     }
 
+    pub fn arena_bytes(&self) -> usize {
+        self.len.load(Ordering::Relaxed)
+    }
+
     pub fn ram_pages(&self) -> usize {
         self.ram.load(Ordering::Relaxed) / PAGE_SIZE
+    }
+
+    pub fn set_ram(&self, bytes: usize) {
+        self.ram.store(bytes, Ordering::Relaxed);
     }
 
     pub fn is_paged(&self) -> bool {

@@ -15,10 +15,11 @@ use crate::slots::{GROUP, Slots};
 use crate::stats::{Stat, Stats, refusal_place};
 use crate::swapout::SwapOut;
 use crate::transit::Refused;
+use std::ops::Range;
 use std::sync::Arc;
 use tmem_store::{Dictionaries, Frontswap, Reason};
 use tmem_sys::entry::Entry;
-use tmem_sys::frames::Frames;
+use tmem_sys::frames::{Access, Frames};
 use tmem_sys::hash::PageHash;
 use tmem_sys::{PAGE_SIZE, Page, Table, pod};
 
@@ -32,16 +33,16 @@ pub const HASHED: u8 = 8;
 pub const BUSY: u8 = 16;
 /// On standby, refused by the store, and noted for the swap device. It ends with the page's stay there.
 pub const REFUSED: u8 = 32;
+/// Pinned once by the program's `mlock`.
+pub const LOCKED: u8 = 64;
 /// Skipped once by the hand: it came back from standby, or could not be moved.
 pub const SECOND_CHANCE: u8 = 2;
 
 /// Frames and tables that every pager needs whatever its budget: stacks, streams, code, slot tables.
 pub const FIXED_OVERHEAD: usize = 2 << 20;
-/// Bytes of table touched for every page of the arena that was ever part of an extent: its state, what is known of it,
+/// Bytes of table for every page of a block of the arena that pages were in use of: its state, what is known of it,
 /// its swap slot, whether it is spared or present.
 pub const META_BYTES: usize = size_of::<Meta>() + 8;
-/// Free pages at the end whose tables are kept: arrays that come and go there cost no system calls.
-const TABLES_KEPT: usize = 4096;
 /// Pages one eviction batch takes out or packs.
 pub const BATCH: usize = 64;
 
@@ -67,6 +68,7 @@ pod! {
 pub struct Setup {
     pub ram: usize,
     pub arena_pages: usize,
+    pub access: Access,
     pub slots: usize,
     pub frontswap: Frontswap,
     pub swap: SwapOut,
@@ -116,7 +118,7 @@ pub struct State {
     /// Of the first store there is, and of the workers.
     pub dictionaries: Arc<Dictionaries>,
     pub ram: usize,
-    /// One past the highest page that has room in the tables: every page of an extent is below.
+    /// Every page in use is below.
     pub top: usize,
     /// The highest `top` there ever was: a huge page may have left frames up to there.
     pub reach: usize,
@@ -148,7 +150,7 @@ impl State {
     /// `ENOMEM` when the address space cannot hold the tables.
     pub fn new(setup: Setup) -> Result<State, PagerError> {
         let pages = setup.arena_pages;
-        let frames = Frames::new(pages, setup.slots)?;
+        let frames = Frames::new(pages, setup.slots, setup.access)?;
         let slots = Slots::new(frames.slots())?;
         Ok(State {
             states: States::new(pages)?,
@@ -198,12 +200,17 @@ impl State {
     }
 
     pub fn metadata_bytes(&self) -> usize {
-        self.top * META_BYTES
+        self.huge.tabled() * META_BYTES
+    }
+
+    /// Bytes that the kernel may have given to pages it was let have: it does not say how many it has.
+    pub fn foreign_bytes(&self) -> usize {
+        self.states.count(PageState::LetGo) * PAGE_SIZE
     }
 
     /// Bytes of the budget that are not frames.
     pub fn overhead(&self) -> usize {
-        let lent = self.lodgers.bytes();
+        let lent = self.lodgers.bytes() + self.foreign_bytes();
         FIXED_OVERHEAD + self.metadata_bytes() + self.frontswap.footprint() + self.swap.memory_bytes() + lent
     }
 
@@ -215,29 +222,19 @@ impl State {
     /// Shares the budget between frames and store: the store gets what tables leave of seven tenths, and never what frames
     /// need so that the pages in use at one time find room.
     pub fn share_out(&mut self) {
-        let others = FIXED_OVERHEAD + self.metadata_bytes() + self.swap.memory_bytes() + self.lodgers.bytes();
-        let beside = (self.ram - self.ram / 10 * 3).saturating_sub(others);
-        self.frontswap.set_capacity(beside);
+        self.frontswap.set_capacity(self.store_share());
     }
 
-    /// Whether tables for all pages up to `top` leave at least a quarter of the budget.
-    pub fn tables_fit(&self, top: usize) -> bool {
-        FIXED_OVERHEAD + top.max(self.top) * META_BYTES <= self.ram / 4 * 3
+    /// What the store may take.
+    pub fn store_share(&self) -> usize {
+        let lent = self.lodgers.bytes() + self.foreign_bytes();
+        let others = FIXED_OVERHEAD + self.metadata_bytes() + self.swap.memory_bytes() + lent;
+        (self.ram - self.ram / 10 * 3).saturating_sub(others)
     }
 
-    /// Gives the tables back of pages at the end that are part of no extent any more, where they are many.
-    pub fn lower_top(&mut self) {
-        let top = self.states.end_of_use(self.top);
-        if self.top - top < TABLES_KEPT {
-            return;
-        }
-        let gone = top..self.top;
-        self.meta.discard(gone.start * size_of::<Meta>()..gone.end * size_of::<Meta>());
-        self.states.discard_free(gone.clone());
-        self.swap.discard(gone);
-        self.top = top;
-        self.hand = self.hand.min(top);
-        self.copy_hand = self.copy_hand.min(top);
+    /// Whether tables for a range too leave at least a quarter of the budget.
+    pub fn tables_fit(&self, range: &Range<usize>) -> bool {
+        FIXED_OVERHEAD + self.huge.tabled_with(range) * META_BYTES <= self.ram / 4 * 3
     }
 
     /// Frames there are: in the arena, on standby, free, lent, being made.
@@ -346,42 +343,5 @@ impl State {
                 self.frontswap.refused.get(reason) + self.swap.refused(reason),
             );
         }
-    }
-
-    /// Every broken law of this pager and all below it, in words.
-    pub fn check(&self) -> Vec<String> {
-        let mut broken = self.frontswap.check();
-        broken.extend(self.swap.check());
-        let frames = &self.frames;
-        broken.extend(self.slots.check(|slot| frames.is_filled(slot)));
-        if self.states.recount(self.top) != self.states.counts() {
-            broken.push("page states: the counts by state do not match the pages".into());
-        }
-        let mut copies = 0;
-        for page in 0..self.top {
-            let meta = &self.meta[page];
-            let stored = self.frontswap.is_present(page) || self.swap.holds(page);
-            copies += usize::from(meta.flags & PACKED != 0);
-            if self.frontswap.is_present(page) && self.swap.holds(page) {
-                broken.push(format!("page {page} is stored twice: behind frontswap and on the swap device"));
-            }
-            match self.states.get(page) {
-                PageState::Out if !stored => broken.push(format!("page {page} is out and stored nowhere")),
-                PageState::Standby if self.slots.owner(meta.slot as usize) != Some(page) => {
-                    broken.push(format!(
-                        "page {page} is on standby in slot {}, which is not its own",
-                        meta.slot
-                    ));
-                }
-                PageState::Free | PageState::Fresh if stored => {
-                    broken.push(format!("page {page} has no contents and is stored"));
-                }
-                _ => {}
-            }
-        }
-        if copies != self.packed_copies {
-            broken.push(format!("{copies} pages keep a packed copy, {} noted", self.packed_copies));
-        }
-        broken
     }
 }

@@ -109,7 +109,9 @@ impl SwapOut {
     /// Gives the memory back that pages without a slot take in the table.
     pub fn discard(&mut self, pages: Range<usize>) {
         if let Some(device) = &mut self.device {
-            device.top = device.top.min(pages.start);
+            if pages.end >= device.top {
+                device.top = device.top.min(pages.start);
+            }
             device.slot_of.discard(pages.start * size_of::<u32>()..pages.end * size_of::<u32>());
         }
     }

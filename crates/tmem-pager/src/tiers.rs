@@ -54,7 +54,7 @@ impl State {
         }
         match self.states.get(page) {
             PageState::Free | PageState::Fresh => Tier::Fresh,
-            PageState::Resident => Tier::Resident,
+            PageState::Resident | PageState::LetGo => Tier::Resident,
             PageState::Standby => Tier::Standby,
             PageState::Out if self.swap.holds(page) => Tier::Swap,
             PageState::Out if self.frontswap.is_cold(page) => Tier::Cold,

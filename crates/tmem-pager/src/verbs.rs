@@ -3,7 +3,7 @@
 //! Callers: `pager` (from Python threads), the guard's hooks (hold, release_hold). Lock: the pager's, held.
 
 use crate::error::PagerError;
-use crate::page::{Event, PageState};
+use crate::page::PageState;
 use crate::readahead::Pattern;
 use crate::slots::GROUP;
 use crate::state::{BATCH, State};
@@ -23,74 +23,57 @@ pub enum Advice {
 }
 
 impl State {
-    /// Bytes that all extents would take with `pages` more.
-    pub fn mapped_with(&self, pages: usize) -> usize {
-        (self.frames.arena_pages() - self.states.count(PageState::Free) + pages) * PAGE_SIZE
+    /// Bytes of all pages that are in use.
+    pub fn mapped(&self) -> usize {
+        (self.frames.arena_pages() - self.states.count(PageState::Free)) * PAGE_SIZE
     }
 
-    /// Whether one more extent still fits as plain memory. Huge pages that are not used whole may pass the budget by a little.
-    pub fn fits_plain(&self, range: &Range<usize>) -> bool {
-        self.short_of_plain(range) == 0
+    /// Whether `more` pages of a range still fit as plain memory. Huge pages that are not used whole may pass the budget by a
+    /// little.
+    pub fn fits_plain(&self, range: &Range<usize>, more: usize) -> bool {
+        self.short_of_plain(range, more) == 0
     }
 
-    /// Bytes by which the budget is short of room for one more extent as plain memory.
-    pub fn short_of_plain(&self, range: &Range<usize>) -> usize {
-        self.plain_bytes(range).saturating_sub(self.ram)
+    /// Bytes by which the budget is short of room for `more` pages of a range as plain memory.
+    pub fn short_of_plain(&self, range: &Range<usize>, more: usize) -> usize {
+        self.plain_bytes(range, more).saturating_sub(self.ram)
     }
 
     /// Bytes of the budget that an extent of plain memory could still have.
     pub fn plain_room(&self) -> usize {
-        self.ram.saturating_sub(self.plain_bytes(&(0..0)))
+        self.ram.saturating_sub(self.plain_bytes(&(0..0), 0))
     }
 
-    fn plain_bytes(&self, range: &Range<usize>) -> usize {
-        let others = range.end.max(self.top) * crate::state::META_BYTES + crate::state::FIXED_OVERHEAD;
-        let huge = self.huge.bytes_with(range).saturating_sub(HUGE_SLACK);
-        self.mapped_with(range.len()).max(huge) + others + self.lodgers.bytes()
+    /// Bytes of the budget that plain memory takes with `more` pages of a range.
+    pub fn plain_bytes(&self, range: &Range<usize>, more: usize) -> usize {
+        let others = self.huge.tabled_with(range) * crate::state::META_BYTES + crate::state::FIXED_OVERHEAD;
+        // Where access is given page by page, no huge page reaches beyond it.
+        let huge = if self.frames.is_guarded() { 0 } else { self.huge.bytes_with(range) };
+        let mapped = self.mapped() + more * PAGE_SIZE;
+        mapped.max(huge.saturating_sub(HUGE_SLACK)) + others + self.lodgers.bytes()
     }
 
-    /// Makes a range part of an extent.
-    pub fn allocate(&mut self, range: Range<usize>) {
-        self.top = self.top.max(range.end);
-        self.reach = self.reach.max(self.top);
-        self.huge.add(&range);
-        for page in range {
-            self.states.change(page, Event::Allocate);
-            let meta = &mut self.meta[page];
-            (meta.pattern, meta.flags) = (0, 0);
-        }
-        self.share_out();
+    /// Makes a range of free pages part of an extent.
+    ///
+    /// # Errors
+    /// As [`State::commit`].
+    pub fn allocate(&mut self, range: &Range<usize>) -> Result<(), PagerError> {
+        self.commit(range)?;
         self.stats.add(Stat::Regions, 1);
         self.publish();
+        Ok(())
     }
 
     /// Ends an extent: whatever its pages held, anywhere, is gone.
     ///
     /// # Errors
-    /// The kernel's, when the memory is locked; then frames stay until the arena goes.
-    pub fn release(&mut self, range: Range<usize>) -> Result<(), PagerError> {
-        let n = range.len();
-        self.huge.remove(&range);
-        for page in range.clone() {
-            if self.states.is(page, PageState::Standby) {
-                let slot = self.meta[page].slot as usize;
-                self.slots.free_standby(slot);
-            }
-            self.forget_copies(page);
-            let meta = &mut self.meta[page];
-            self.pinned -= usize::from(std::mem::take(&mut meta.pins) != 0);
-            self.held -= usize::from(std::mem::take(&mut meta.holds) != 0);
-            meta.flags = 0;
-            self.states.change(page, Event::Release);
-        }
-        let dropped = self.frames.drop_pages(range.start, n);
+    /// As [`State::free`].
+    pub fn release(&mut self, range: &Range<usize>) -> Result<(), PagerError> {
+        let freed = self.free(range);
         let regions = self.stats.get(Stat::Regions);
         self.stats.set(Stat::Regions, regions.saturating_sub(1));
-        self.overshot = self.overshot && self.frame_count() > self.allowance();
-        self.backoff = 0;
-        self.lower_top();
         self.publish();
-        dropped.map_err(|e| PagerError::Kernel("giving memory back", e))
+        freed
     }
 
     /// Makes one page resident from wherever it is.
@@ -102,7 +85,7 @@ impl State {
                 let n = (page..page + run.min(GROUP)).take_while(|&p| missing(p)).count();
                 self.bring_run(page, n, false);
             }
-            PageState::Resident | PageState::Free => {}
+            PageState::Resident | PageState::Free | PageState::LetGo => {}
         }
     }
 
@@ -126,7 +109,7 @@ impl State {
         let mut left = 0;
         let mut page = range.start;
         while page < range.end {
-            page = self.states.find(PageState::Resident, page, range.end).unwrap_or(range.end);
+            page = self.find(PageState::Resident, page, range.end).unwrap_or(range.end);
             if page == range.end {
                 break;
             }
@@ -170,17 +153,8 @@ impl State {
             ));
         }
         let fresh = range.clone().filter(|&p| self.meta[p].pins == 0).count();
-        self.take_back_to_pin(fresh);
-        if self.pinned + self.held + fresh > self.pin_limit() && self.is_armed() {
-            let mib = |pages: usize| pages * PAGE_SIZE / (1 << 20);
-            return Err(PagerError::Budget(format!(
-                "pinning {} MiB more would leave too little of the budget to page with: {} MiB may be pinned in all and \
-                 {} MiB are. Pin a smaller part, or raise ram=",
-                mib(fresh),
-                mib(self.pin_limit()),
-                mib(self.pinned + self.held)
-            )));
-        }
+        self.room_to_keep(fresh, "pinning")?;
+        self.huge.mark(&range);
         for page in range.clone() {
             let meta = &mut self.meta[page];
             self.pinned += usize::from(meta.pins == 0);
@@ -208,6 +182,7 @@ impl State {
         self.take_back_to_pin(want);
         let room = self.pin_limit().saturating_sub(self.pinned + self.held).max(GROUP);
         let n = if self.is_armed() { want.min(room) } else { want };
+        self.huge.mark(&(first..first + n));
         for page in first..first + n {
             let meta = &mut self.meta[page];
             self.held += usize::from(meta.holds == 0);
@@ -231,7 +206,10 @@ impl State {
 
     pub fn advise(&mut self, range: Range<usize>, advice: Advice) {
         match advice {
-            Advice::Pattern(pattern) => range.for_each(|p| self.meta[p].pattern = pattern as u8),
+            Advice::Pattern(pattern) => {
+                self.huge.mark(&range);
+                range.for_each(|p| self.meta[p].pattern = pattern as u8);
+            }
             Advice::WillNeed if self.is_armed() => self.prefetch(range),
             Advice::Cold if self.is_armed() => drop(self.evict_on_request(range)),
             Advice::WillNeed | Advice::Cold => {}

@@ -103,7 +103,7 @@ extern "C" fn allocate_zeroed(count: usize, size: usize) -> *mut u8 {
 
 /// `posix_memalign`: 0 or an error number.
 extern "C" fn allocate_aligned_into(into: *mut *mut c_void, align: usize, size: usize) -> i32 {
-    if !align.is_power_of_two() || align % size_of::<usize>() != 0 {
+    if !align.is_power_of_two() || !align.is_multiple_of(size_of::<usize>()) {
         return libc::EINVAL;
     }
     let block = allocate_aligned(align, size);

@@ -108,6 +108,12 @@ impl Heap {
     }
 }
 
+impl Default for Heap {
+    fn default() -> Heap {
+        Heap::new()
+    }
+}
+
 // SAFETY: the blocks are dlmalloc's, which keeps this contract; the lock lets one thread at a time to it.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {

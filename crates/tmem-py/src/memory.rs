@@ -11,6 +11,7 @@ use pyo3::types::{PyBytes, PyDict};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tmem_pager::{Advice, Backend, Choice, Config, Pager, PagerError, Pattern, stats};
+use tmem_sys::background::known_to_libc;
 use tmem_sys::entry::Entry;
 
 /// A budget of RAM and what is paged under it.
@@ -84,8 +85,10 @@ impl Memory {
             faults: choice(faults)?,
             name: name.clone(),
             backends: backends.iter().map(|kind| kind.backend(limit_ms)).collect::<PyResult<_>>()?,
-            background,
+            background: background.then_some(known_to_libc),
             dedup: crate::pool::dedup(dedup)?,
+            arena: tmem_pager::ARENA_BYTES,
+            guarded: false,
         };
         let pager = py.detach(|| Pager::new(config)).map_err(|e| to_python(py, e))?;
         let pager = Arc::new(pager);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use tmem_sys::entry::{self, Entry, Served};
-use tmem_sys::frames::Frames;
+use tmem_sys::frames::{Access, Frames, whole};
 use tmem_sys::{Lock, PAGE_SIZE, Page, ThreadKey};
 
 const PAGES: usize = 4096;
@@ -152,7 +152,7 @@ fn main() -> Result<(), String> {
         other => return Err(format!("{other:?}: only --json is known")),
     };
     let failed = |what: &'static str| move |e: tmem_sys::Errno| format!("{what}: {e}");
-    *FRAMES.lock() = Some(Frames::new(PAGES, PAGES).map_err(failed("reserving memory"))?);
+    *FRAMES.lock() = Some(Frames::new(PAGES, PAGES, Access::Everywhere).map_err(failed("reserving memory"))?);
     entry::set_hooks(serve, |_| true);
     entry::start(Entry::Signal).map_err(failed("opening userfaultfd (tmem doctor tells the remedy)"))?;
     with(|f| f.register(Entry::Signal.uffd())).map_err(failed("registering memory"))?;

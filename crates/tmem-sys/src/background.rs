@@ -5,42 +5,77 @@
 
 use crate::errno::Errno;
 use crate::guard;
+use crate::own;
 use crate::signals;
 use crate::syscall::{call, getpid, gettid, sched_yield};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 /// The process that has the thread; another's number in a forked child.
 static OWNER: AtomicI32 = AtomicI32::new(0);
 static TID: AtomicI32 = AtomicI32::new(0);
 
-/// Starts the thread, unless the process has it. `work` does not end.
+/// How the thread is made: it uses the heap, so that a door says which of the two its heap is for.
+pub type Maker = fn(work: fn()) -> Result<(), Errno>;
+
+/// A thread that the C library knows, for doors whose heap is the C library's. Never from within its `malloc`.
+///
+/// # Errors
+/// The kernel's.
+pub fn known_to_libc(work: fn()) -> Result<(), Errno> {
+    // New threads inherit the mask: this one takes none of the program's signals.
+    let _blocked = signals::Blocked::new();
+    let thread = std::thread::Builder::new().name("tmem-background".into()).stack_size(STACK);
+    thread.spawn(work).map(drop).map_err(|e| Errno(e.raw_os_error().unwrap_or(libc::EAGAIN)))
+}
+
+/// A thread that the C library knows nothing of, from anywhere, for doors whose heap, that of the C code in them included, is
+/// their own.
+///
+/// # Errors
+/// The kernel's.
+pub fn unknown_to_libc(work: fn()) -> Result<(), Errno> {
+    own::spawn(c"tmem-background", STACK, work).map(drop)
+}
+
+/// The trainer of dictionaries and the packers have their tables elsewhere.
+const STACK: usize = 256 << 10;
+
+static WORK: OnceLock<fn()> = OnceLock::new();
+
+/// Starts the thread, unless the process has it. `work` does not end, and is the same for the whole process.
 ///
 /// # Errors
 /// The kernel's, when a thread cannot be made.
-pub fn start(work: fn()) -> Result<(), Errno> {
+pub fn start(make: Maker, work: fn()) -> Result<(), Errno> {
     let pid = getpid();
     let owner = OWNER.load(Ordering::Acquire);
     if owner == pid || OWNER.compare_exchange(owner, pid, Ordering::AcqRel, Ordering::Acquire).is_err() {
         return Ok(());
     }
     TID.store(0, Ordering::Release);
-    // New threads inherit the mask: this one takes none of the program's signals.
-    let blocked = signals::Blocked::new();
-    let thread = std::thread::Builder::new().name("tmem-background".into()).stack_size(256 << 10);
-    let spawned = thread.spawn(move || {
-        guard::exempt(gettid());
-        TID.store(gettid(), Ordering::Release);
-        work();
-    });
-    drop(blocked);
-    if let Err(e) = spawned {
+    let _ = WORK.set(work);
+    if let Err(e) = make(run) {
         OWNER.store(0, Ordering::Release);
-        return Err(Errno(e.raw_os_error().unwrap_or(libc::EAGAIN)));
+        return Err(e);
     }
     while TID.load(Ordering::Acquire) == 0 {
         sched_yield();
     }
     Ok(())
+}
+
+fn run() {
+    guard::exempt(gettid());
+    TID.store(gettid(), Ordering::Release);
+    if let Some(work) = WORK.get() {
+        work();
+    }
+}
+
+/// The thread's number, 0 where this process has none.
+pub(crate) fn tid() -> i32 {
+    if is_running() { TID.load(Ordering::Acquire) } else { 0 }
 }
 
 /// Whether this process has the thread.

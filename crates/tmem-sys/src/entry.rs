@@ -8,12 +8,13 @@
 //! or one that comes meanwhile finds the pager's lock held by its own thread, and only a system call brings the mask back.
 //! What a second, cheaper call would leave of the gain does not pay for shadow stacks, single steps and `SS_AUTODISARM`.
 
+use crate::background;
 use crate::errno::Errno;
 use crate::handler;
 use crate::kept;
 use crate::signals::{self, ALL_BUT_SYNCHRONOUS};
 use crate::stack;
-use crate::syscall::die;
+use crate::syscall::{die, gettid};
 use crate::thread::ThreadKey;
 use crate::uffd::{self, Reach, Uffd, abi};
 use crate::waker;
@@ -201,12 +202,17 @@ extern "C" fn on_bus(signal: i32, info: *mut libc::siginfo_t, context: *mut libc
 /// `si_code` of an address where nothing is mapped.
 const SEGV_MAPERR: i32 = 1;
 
-/// Law 15: a process made behind the C library's back has no arena; its first touch ends it by name.
+/// Law 15: a process made behind the C library's back has no arena; its first touch ends it by name. Law 17: so does a thread of
+/// the pager that is lost.
 extern "C" fn on_segv(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::ucontext_t) {
     // SAFETY: these are the kernel's arguments of this handler.
     if !unsafe { signals::is_sent(info) } {
         // SAFETY: as in `on_bus`.
         let addr = unsafe { (*info).si_addr() } as usize;
+        let tid = gettid();
+        if [handler::tid(), waker::tid(), background::tid()].contains(&tid) {
+            die("a thread of the pager itself failed, so that paged memory cannot be served any more");
+        }
         // SAFETY: as in `on_bus`.
         let unmapped = unsafe { (*info).si_code } == SEGV_MAPERR;
         // A process that borrows this memory (`vfork`) has the arenas mapped: what it meets is a protection.

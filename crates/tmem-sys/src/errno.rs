@@ -14,6 +14,7 @@ impl Errno {
     pub const EBUSY: Errno = Errno(libc::EBUSY);
     pub const ECANCELED: Errno = Errno(libc::ECANCELED);
     pub const EEXIST: Errno = Errno(libc::EEXIST);
+    pub const EFAULT: Errno = Errno(libc::EFAULT);
     pub const EINTR: Errno = Errno(libc::EINTR);
     pub const EINVAL: Errno = Errno(libc::EINVAL);
     pub const EIO: Errno = Errno(libc::EIO);

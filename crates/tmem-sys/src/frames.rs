@@ -5,6 +5,7 @@
 //! overwritten by a move; the bitmap here says which is which and every transfer is checked against it.
 
 mod lend;
+mod space;
 
 use crate::errno::Errno;
 use crate::mapping::{Advice, Mapping};
@@ -16,6 +17,7 @@ use crate::uffd::{Progress, Uffd};
 use std::ops::Range;
 
 pub use lend::{Copier, Left, Lent};
+pub use space::{Parts, whole};
 
 /// The most pages of one move.
 const MAX_MOVE: usize = 512;
@@ -33,8 +35,18 @@ impl From<Progress> for Moved {
     }
 }
 
+/// What may be touched of an arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// All of it: who touches what is in use by nobody is not told.
+    Everywhere,
+    /// What was opened: a touch of the rest is SIGSEGV, as on memory that is not mapped.
+    Opened,
+}
+
 pub struct Frames {
     arena: Mapping,
+    access: Access,
     staging: Mapping,
     /// One bit a staging slot: a frame is there.
     filled: Table<u64>,
@@ -49,9 +61,12 @@ impl Frames {
     ///
     /// # Errors
     /// `ENOMEM` when the address space limit forbids it.
-    pub fn new(pages: usize, slots: usize) -> Result<Frames, Errno> {
+    pub fn new(pages: usize, slots: usize, access: Access) -> Result<Frames, Errno> {
         let slots = slots.next_multiple_of(64);
-        let arena = Mapping::aligned(pages << PAGE_SHIFT, HUGE_SIZE)?;
+        let arena = match access {
+            Access::Everywhere => Mapping::aligned(pages << PAGE_SHIFT, HUGE_SIZE)?,
+            Access::Opened => Mapping::closed(pages << PAGE_SHIFT, HUGE_SIZE)?,
+        };
         let staging = Mapping::new(slots << PAGE_SHIFT)?;
         arena.advise(0..arena.len(), Advice::DontFork)?;
         staging.advise(0..staging.len(), Advice::DontFork)?;
@@ -59,6 +74,7 @@ impl Frames {
         let _ = arena.advise(0..arena.len(), Advice::HugePage);
         Ok(Frames {
             arena,
+            access,
             staging,
             filled: Table::new(slots / 64)?,
             lent: Table::new(slots / 64)?,
@@ -83,15 +99,18 @@ impl Frames {
         self.uffd.is_some()
     }
 
-    /// Registers arena and staging area: from here on a missing page of either is a fault to be served.
+    /// Registers arena and staging area: from here on a missing page of either is a fault to be served. What was let go of is
+    /// left out.
     ///
     /// # Errors
     /// The kernel's; then nothing is registered.
-    pub fn register(&mut self, uffd: &'static Uffd) -> Result<(), Errno> {
+    pub fn register(&mut self, uffd: &'static Uffd, parts: Parts<'_>) -> Result<(), Errno> {
         // Huge pages would be zeroed by the kernel for every fault that the descriptor then takes over.
-        let _ = self.arena.advise(0..self.arena.len(), Advice::NoHugePage);
+        let _ = self.each_part(parts, |bytes| self.arena.advise(bytes, Advice::NoHugePage));
         uffd.register(self.staging.addr(), self.staging.len())?;
-        if let Err(e) = uffd.register(self.arena.addr(), self.arena.len()) {
+        let addr = self.arena.addr();
+        if let Err(e) = self.each_part(parts, |bytes| uffd.register(addr + bytes.start, bytes.len())) {
+            let _ = self.each_part(parts, |bytes| uffd.unregister(addr + bytes.start, bytes.len()));
             let _ = uffd.unregister(self.staging.addr(), self.staging.len());
             return Err(e);
         }
@@ -103,16 +122,16 @@ impl Frames {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn renew_after_fork(&mut self) -> Result<(), Errno> {
+    pub fn renew_after_fork(&mut self, parts: Parts<'_>) -> Result<(), Errno> {
         let fresh = Mapping::new(self.staging.len())?;
         fresh.advise(0..fresh.len(), Advice::DontFork)?;
         // The old range is not mapped in this process: its owner must not unmap whatever may be there by now.
         std::mem::forget(std::mem::replace(&mut self.staging, fresh));
         self.filled.fill(0);
         self.lent.fill(0);
-        self.arena.advise(0..self.arena.len(), Advice::DontFork)?;
+        self.set_inherited(false, parts)?;
         match self.uffd.take() {
-            Some(uffd) => self.register(uffd),
+            Some(uffd) => self.register(uffd, parts),
             None => Ok(()),
         }
     }
@@ -121,9 +140,9 @@ impl Frames {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn set_inherited(&self, yes: bool) -> Result<(), Errno> {
+    pub fn set_inherited(&self, yes: bool, parts: Parts<'_>) -> Result<(), Errno> {
         let advice = if yes { Advice::DoFork } else { Advice::DontFork };
-        self.arena.advise(0..self.arena.len(), advice)
+        self.each_part(parts, |bytes| self.arena.advise(bytes, advice))
     }
 
     pub fn is_filled(&self, slot: usize) -> bool {
@@ -243,6 +262,14 @@ impl Frames {
         let range = page << PAGE_SHIFT..(page + n) << PAGE_SHIFT;
         self.split_edges(&range);
         self.arena.advise(range, Advice::DontNeed)
+    }
+
+    /// As [`Frames::drop_pages`], where no huge page reaches over an end of the range.
+    ///
+    /// # Errors
+    /// As [`Frames::drop_pages`].
+    pub fn drop_small(&mut self, pages: Range<usize>) -> Result<(), Errno> {
+        self.arena.advise(space::bytes(&pages), Advice::DontNeed)
     }
 
     /// Splits the huge pages that reach over either end of a byte range whose contents are of no use any more. Dropping a

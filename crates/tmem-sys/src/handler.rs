@@ -9,8 +9,8 @@
 use crate::entry::{self, Served};
 use crate::errno::Errno;
 use crate::follow::{self, Follow};
+use crate::own;
 use crate::page::PAGE_SIZE;
-use crate::signals;
 use crate::syscall::{die, getpid, gettid, sched_yield};
 use crate::thread::ThreadKey;
 use crate::uffd::{Uffd, abi};
@@ -59,12 +59,7 @@ pub fn reset_after_fork() {
 /// The kernel's, when a thread cannot be made.
 pub fn start(uffd: &'static Uffd) -> Result<(), Errno> {
     waker::start(uffd)?;
-    // New threads inherit the mask: the handler takes none of the program's signals.
-    let blocked = signals::Blocked::new();
-    let thread = std::thread::Builder::new().name("tmem-pager".into()).stack_size(256 << 10);
-    let spawned = thread.spawn(move || run(uffd));
-    drop(blocked);
-    spawned.map_err(|e| Errno(e.raw_os_error().unwrap_or(libc::EAGAIN)))?;
+    own::spawn(c"tmem-pager", 256 << 10, move || run(uffd))?;
     while tid() == 0 {
         sched_yield();
     }

@@ -8,7 +8,7 @@
 //! and ends the process with a report.
 
 use crate::errno::Errno;
-use crate::signals;
+use crate::own;
 use crate::syscall::{self, call};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -58,19 +58,14 @@ pub fn next(from: usize) -> Option<usize> {
 pub fn start_keeper(fd: i32) -> Result<(), Errno> {
     static READY: AtomicBool = AtomicBool::new(false);
     READY.store(false, Ordering::Release);
-    // New threads inherit the mask: the keeper takes none of the program's signals.
-    let blocked = signals::Blocked::new();
-    let keeper = std::thread::Builder::new().name("tmem-keeper".into()).stack_size(64 << 10);
-    let spawned = keeper.spawn(move || {
+    own::spawn(c"tmem-keeper", 64 << 10, move || {
         leave_only(fd as usize);
         READY.store(true, Ordering::Release);
         loop {
             // SAFETY: no pointers; a guard that asks this thread for itself interrupts the wait.
             let _ = unsafe { call(libc::SYS_pause, []) };
         }
-    });
-    drop(blocked);
-    spawned.map_err(|e| Errno(e.raw_os_error().unwrap_or(libc::EAGAIN)))?;
+    })?;
     while !READY.load(Ordering::Acquire) {
         syscall::sched_yield();
     }

@@ -45,10 +45,20 @@ impl Mapping {
     /// # Errors
     /// As [`Mapping::new`].
     pub fn aligned(len: usize, align: usize) -> Result<Mapping, Errno> {
+        let mapping = Mapping::closed(len, align)?;
+        mapping.set_open(0..mapping.len, true)?;
+        Ok(mapping)
+    }
+
+    /// As [`Mapping::aligned`], without access to any of it.
+    ///
+    /// # Errors
+    /// As [`Mapping::new`].
+    pub fn closed(len: usize, align: usize) -> Result<Mapping, Errno> {
         let len = len.max(1).next_multiple_of(PAGE_SIZE);
         let span = len.checked_add(align - PAGE_SIZE).ok_or(Errno::ENOMEM)?;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        let (none, prot) = (libc::PROT_NONE as usize, (libc::PROT_READ | libc::PROT_WRITE) as usize);
+        let none = libc::PROT_NONE as usize;
         // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
         let got = unsafe { call(libc::SYS_mmap, [0, span, none, flags as usize, usize::MAX, 0])? };
         let addr = got.next_multiple_of(align);
@@ -56,11 +66,8 @@ impl Mapping {
         unmap(got, addr - got);
         unmap(addr + len, got + span - (addr + len));
         // After `mlockall(MCL_FUTURE)` the kernel would fill all of it at once: that ends before there is access.
-        // SAFETY: both calls name the mapping just made, which nobody uses yet.
-        unsafe {
-            let _ = call(libc::SYS_munlock, [addr, len]);
-            call(libc::SYS_mprotect, [addr, len, prot])?;
-        }
+        // SAFETY: the call names the mapping just made, which nobody uses yet.
+        let _ = unsafe { call(libc::SYS_munlock, [addr, len]) };
         // Core dumps would hold the contents of pages; a refusal of this advice only makes dumps larger.
         let _ = mapping.advise(0..len, Advice::DontDump);
         // What is touched is what counts in the budget: a huge page would commit 512 times that. The arena asks for them.
@@ -88,6 +95,57 @@ impl Mapping {
 
     pub fn contains(&self, addr: usize) -> bool {
         addr.wrapping_sub(self.addr) < self.len
+    }
+
+    /// Gives access to a byte range relative to the start, or takes it.
+    ///
+    /// # Errors
+    /// The kernel's: `ENOMEM` at its limit of mappings or of data; `EINVAL` when the range is not inside the mapping.
+    pub fn set_open(&self, range: Range<usize>, open: bool) -> Result<(), Errno> {
+        if range.start > range.end || range.end > self.len {
+            return Err(Errno::EINVAL);
+        }
+        let prot = if open { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_NONE };
+        // SAFETY: the range lies in memory this value owns. Who takes access away refers to nothing in it.
+        unsafe {
+            call(libc::SYS_mprotect, [self.addr + range.start, range.len(), prot as usize])?;
+        }
+        Ok(())
+    }
+
+    /// Maps a byte range relative to the start anew, without access, whatever was mapped there instead.
+    ///
+    /// # Errors
+    /// The kernel's; then what is mapped there stays. `EINVAL` when the range is not inside the mapping.
+    pub fn renew(&self, range: Range<usize>) -> Result<(), Errno> {
+        if range.start > range.end || range.end > self.len {
+            return Err(Errno::EINVAL);
+        }
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+        let (addr, len, none) = (self.addr + range.start, range.len(), libc::PROT_NONE as usize);
+        // SAFETY: the range is this value's, and who asks for it refers to nothing there.
+        unsafe { call(libc::SYS_mmap, [addr, len, none, flags as usize, usize::MAX, 0])? };
+        // SAFETY: as in `closed`.
+        let _ = unsafe { call(libc::SYS_munlock, [addr, len]) };
+        let _ = self.advise(range, Advice::DontDump);
+        Ok(())
+    }
+
+    /// Moves the contents of a byte range relative to the start to another, which the kernel does by its page tables. Both may
+    /// be touched before and after; the first is empty then.
+    ///
+    /// # Errors
+    /// The kernel's, which moves only what is one mapping to it; then nothing has moved. `EINVAL` as for [`Mapping::renew`].
+    pub fn shift(&self, from: Range<usize>, to: usize) -> Result<(), Errno> {
+        let apart = from.end <= to || to.saturating_add(from.len()) <= from.start;
+        if from.start > from.end || from.end.max(to.saturating_add(from.len())) > self.len || !apart {
+            return Err(Errno::EINVAL);
+        }
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
+        let (old, new, len) = (self.addr + from.start, self.addr + to, from.len());
+        // SAFETY: both ranges are this value's and apart, and who asks for it refers to nothing in either.
+        unsafe { call(libc::SYS_mremap, [old, len, len, flags as usize, new])? };
+        Ok(())
     }
 
     /// Advises the kernel about a byte range relative to the start.

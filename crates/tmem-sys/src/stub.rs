@@ -3,8 +3,8 @@
 //!
 //! Owns every `syscall` instruction of tmem: under Syscall User Dispatch (the guard, law 16) a system call from any other address
 //! raises SIGSYS, so all of tmem's own calls are made here. Called by `syscall` (the raw call), by the signal handlers (the
-//! restorer) and by `guard::clone` (the landing places of `clone`, `fork` and `vfork`). No locks, no state but the return slots and
-//! the actions of borrowers.
+//! restorer), by `own` (threads) and by `guard::clone` (the landing places of `clone`, `fork` and `vfork`). No locks, no state but
+//! the return slots and the actions of borrowers.
 //!
 //! The kernel compares the address *after* the `syscall` instruction with the allowed range, so no such instruction may be the
 //! last one in it. Nothing here touches the 128 bytes below the stack pointer: they belong to whoever was interrupted.
@@ -60,6 +60,46 @@ tmem_restore_rt:
 tmem_sigreturn_call:
     syscall
     ud2
+
+    # isize tmem_own_thread(flags, stack, thread_pointer): the new thread's number, or the kernel's error. The thread finds on
+    # its stack what it is to be given and what it is to call, which never returns.
+    .p2align 4
+    .globl tmem_own_thread
+    .hidden tmem_own_thread
+    .type tmem_own_thread,@function
+tmem_own_thread:
+    .cfi_startproc
+    movq %rdx, %r8
+    xorl %edx, %edx
+    xorl %r10d, %r10d
+    movl $56, %eax                      # clone
+    syscall
+    testq %rax, %rax
+    jz 1f
+    ret
+    .cfi_undefined %rip
+1:  xorl %ebp, %ebp
+    popq %rdi
+    popq %rax
+    call *%rax
+    ud2
+    .cfi_endproc
+    .size tmem_own_thread, . - tmem_own_thread
+
+    # tmem_end_thread(start, len): unmaps the stack that it runs on, and the thread ends. No signal may come in between.
+    .globl tmem_end_thread
+    .hidden tmem_end_thread
+    .type tmem_end_thread,@function
+tmem_end_thread:
+    .cfi_startproc
+    movl $11, %eax                      # munmap
+    syscall
+    xorl %edi, %edi
+    movl $60, %eax                      # exit
+    syscall
+    ud2
+    .cfi_endproc
+    .size tmem_end_thread, . - tmem_end_thread
 
     # A process that borrows this memory is born, with signal actions of its own: ours are put in force first, since its maker
     # may have asked for none (CLONE_CLEAR_SIGHAND). The registers that the next part keeps are kept here.
@@ -217,6 +257,10 @@ unsafe extern "C" {
         a4: usize,
         a5: usize,
     ) -> isize;
+    /// `clone` onto another stack; `own` is its caller.
+    pub fn tmem_own_thread(flags: usize, stack: usize, thread_pointer: usize) -> isize;
+    /// Ends the calling thread and unmaps its stack; `own` is its caller.
+    pub fn tmem_end_thread(start: usize, len: usize) -> !;
     /// What a handler of ours returns to (`sa_restorer`). Never called.
     pub fn tmem_restore_rt();
     static tmem_stub_begin: u8;

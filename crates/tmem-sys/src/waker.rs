@@ -10,10 +10,11 @@
 //! for a while.
 
 use crate::errno::Errno;
+use crate::own;
 use crate::page::PAGE_SIZE;
 use crate::syscall::{call, gettid, sched_yield};
+use crate::time;
 use crate::uffd::Uffd;
-use crate::{signals, time};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 /// Faults that may wait to be told at once.
@@ -67,19 +68,14 @@ pub fn start(uffd: &'static Uffd) -> Result<(), Errno> {
         word.store(0, Ordering::Release);
     }
     ASLEEP.store(false, Ordering::Release);
-    // New threads inherit the mask: the waker takes none of the program's signals.
-    let blocked = signals::Blocked::new();
-    let thread = std::thread::Builder::new().name("tmem-waker".into()).stack_size(64 << 10);
-    let spawned = thread.spawn(move || {
+    own::spawn(c"tmem-waker", 64 << 10, move || {
         let idle = become_idle();
         TID.store(if idle { gettid() } else { 0 }, Ordering::Release);
         READY.store(true, Ordering::Release);
         if idle {
             serve(uffd);
         }
-    });
-    drop(blocked);
-    spawned.map_err(|e| Errno(e.raw_os_error().unwrap_or(libc::EAGAIN)))?;
+    })?;
     while !READY.load(Ordering::Acquire) {
         sched_yield();
     }

@@ -5,7 +5,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 use tmem_sys::entry::{self, Entry, Served};
-use tmem_sys::frames::Frames;
+use tmem_sys::frames::{Access, Frames, whole};
 use tmem_sys::{Errno, PAGE_SIZE};
 
 const COMPACT: &str = "/proc/sys/vm/compact_memory";
@@ -21,8 +21,8 @@ fn moves_are_known_page_by_page_while_memory_is_compacted() {
     if let Err(e) = entry::start(Entry::Signal) {
         return println!("skipped: no userfaultfd here: {e}");
     }
-    let mut frames = Frames::new(PAGES, PAGES).unwrap();
-    frames.register(Entry::Signal.uffd()).unwrap();
+    let mut frames = Frames::new(PAGES, PAGES, Access::Everywhere).unwrap();
+    frames.register(Entry::Signal.uffd(), &whole(PAGES)).unwrap();
     for slot in 0..PAGES {
         frames.new_frame(slot).unwrap();
         frames.frame_mut(slot).fill(slot as u8);

@@ -29,6 +29,7 @@ def run(options: argparse.Namespace) -> int:
             {
                 "usable": bool(report.entry),
                 "entry": report.entry,
+                "run_entry": report.run_entry,
                 "findings": [asdict(item) for item in report.findings],
             }
         )
@@ -47,6 +48,10 @@ def _show(report: Report) -> None:
         out.print(f"\ntmem can page here; faults='auto' uses the {report.entry} entry.")
     else:
         out.print("\ntmem cannot page here, so a Memory is refused. The marked lines above say what to change.")
+    if report.run_entry:
+        out.print(f"`tmem run` starts programs here; --faults auto uses the {report.run_entry} entry.")
+    else:
+        out.print("`tmem run` refuses programs here. The marked lines above say what to change.")
 
 
 def _mark(finding: Finding) -> str:

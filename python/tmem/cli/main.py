@@ -1,63 +1,92 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line's one entry: finds the verb, runs it, and turns exceptions into exit codes.
 
-Owns: exit codes. Called by the shell. Calls one verb. Exit codes are those of `env` and `docker run`: 2 for wrong
-usage, 125 where tmem itself fails, 128+n after signal n, else what the verb returns.
+Owns: exit codes. Called by the shell. Calls one verb, and imports no other. Exit codes are those of `env` and `docker
+run`: 2 for wrong usage, 125 where tmem itself fails, 128+n after signal n, else what the verb returns.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from collections.abc import Sequence
-from types import ModuleType
 
-from tmem import __version__
-from tmem.cli import bench, demo, doctor, stats
 from tmem.errors import SizeError, TmemError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Sequence
+    from types import ModuleType
 
 __all__ = ["FAILED", "main", "make_parser"]
 
 FAILED = 125
 _INTERRUPTED = 130
-_VERBS: tuple[ModuleType, ...] = (doctor, stats, demo, bench)
+_VERBS = ("run", "doctor", "stats", "demo", "bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `tmem` with these arguments (the process's own by default) and return its exit code."""
-    parser = make_parser()
-    options = parser.parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["run"]:
+        from tmem.cli import run  # noqa: PLC0415 - no other verb is imported, and no argparse
+
+        try:
+            options = run.quick(given[1:])
+        except KeyboardInterrupt:
+            return _INTERRUPTED
+        if options is not None:
+            return _finish("run", lambda: run.run(options))
+    named = [verb for verb in _VERBS if given[:1] == [verb]]
+    parsed = make_parser(named or _VERBS).parse_args(given)
+    return _finish(parsed.verb, lambda: parsed.run(parsed))
+
+
+def _finish(verb: str, work: Callable[[], int]) -> int:
+    """Run a verb and return the exit code."""
     try:
-        code = int(options.run(options))
+        code = int(work())
         sys.stdout.flush()  # here, where a reader that left is still met politely
         return code  # noqa: TRY300 - the return belongs to what may fail
     except SizeError as error:
-        parser.error(str(error))
+        make_parser([verb]).error(str(error))
     except (TmemError, OSError) as error:
         if isinstance(error, BrokenPipeError):
             return _reader_left()
-        print(f"tmem {options.verb}: {error}", file=sys.stderr)
+        print(f"tmem {verb}: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        print(f"tmem {options.verb}: interrupted", file=sys.stderr)
+        print(f"tmem {verb}: interrupted", file=sys.stderr)
         return _INTERRUPTED
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line, a sub-parser for each verb."""
-    parser = argparse.ArgumentParser(prog="tmem", description="Arrays larger than the RAM they may use.")
+def make_parser(verbs: Sequence[str] = _VERBS) -> argparse.ArgumentParser:
+    """Return the parser of the command line, a sub-parser for each of these verbs."""
+    import argparse  # noqa: PLC0415 - `tmem run` has no time for it
+
+    from tmem import __version__  # noqa: PLC0415 - in the native module
+
+    parser = argparse.ArgumentParser(
+        prog="tmem", description="More than the RAM they may use, for arrays and programs."
+    )
     parser.add_argument("--version", action="version", version=f"tmem {__version__}")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for verb in _VERBS:
+    children = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name in verbs:
+        verb = _module(name)
         summary = (verb.__doc__ or "").partition("\n")[0]
-        name = verb.__name__.rpartition(".")[2]
-        child = verbs.add_parser(name, help=summary, description=summary)
+        child = children.add_parser(name, help=summary, description=summary)
         if not getattr(verb, "OWN_JSON", False):
             child.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
         verb.add_arguments(child)
         child.set_defaults(run=verb.run)
     return parser
+
+
+def _module(verb: str) -> ModuleType:
+    """Import a verb."""
+    import importlib  # noqa: PLC0415 - `tmem run` has no time for it
+
+    return importlib.import_module(f"tmem.cli.{verb}")
 
 
 def _reader_left() -> int:

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 
+from tmem import ledger
 from tmem.cli.render import console, print_json, table
 from tmem.counters import Stats, published
 from tmem.errors import TmemError
@@ -16,11 +18,14 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the process to look at."""
     parser.add_argument("pid", nargs="?", type=_pid, metavar="PID", help="look at this process only")
+    parser.add_argument(
+        "--tree", action="store_true", help="with PID: look at all processes of the `tmem run` that it belongs to"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Print one line for each Memory. TmemError where the process named has none that this user may see."""
-    found = list(published(options.pid))
+    found = list(_of_tree(options.pid) if options.tree else published(options.pid))
     if options.pid is not None and not found:
         raise TmemError(
             f"process {options.pid} has no tmem.Memory that this user may see: try without a PID, or as root"
@@ -32,6 +37,22 @@ def run(options: argparse.Namespace) -> int:
     else:
         _show(found)
     return 0
+
+
+def _of_tree(pid: int | None) -> Iterator[Stats]:
+    """Yield what the processes publish that share a budget with this one. TmemError where it has none to share."""
+    if pid is None:
+        raise TmemError("--tree needs a process: tmem stats --tree PID")
+    try:
+        path = ledger.of_process(pid)
+        members = {one for one, since in ledger.processes(path) if ledger.start_time(one) == since}
+    except OSError as error:
+        raise TmemError(
+            f"process {pid} is in no tree of tmem run that this user may look into ({error.strerror}): "
+            "give the number of one that is, or leave --tree out"
+        ) from None
+    for member in sorted(members | {pid}):
+        yield from published(member)
 
 
 def _show(found: list[Stats]) -> None:

@@ -42,8 +42,15 @@ Bytes = Any
 library = ctypes.CDLL(None, use_errno=True)
 
 
+def import_everything() -> None:
+    """Have tmem import what it imports on first use."""
+    for name in tmem.__all__:
+        getattr(tmem, name)
+
+
 def become_nobody() -> None:
     """Drop all privilege. What a login does by itself is done by hand: /proc/self belongs to the user."""
+    import_everything()  # while the files can be read
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)

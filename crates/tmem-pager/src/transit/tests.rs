@@ -20,9 +20,11 @@ fn pager() -> (&'static mut State, Worker) {
         swap: None,
         faults: Choice::Only(Entry::Thread),
         name: "refused".into(),
-        background: false,
+        background: None,
         backends: vec![Backend::Store],
         dedup: tmem_store::Dedup::Off,
+        arena: pager::ARENA_BYTES,
+        guarded: false,
     };
     let mut state = pager::build(&config).unwrap();
     // Only now: a store above a swap device keeps every page until its turn comes.
@@ -30,7 +32,7 @@ fn pager() -> (&'static mut State, Worker) {
     state.swap = pager::swap_device(&config, state.frames.arena_pages(), state.dictionaries.clone()).unwrap();
     let s = Box::leak(Box::new(state));
     entry::start(Entry::Thread).unwrap();
-    s.allocate(0..PAGES);
+    s.allocate(&(0..PAGES)).unwrap();
     s.arm(Entry::Thread, false).unwrap();
     (0..PAGES).for_each(|page| write(s, page, |i| (page * 512 + i / 32) as u64));
     let worker = Worker::new(s.secret.clone(), s.dictionaries.clone()).unwrap();
@@ -125,7 +127,7 @@ fn no_slot_of_the_device_is_lost_to_a_page_that_was_refused_twice() {
     take_out_to(s, slot);
     s.settle_refused();
     touch(s, 0);
-    s.release(0..PAGES).unwrap();
+    s.release(&(0..PAGES)).unwrap();
     assert_eq!(s.swap.stats().used, 0);
     assert!(s.check().is_empty(), "{:?}", s.check());
 }

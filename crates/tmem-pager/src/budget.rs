@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: the budget while it changes, and what counts against it, for whoever shares one between several. Callers: doors, whose
+//! budget is a part of a whole tree's. Locks, in order: extents, then state, the latter for one bounded step at a time.
+//! Laws 13 and 14: a smaller budget holds at once, or is overshot and that counted.
+
+use crate::arm;
+use crate::error::PagerError;
+use crate::pager::{MIN_RAM, Pager, too_small};
+use crate::state::{BATCH, State};
+use crate::stats::Stat;
+use tmem_sys::PAGE_SIZE;
+
+/// Pages of one step towards a smaller budget.
+const STEP: usize = 4 * BATCH;
+
+impl Pager {
+    /// Changes the budget. A smaller one sends pages out until it holds, or no more can leave: then it is overshot. While memory
+    /// is plain only the number changes; see [`Pager::outgrown`].
+    ///
+    /// # Errors
+    /// `Closed`; `Budget` below the minimum.
+    pub fn set_ram(&self, bytes: usize) -> Result<(), PagerError> {
+        if bytes < MIN_RAM {
+            return Err(too_small(bytes));
+        }
+        self.with(|s| s.set_ram(bytes))?;
+        self.slot().set_ram(bytes);
+        self.make_room()
+    }
+
+    /// Sends pages out until the budget holds, a step at a time.
+    pub(crate) fn make_room(&self) -> Result<(), PagerError> {
+        while self.with(State::shrink)? {}
+        Ok(())
+    }
+
+    /// Bytes that count against the budget now.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub fn usage(&self) -> Result<usize, PagerError> {
+        self.with(|s| s.usage())
+    }
+
+    /// Whether memory is plain and takes more than the budget.
+    pub fn outgrown(&self) -> bool {
+        self.with(|s| !s.is_armed() && s.usage() > s.ram).unwrap_or(false)
+    }
+
+    /// Begins paging if it has not begun, and sends out what the budget has no room for. Where another thread is about to begin,
+    /// that is left to it.
+    ///
+    /// # Errors
+    /// `Closed`, `Unsupported`.
+    pub fn arm_now(&self) -> Result<(), PagerError> {
+        let extents = self.open_extents()?;
+        let Some(turn) = arm::try_turn() else { return Ok(()) };
+        drop(extents);
+        if self.with(|s| !s.is_armed())? {
+            self.begin_in_turn(&turn)?;
+        }
+        drop(turn);
+        self.start_background();
+        self.make_room()
+    }
+}
+
+impl State {
+    /// Bytes that count against the budget.
+    pub fn usage(&self) -> usize {
+        if self.is_armed() {
+            self.frame_count() * PAGE_SIZE + self.overhead()
+        } else {
+            self.plain_bytes(&(0..0), 0)
+        }
+    }
+
+    fn set_ram(&mut self, bytes: usize) {
+        self.ram = bytes;
+        self.backoff = 0;
+        self.writing_rests = 0;
+        self.share_out();
+        self.stats.set(Stat::Ram, bytes as u64);
+    }
+
+    /// One step towards a budget that holds; whether there are more to do.
+    fn shrink(&mut self) -> bool {
+        let over = self.frame_count().saturating_sub(self.allowance());
+        if !self.is_armed() || over == 0 {
+            self.overshot = self.overshot && over > 0;
+            return false;
+        }
+        self.share_out();
+        self.give_up_frames(over.min(STEP)) > 0
+            || self.take_back(over.min(STEP))
+            || (self.store_is_over() && (self.write_back() > 0 || self.frontswap.tidy(true)))
+            || self.reclaim() > 0
+            || self.remains_over()
+    }
+
+    /// Whether the store has more than its part of the budget.
+    fn store_is_over(&self) -> bool {
+        self.frontswap.footprint() > self.store_share()
+    }
+
+    /// Nothing more can leave: false.
+    fn remains_over(&mut self) -> bool {
+        self.overshoot();
+        false
+    }
+}

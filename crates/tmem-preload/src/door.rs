@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: the process's one pager, and when there comes to be one. A program that maps little is left alone: most processes of a
+//! tree (shells, drivers of compilers) are such. Callers: `space`, `brk`, `advice`, `remap`, the ledger's thread, the report.
+//! Lock: that one thread makes the pager; others meanwhile map as if there were none.
+
+use crate::ledger;
+use crate::rlimit;
+use crate::settings::Settings;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use std::ops::Range;
+use std::sync::OnceLock;
+use tmem_pager::{Backend, Choice, Config, Pager, PagerError};
+use tmem_store::Dedup;
+use tmem_sys::Errno;
+use tmem_sys::caps::Caps;
+use tmem_sys::entry::Entry;
+use tmem_sys::syscall::write_stderr;
+
+/// Mappings from this size on are managed.
+pub const LARGE: usize = 64 << 10;
+
+/// What a process maps of large memory before it gets a pager: 4 MiB. It stays the kernel's.
+const EARLY: usize = 4 << 20;
+
+/// The pager and the addresses it serves.
+pub struct Door {
+    pub pager: Pager,
+    pub arena: Range<usize>,
+}
+
+static SETTINGS: OnceLock<Settings> = OnceLock::new();
+static DOOR: AtomicPtr<Door> = AtomicPtr::new(core::ptr::null_mut());
+/// A thread makes the pager, or it cannot be made.
+static CLAIMED: AtomicBool = AtomicBool::new(false);
+static EARLY_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+/// Before the program's first instruction.
+pub fn set_settings(settings: Settings) {
+    let _ = SETTINGS.set(settings);
+}
+
+pub fn settings() -> Option<&'static Settings> {
+    SETTINGS.get()
+}
+
+/// The pager, if there is one.
+pub fn door() -> Option<&'static Door> {
+    // SAFETY: once set, it points to a value that is never freed.
+    unsafe { DOOR.load(Ordering::Acquire).as_ref() }
+}
+
+/// The pager for a process that maps `bytes` more of large memory; `None` while it has mapped little, or where there is none.
+pub fn door_for(bytes: usize) -> Option<&'static Door> {
+    if let Some(door) = door() {
+        return Some(door);
+    }
+    if EARLY_BYTES.load(Ordering::Relaxed).saturating_add(bytes) <= EARLY {
+        EARLY_BYTES.fetch_add(bytes, Ordering::Relaxed);
+        return None;
+    }
+    make()
+}
+
+/// No pager is made in this process any more.
+pub fn give_up() -> bool {
+    !CLAIMED.swap(true, Ordering::AcqRel)
+}
+
+#[cold]
+fn make() -> Option<&'static Door> {
+    let settings = settings()?;
+    if CLAIMED.swap(true, Ordering::AcqRel) {
+        return None;
+    }
+    let before = rlimit::mapped_bytes();
+    let ram = ledger::join(settings);
+    let config = Config {
+        ram,
+        swap: settings.swap.clone(),
+        faults: choice(settings.faults),
+        name: "tmem run".to_owned(),
+        backends: vec![Backend::Store],
+        background: Some(tmem_sys::background::unknown_to_libc),
+        dedup: Dedup::Auto,
+        arena: rlimit::arena_bytes(),
+        guarded: true,
+    };
+    match Pager::new(config) {
+        Ok(pager) => {
+            rlimit::add_ours(rlimit::mapped_bytes().saturating_sub(before));
+            let arena = pager.arena();
+            let door = Box::leak(Box::new(Door { pager, arena }));
+            DOOR.store(door, Ordering::Release);
+            ledger::keep();
+            Some(door)
+        }
+        Err(why) => {
+            tell("this process's memory is not managed", &why.to_string());
+            None
+        }
+    }
+}
+
+/// How faults arrive where that is left to us: where the kernel serves its own, by threads, so that no system call of a program
+/// that knows nothing of us needs to be guarded.
+fn choice(told: Choice) -> Choice {
+    match told {
+        Choice::Auto if Caps::probe().refusal(Entry::Thread).is_none() && Caps::probe().uffd_full.is_ok() => {
+            Choice::Only(Entry::Thread)
+        }
+        told => told,
+    }
+}
+
+/// A line on standard error.
+pub fn tell(what: &str, why: &str) {
+    write_stderr("tmem: ");
+    write_stderr(what);
+    write_stderr(": ");
+    write_stderr(why);
+    write_stderr("\n");
+}
+
+/// What the kernel would have answered.
+pub fn errno(error: &PagerError) -> Errno {
+    match error {
+        PagerError::Kernel(_, e) | PagerError::Swap(e, _) => *e,
+        PagerError::NotOurs => Errno::EINVAL,
+        PagerError::Budget(_) | PagerError::Unsupported(_) | PagerError::Closed => Errno::ENOMEM,
+    }
+}
+
+/// A part of a range: its addresses, and the pager where they are in the arena.
+pub type Part = (Range<usize>, Option<&'static Door>);
+
+/// A range cut where the arena begins and ends.
+pub fn parts(range: Range<usize>) -> impl Iterator<Item = Part> {
+    let door = door();
+    let arena = door.map_or(0..0, |d| d.arena.clone());
+    let cut = |at: usize| at.clamp(range.start, range.end);
+    let (first, last) =
+        if door.is_some() { (cut(arena.start), cut(arena.end)) } else { (range.end, range.end) };
+    [(range.start..first, None), (first..last, door), (last.max(first)..range.end, None)]
+        .into_iter()
+        .filter(|(part, _)| !part.is_empty())
+}
+
+/// Whether any of a range is in the arena.
+pub fn touches_arena(range: &Range<usize>) -> bool {
+    door().is_some_and(|d| range.start < d.arena.end && range.end > d.arena.start)
+}

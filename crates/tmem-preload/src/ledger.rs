@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: this process's share of the tree's budget. Callers: `door` (joining), `space`, `brk` and `remap` (growing), a thread of
+//! its own (sharing out anew), `report` (leaving). Lock order: the process's own lock, then the one in the file; the pager is
+//! asked and told under neither.
+//!
+//! What is free is given to whoever grows first. When nothing is, each process gets what it wants, up to one level that is the
+//! same for all: four times a second each looks at what all want, and sets its own budget. A process that joins gets the
+//! least that a pager can work with at once; the others shrink at their next look, so that the budget may be passed until then.
+
+use crate::door::{self, Door};
+use crate::procfs;
+use crate::rlimit;
+use crate::settings::Settings;
+use crate::share;
+use crate::shared::{Head, Of, SLOTS, Shared, is_alive};
+use core::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::OnceLock;
+use tmem_pager::MIN_RAM;
+use tmem_sys::background::pause;
+use tmem_sys::syscall::{call, getpid, gettid};
+use tmem_sys::time::now_ns;
+use tmem_sys::{guard, own};
+
+const LOOK_MS: u64 = 250;
+/// A process takes so much more than it needs now: the next time comes later.
+const STEP: usize = 1 << 20;
+const STACK: usize = 64 << 10;
+const NO_SLOT: usize = usize::MAX;
+
+static SHARED: OnceLock<Option<Shared>> = OnceLock::new();
+static SLOT: AtomicUsize = AtomicUsize::new(NO_SLOT);
+/// The process whose thread keeps its share.
+static KEEPER: AtomicI32 = AtomicI32::new(0);
+
+fn shared() -> Option<Shared> {
+    *SHARED.get_or_init(|| {
+        let settings = door::settings()?;
+        let opened = Shared::open(&settings.ledger);
+        if let Err(e) = opened {
+            door::tell(
+                "the budget's ledger cannot be used, so this process has a budget of its own",
+                e.name(),
+            );
+        }
+        opened.ok()
+    })
+}
+
+/// Anonymous memory of this process that is no pager's. While memory is plain it cannot be told from the pager's: then it is what
+/// there was before there was a pager.
+fn unmanaged(door: Option<&Door>) -> usize {
+    static BEFORE: AtomicUsize = AtomicUsize::new(0);
+    match door {
+        None => {
+            let bytes = rlimit::anonymous_bytes();
+            BEFORE.store(bytes, Ordering::Relaxed);
+            bytes
+        }
+        Some(door) if door.pager.is_paging() => {
+            rlimit::anonymous_bytes().saturating_sub(door.pager.memory_bytes())
+        }
+        Some(_) => BEFORE.load(Ordering::Relaxed),
+    }
+}
+
+/// What a pager may use of a grant.
+fn for_pager(grant: usize, unmanaged: usize) -> usize {
+    grant.saturating_sub(unmanaged).max(MIN_RAM)
+}
+
+/// Enters this process; the budget its pager begins with.
+pub fn join(settings: &Settings) -> usize {
+    let others = unmanaged(None);
+    let Some(shared) = shared() else { return for_pager(settings.ram, others) };
+    let pid = getpid();
+    let start = procfs::start_time(pid).unwrap_or(0);
+    let grant = shared.alone(|| {
+        let slot = free_slot(&shared, pid)?;
+        let free = free_bytes(&shared, settings.ram);
+        let grant = (MIN_RAM + others).max((MIN_RAM + STEP + others).min(free));
+        shared.set(slot, Of::Pid, pid as u64);
+        shared.set(slot, Of::Start, start);
+        shared.set(slot, Of::Grant, grant as u64);
+        shared.set(slot, Of::Usage, others as u64);
+        shared.set(slot, Of::Want, grant as u64);
+        shared.head_word(Head::Joined).fetch_add(1, Ordering::Relaxed);
+        SLOT.store(slot, Ordering::Relaxed);
+        Some(grant)
+    });
+    for_pager(grant.unwrap_or(MIN_RAM + others), others)
+}
+
+/// A slot for a process: its own from before an `execve`, else an empty one, else that of a process which is no more.
+fn free_slot(shared: &Shared, pid: i32) -> Option<usize> {
+    let of = |slot: usize| shared.slot(slot, Of::Pid);
+    let own = (0..SLOTS).find(|&s| of(s) == pid as u64);
+    let slot = own.or_else(|| (0..SLOTS).find(|&s| of(s) == 0 || !is_alive(of(s) as i32)))?;
+    if of(slot) != 0 {
+        shared.retire(slot);
+    }
+    Some(slot)
+}
+
+/// What no process has been granted.
+fn free_bytes(shared: &Shared, ram: usize) -> usize {
+    let granted: u64 = (0..SLOTS).map(|s| shared.slot(s, Of::Grant)).sum();
+    ram.saturating_sub(granted as usize)
+}
+
+/// Before a process uses `bytes` more: takes of what is free what it would lack.
+pub fn make_room(door: &Door, bytes: usize) {
+    keep();
+    let Some(shared) = shared() else { return };
+    let slot = SLOT.load(Ordering::Relaxed);
+    let needs = door.pager.usage().unwrap_or(0) + bytes;
+    let has = door.pager.ram();
+    if slot == NO_SLOT || needs <= has {
+        return;
+    }
+    let ram = shared.head(Head::Ram) as usize;
+    let more = shared.alone(|| {
+        let more = (needs - has + STEP).min(free_bytes(&shared, ram));
+        shared.set(slot, Of::Grant, shared.slot(slot, Of::Grant) + more as u64);
+        more
+    });
+    if more > 0 {
+        let _ = door.pager.set_ram(has + more);
+    }
+}
+
+/// Sees to it that this process has the thread that keeps its share.
+pub fn keep() {
+    let pid = getpid();
+    let keeper = KEEPER.load(Ordering::Acquire);
+    if keeper == pid || KEEPER.compare_exchange(keeper, pid, Ordering::AcqRel, Ordering::Acquire).is_err() {
+        return;
+    }
+    if own::spawn(c"tmem-ledger", STACK, watch).is_err() {
+        door::tell("this process keeps the share it has", "a thread cannot be made");
+    }
+}
+
+fn watch() {
+    // It hands the kernel no memory but its own stack.
+    guard::exempt(gettid());
+    loop {
+        pause(LOOK_MS);
+        look();
+    }
+}
+
+/// Publishes what this process uses and wants, and takes the share that is its own now.
+pub fn look() {
+    let Some(door) = door::door() else { return };
+    let Some(shared) = shared() else { return };
+    if SLOT.load(Ordering::Relaxed) == NO_SLOT {
+        if let Some(settings) = door::settings() {
+            let _ = door.pager.set_ram(join(settings));
+        }
+    }
+    let slot = SLOT.load(Ordering::Relaxed);
+    if slot == NO_SLOT {
+        return;
+    }
+    let others = unmanaged(Some(door));
+    publish(&shared, slot, door, others);
+    let ram = shared.head(Head::Ram) as usize;
+    let grant = shared.alone(|| {
+        for dead in (0..SLOTS).filter(|&s| shared.slot(s, Of::Pid) != 0) {
+            if !is_alive(shared.slot(dead, Of::Pid) as i32) {
+                shared.retire(dead);
+            }
+        }
+        let wants = (0..SLOTS).map(|s| shared.slot(s, Of::Want) as usize);
+        let used: u64 = (0..SLOTS).map(|s| shared.slot(s, Of::Usage)).sum();
+        shared.head_word(Head::Peak).fetch_max(used, Ordering::Relaxed);
+        let level = share::level(ram, wants);
+        let grant = (shared.slot(slot, Of::Want) as usize).min(level).max(MIN_RAM + others.min(ram));
+        shared.set(slot, Of::Grant, grant as u64);
+        grant
+    });
+    let budget = for_pager(grant, others);
+    if budget.abs_diff(door.pager.ram()) >= STEP {
+        let _ = door.pager.set_ram(budget);
+    }
+}
+
+fn publish(shared: &Shared, slot: usize, door: &Door, others: usize) {
+    let now = crate::usage::now(door, others);
+    let usage = door.pager.usage().unwrap_or(0) + others;
+    // While memory is plain, what it wants is what it has, and a little to grow.
+    let want =
+        if door.pager.is_paging() { door.pager.committed() + MIN_RAM / 4 + others } else { usage + STEP };
+    shared.set(slot, Of::Usage, usage as u64);
+    shared.set(slot, Of::Want, want.max(MIN_RAM) as u64);
+    let peak = |of: Of, value: u64| shared.set(slot, of, shared.slot(slot, of).max(value));
+    peak(Of::Managed, now.managed);
+    peak(Of::Unmanaged, others as u64);
+    peak(Of::Resident, usage as u64);
+    peak(Of::SwapUsed, now.swap_used);
+    for (of, value) in [
+        (Of::Faults, now.faults),
+        (Of::Evictions, now.evictions),
+        (Of::FaultNs, now.fault_ns),
+        (Of::Packed, now.packed),
+        (Of::PackedInto, now.packed_into),
+    ] {
+        shared.set(slot, of, value);
+    }
+}
+
+/// Memory is about to be given back: what was in use until now may have been the most. Asked now and then.
+pub fn note_peak() {
+    static LAST_NS: AtomicU64 = AtomicU64::new(0);
+    const BETWEEN_NS: u64 = 5_000_000;
+    let (now, last) = (now_ns(), LAST_NS.load(Ordering::Relaxed));
+    if now - last < BETWEEN_NS
+        || LAST_NS.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_err()
+    {
+        return;
+    }
+    let slot = SLOT.load(Ordering::Relaxed);
+    if let (Some(door), true) = (door::door(), slot != NO_SLOT)
+        && let Some(shared) = shared()
+    {
+        publish(&shared, slot, door, unmanaged(Some(door)));
+    }
+}
+
+/// What all processes of the tree did, as far as they have told.
+pub fn totals(of: Of) -> u64 {
+    let Some(shared) = shared() else { return 0 };
+    shared.ended(of) + (0..SLOTS).map(|s| shared.slot(s, of)).sum::<u64>()
+}
+
+/// A word of the header.
+pub fn head(word: Head) -> u64 {
+    shared().map_or(0, |shared| shared.head(word))
+}
+
+/// This process ends.
+pub fn leave() {
+    let slot = SLOT.swap(NO_SLOT, Ordering::Relaxed);
+    if slot != NO_SLOT
+        && let Some(shared) = shared()
+    {
+        shared.alone(|| shared.retire(slot));
+    }
+}
+
+/// The first program of the tree has ended: its file goes, unless others still use it.
+pub fn remove(settings: &Settings) {
+    let others = |shared: Shared| {
+        (0..SLOTS).map(|s| shared.slot(s, Of::Pid)).any(|pid| pid != 0 && is_alive(pid as i32))
+    };
+    if shared().is_some_and(others) {
+        return;
+    }
+    let path = settings.ledger.as_os_str().as_bytes();
+    if let Ok(name) = std::ffi::CString::new(path) {
+        // SAFETY: a live string.
+        let _ = unsafe { call(libc::SYS_unlink, [name.as_ptr() as usize]) };
+    }
+}
+
+/// In a forked child: it has no slot of its own yet. Its memory is its parent's until one of them writes; it joins when it looks.
+pub fn forked() {
+    SLOT.store(NO_SLOT, Ordering::Relaxed);
+}

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: `mremap` where either side is in the arena, or comes into it. Caller: `hooks`, with signals blocked. Locks: the pager's.
+
+use crate::door::{Door, LARGE, door, door_for, errno, touches_arena};
+use crate::early;
+use crate::space::{self, READ_WRITE, Wish, commit, pages, runs};
+use core::ffi::c_int;
+use std::ops::Range;
+use tmem_pager::Kind;
+use tmem_sys::Errno;
+use tmem_sys::page::PAGE_SIZE;
+use tmem_sys::syscall::call;
+
+/// `mremap`.
+///
+/// # Errors
+/// The kernel's; `ENOMEM` also where the budget has no room.
+pub fn remap(at: usize, old: usize, new: usize, flags: c_int, to: usize) -> Result<usize, Errno> {
+    let from = pages(at, old)?;
+    let fixed = flags & libc::MREMAP_FIXED != 0;
+    let into = if fixed { pages(to, new)? } else { 0..0 };
+    if new == 0 || (from.is_empty() && touches_arena(&(at..at + 1))) {
+        return Err(Errno::EINVAL);
+    }
+    let new = new.checked_next_multiple_of(PAGE_SIZE).ok_or(Errno::ENOMEM)?;
+    match door().filter(|_| touches_arena(&from)) {
+        Some(door) => Move { door, from, new, flags, into: fixed.then_some(into) }.run(),
+        None if fixed && touches_arena(&into) => {
+            // The kernel maps over it, as it would over anything.
+            make_way(&into)?;
+            native(at, old, new, flags, to)
+        }
+        None => match grow_into_arena(&from, new, flags) {
+            Some(done) => done,
+            None => {
+                early::forget(&from);
+                native(at, old, new, flags, to)
+            }
+        },
+    }
+}
+
+/// Gives a range of the arena to the kernel, whatever was there.
+fn make_way(range: &Range<usize>) -> Result<(), Errno> {
+    let door =
+        door().filter(|d| range.start >= d.arena.start && range.end <= d.arena.end).ok_or(Errno::ENOMEM)?;
+    space::forget(range);
+    door.pager.claim(range.start, range.len()).map_err(|e| errno(&e))?;
+    space::hand_over(door, range)?;
+    space::OTHERS.set(range, ())
+}
+
+fn native(at: usize, old: usize, new: usize, flags: c_int, to: usize) -> Result<usize, Errno> {
+    // SAFETY: the program's own memory, by its own wish.
+    unsafe { call(libc::SYS_mremap, [at, old, new, flags as usize, to]) }
+}
+
+/// A mapping from before there was a pager grows large: its contents come into the arena. `None` where it is to stay.
+fn grow_into_arena(from: &Range<usize>, new: usize, flags: c_int) -> Option<Result<usize, Errno>> {
+    if flags != libc::MREMAP_MAYMOVE || new <= from.len() || new < LARGE || !early::is_known(from) {
+        return None;
+    }
+    door_for(new - from.len())?;
+    let wish = Wish {
+        at: 0,
+        len: new,
+        prot: READ_WRITE,
+        flags: libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+        fd: -1,
+        offset: 0,
+    };
+    let at = match space::map(&wish) {
+        Ok(at) => at,
+        Err(e) => return Some(Err(e)),
+    };
+    // SAFETY: both are the program's, readable and writable, and do not overlap; no lock is held.
+    unsafe { core::ptr::copy_nonoverlapping(from.start as *const u8, at as *mut u8, from.len()) };
+    Some(space::unmap(from.start, from.len()).map(|()| at))
+}
+
+/// A mapping of the arena that changes its size or place.
+struct Move<'a> {
+    door: &'a Door,
+    from: Range<usize>,
+    new: usize,
+    flags: c_int,
+    into: Option<Range<usize>>,
+}
+
+impl Move<'_> {
+    fn run(&self) -> Result<usize, Errno> {
+        let pager = &self.door.pager;
+        if runs(self.door, self.from.clone()).any(|(_, kind)| kind == Kind::Unmapped) {
+            return Err(Errno(libc::EFAULT));
+        }
+        let keeps_old = self.flags & libc::MREMAP_DONTUNMAP != 0;
+        if let Some(into) = &self.into {
+            if self.flags & libc::MREMAP_MAYMOVE == 0
+                || (into.start < self.from.end && into.end > self.from.start)
+            {
+                return Err(Errno::EINVAL);
+            }
+            return self.to_fixed(into.clone());
+        }
+        if keeps_old {
+            if self.flags & libc::MREMAP_MAYMOVE == 0 || self.new != self.from.len() {
+                return Err(Errno::EINVAL);
+            }
+            return self.elsewhere();
+        }
+        if self.new <= self.from.len() {
+            let tail = self.from.start + self.new..self.from.end;
+            if !tail.is_empty() {
+                space::unmap(tail.start, tail.len())?;
+            }
+            return Ok(self.from.start);
+        }
+        let more = self.new - self.from.len();
+        crate::ledger::make_room(self.door, more);
+        if pager.extend(self.from.start, self.from.len(), self.new) {
+            return Ok(self.from.start);
+        }
+        if self.flags & libc::MREMAP_MAYMOVE == 0 {
+            return Err(Errno::ENOMEM);
+        }
+        self.elsewhere()
+    }
+
+    /// To an address of our choice.
+    fn elsewhere(&self) -> Result<usize, Errno> {
+        let to = self.door.pager.reserve(self.new, PAGE_SIZE).map_err(|e| errno(&e))?;
+        let done = self.carry(to);
+        if done.is_err() {
+            let _ = self.door.pager.unmap(to, self.new);
+        }
+        done
+    }
+
+    fn to_fixed(&self, into: Range<usize>) -> Result<usize, Errno> {
+        if !touches_arena(&into) {
+            return self.out_of_arena(into);
+        }
+        space::forget(&into);
+        self.door.pager.claim(into.start, into.len()).map_err(|e| errno(&e))?;
+        self.carry(into.start)
+    }
+
+    /// Carries all runs to reserved memory at `to`, each as what it is, and ends the old mapping.
+    fn carry(&self, to: usize) -> Result<usize, Errno> {
+        let pager = &self.door.pager;
+        let len = self.from.len().min(self.new);
+        for (run, kind) in runs(self.door, self.from.start..self.from.start + len) {
+            let there = to + (run.start - self.from.start);
+            match kind {
+                Kind::Managed => {
+                    commit(self.door, there..there + run.len())?;
+                    pager.relocate(run.start, there, run.len()).map_err(|e| errno(&e))?;
+                }
+                Kind::LetGo => {
+                    let target = there..there + run.len();
+                    space::hand_over(self.door, &target)?;
+                    // Not worth asking what it is: it stays the kernel's.
+                    space::OTHERS.set(&target, ())?;
+                    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+                    native(run.start, run.len(), run.len(), flags, there)?;
+                    pager.restore(run.start, run.len()).map_err(|e| errno(&e))?;
+                }
+                Kind::Reserved | Kind::Unmapped => {}
+            }
+        }
+        if self.new > len {
+            commit(self.door, to + len..to + self.new)?;
+        }
+        if self.flags & libc::MREMAP_DONTUNMAP == 0 {
+            space::unmap(self.from.start, self.from.len())?;
+        }
+        Ok(to)
+    }
+
+    /// To an address outside the arena: the contents are copied into memory of the kernel's.
+    fn out_of_arena(&self, into: Range<usize>) -> Result<usize, Errno> {
+        if runs(self.door, self.from.clone()).any(|(_, kind)| kind != Kind::Managed) {
+            return Err(Errno::ENOMEM);
+        }
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+        let wish = Wish { at: into.start, len: into.len(), prot: READ_WRITE, flags, fd: -1, offset: 0 };
+        space::map(&wish)?;
+        let len = self.from.len().min(into.len());
+        // SAFETY: both are the program's, readable and writable, and do not overlap; no lock is held.
+        unsafe { core::ptr::copy_nonoverlapping(self.from.start as *const u8, into.start as *mut u8, len) };
+        if self.flags & libc::MREMAP_DONTUNMAP == 0 {
+            space::unmap(self.from.start, self.from.len())?;
+        } else {
+            self.door.pager.discard(self.from.start, self.from.len()).map_err(|e| errno(&e))?;
+        }
+        Ok(into.start)
+    }
+}

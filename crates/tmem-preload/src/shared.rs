@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: the ledger's file in memory: words that every process of the tree reads and writes. Caller: `ledger`. The lock in it is
+//! held for microseconds; a holder that was killed is found out and passed over.
+//!
+//! The file is made by `tmem run`: a header of one page, then slots of 128 bytes, one for each process with a pager.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use tmem_sys::syscall::{call, close, getpid, give_way};
+use tmem_sys::{Errno, PAGE_SIZE};
+
+const BYTES: usize = 64 << 10;
+const MAGIC: u64 = u64::from_le_bytes(*b"tmemledg");
+const VERSION: u64 = 1;
+const SLOT_BYTES: usize = 128;
+pub const SLOTS: usize = (BYTES - PAGE_SIZE) / SLOT_BYTES;
+
+/// Words of the header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Head {
+    Magic = 0,
+    Version = 1,
+    /// The tree's budget.
+    Ram = 2,
+    Holder = 5,
+    /// Processes that ever had a pager.
+    Joined = 6,
+    /// The most that the tree used at a time, as far as was looked.
+    Peak = 7,
+    /// Of processes that have ended, from here on: as many words as [`Of::SUMMED`].
+    Ended = 16,
+}
+
+/// Words of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Of {
+    Pid = 0,
+    Start = 1,
+    /// What the process may use.
+    Grant = 2,
+    /// What counts against the budget: the pager's, and anonymous memory that it does not manage.
+    Usage = 3,
+    /// What it would use if it might.
+    Want = 4,
+    Managed = 5,
+    Unmanaged = 6,
+    Resident = 7,
+    Faults = 8,
+    Evictions = 9,
+    FaultNs = 10,
+    SwapUsed = 11,
+    Packed = 12,
+    PackedInto = 13,
+}
+
+impl Of {
+    /// What is added up when a process ends; the others are of a moment, or peaks.
+    pub const SUMMED: [Of; 9] = [
+        Of::Managed,
+        Of::Unmanaged,
+        Of::Resident,
+        Of::Faults,
+        Of::Evictions,
+        Of::FaultNs,
+        Of::SwapUsed,
+        Of::Packed,
+        Of::PackedInto,
+    ];
+}
+
+#[derive(Clone, Copy)]
+pub struct Shared(usize);
+
+impl Shared {
+    /// Maps the file.
+    ///
+    /// # Errors
+    /// The kernel's; `EINVAL` where it is no ledger of this version.
+    pub fn open(path: &Path) -> Result<Shared, Errno> {
+        let mut name = [0u8; 4096];
+        let bytes = path.as_os_str().as_bytes();
+        name.get_mut(..bytes.len())
+            .filter(|_| bytes.len() < 4095)
+            .ok_or(Errno::EINVAL)?
+            .copy_from_slice(bytes);
+        let flags = (libc::O_RDWR | libc::O_CLOEXEC | libc::O_NOFOLLOW) as usize;
+        // SAFETY: a live string that ends with a zero.
+        let fd =
+            unsafe { call(libc::SYS_openat, [libc::AT_FDCWD as usize, name.as_ptr() as usize, flags, 0])? };
+        let prot = (libc::PROT_READ | libc::PROT_WRITE) as usize;
+        // SAFETY: a descriptor of ours.
+        let size = unsafe { call(libc::SYS_lseek, [fd, 0, libc::SEEK_END as usize]) };
+        let mapped = if size == Ok(BYTES) {
+            // SAFETY: a new mapping.
+            unsafe { call(libc::SYS_mmap, [0, BYTES, prot, libc::MAP_SHARED as usize, fd, 0]) }
+        } else {
+            Err(Errno::EINVAL)
+        };
+        close(fd as i32);
+        let shared = Shared(mapped?);
+        if shared.head(Head::Magic) != MAGIC || shared.head(Head::Version) != VERSION {
+            return Err(Errno::EINVAL);
+        }
+        Ok(shared)
+    }
+
+    fn word(&self, at: usize) -> &AtomicU64 {
+        assert!(at < BYTES / 8);
+        // SAFETY: the file is mapped for good, and reached as atomics only.
+        unsafe { &*(self.0 as *const AtomicU64).add(at) }
+    }
+
+    pub fn head(&self, word: Head) -> u64 {
+        self.word(word as usize).load(Ordering::Relaxed)
+    }
+
+    pub fn head_word(&self, word: Head) -> &AtomicU64 {
+        self.word(word as usize)
+    }
+
+    /// What ended processes left of one kind.
+    pub fn ended(&self, of: Of) -> u64 {
+        self.word(Head::Ended as usize + of as usize).load(Ordering::Relaxed)
+    }
+
+    pub fn slot(&self, slot: usize, of: Of) -> u64 {
+        self.word(place(slot, of)).load(Ordering::Relaxed)
+    }
+
+    pub fn set(&self, slot: usize, of: Of, value: u64) {
+        self.word(place(slot, of)).store(value, Ordering::Relaxed);
+    }
+
+    /// Ends a slot: what its process did is added to what others did.
+    pub fn retire(&self, slot: usize) {
+        for of in Of::SUMMED {
+            self.word(Head::Ended as usize + of as usize).fetch_add(self.slot(slot, of), Ordering::Relaxed);
+        }
+        for at in 0..SLOT_BYTES / 8 {
+            self.word(PAGE_SIZE / 8 + slot * SLOT_BYTES / 8 + at).store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Does something that no other process does meanwhile. Not within itself.
+    pub fn alone<R>(&self, work: impl FnOnce() -> R) -> R {
+        let me = getpid() as u64;
+        let holder = self.head_word(Head::Holder);
+        let mut turns = 0;
+        while let Err(other) = holder.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed) {
+            // A process holds it for microseconds; one that was killed, for ever.
+            if turns > 64 && !is_alive(other as i32) {
+                let _ = holder.compare_exchange(other, 0, Ordering::Relaxed, Ordering::Relaxed);
+            }
+            give_way(turns);
+            turns += 1;
+        }
+        let done = work();
+        holder.store(0, Ordering::Release);
+        done
+    }
+}
+
+fn place(slot: usize, of: Of) -> usize {
+    PAGE_SIZE / 8 + slot * SLOT_BYTES / 8 + of as usize
+}
+
+/// Whether there is a process of this number.
+pub fn is_alive(pid: i32) -> bool {
+    // SAFETY: no pointers, no signal.
+    let answer = unsafe { call(libc::SYS_kill, [pid as usize, 0]) };
+    answer != Err(Errno(libc::ESRCH))
+}

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns: one reading of what this process's pager has done, for the ledger and the report. Callers: those two.
+
+use crate::door::Door;
+use tmem_pager::stats::Stat;
+
+/// Sizes in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Now {
+    /// Managed memory that was written, wherever it is.
+    pub managed: u64,
+    pub swap_used: u64,
+    pub faults: u64,
+    pub evictions: u64,
+    pub fault_ns: u64,
+    /// Pages in the store, and what they take there.
+    pub packed: u64,
+    pub packed_into: u64,
+}
+
+/// `others`: anonymous memory of the process that is not the pager's.
+pub fn now(door: &Door, others: usize) -> Now {
+    let page = tmem_sys::PAGE_SIZE as u64;
+    let read = |s: &tmem_pager::stats::Stats| Now {
+        managed: 0,
+        swap_used: s.get(Stat::SwapUsed),
+        faults: s.get(Stat::Faults),
+        evictions: s.get(Stat::Evictions),
+        fault_ns: s.get(Stat::FaultNs),
+        packed: s.get(Stat::StorePages) * page,
+        packed_into: s.get(Stat::StoreBytes),
+    };
+    let mut now = door.pager.stats(read).unwrap_or_default();
+    // While memory is plain the kernel knows best what of it was written.
+    now.managed = if door.pager.is_paging() {
+        door.pager.touched() as u64
+    } else {
+        crate::rlimit::anonymous_bytes().saturating_sub(others).min(door.pager.committed()) as u64
+    };
+    now
+}
