@@ -14,15 +14,18 @@
 use super::frame::Frame;
 use super::hold::{self, Holds};
 use super::ordinary::{self, Args, issue};
-use super::{refuse, standing, threads, user};
+use super::{hooks, refuse, standing, threads, user};
 use crate::PAGE_SIZE;
 use crate::stub::{self, Born};
 use crate::syscall::gettid;
+use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 const NO_SLOT: &str = "a clone was refused: it is called from more places in the program than the system call guard keeps; \
      create threads and processes through the C library";
 
+const STACK: &str = "a clone was refused with EAGAIN: the new thread's stack lies in paged memory, where the guard's signals cannot reach it; \
+     let the C library make the stack, or map it with MAP_STACK";
 const NO_ACTIONS: &str = "a clone3 was refused with EINVAL: CLONE_VM with CLONE_CLEAR_SIGHAND makes a process that uses paged memory without the \
      signal handlers that serve it; add CLONE_VFORK, or leave CLONE_CLEAR_SIGHAND out";
 /// `CLONE_CLEAR_SIGHAND`.
@@ -30,7 +33,7 @@ const CLEAR_SIGHAND: u64 = 1 << 32;
 
 /// Sends the program on to its landing place, or answers what the call gives at once.
 pub(super) fn call(frame: &mut Frame, nr: usize) -> Option<isize> {
-    let (flags, new_stack) = request(frame, nr);
+    let (flags, stack) = request(frame, nr);
     let has = |flag: i32| flags & flag as u64 != 0;
     let born = match (has(libc::CLONE_VM), has(libc::CLONE_VFORK)) {
         (true, true) => Born::Borrower,
@@ -38,6 +41,9 @@ pub(super) fn call(frame: &mut Frame, nr: usize) -> Option<isize> {
         (true, false) => Born::Thread,
         (false, _) => Born::Copy,
     };
+    if !stack.is_empty() && hooks().is_some_and(|h| (h.owns)(stack.start, stack.len())) {
+        return Some(refuse(libc::EAGAIN, STACK));
+    }
     let back = frame.pc();
     match slot(back) {
         Some(i) => {
@@ -50,7 +56,7 @@ pub(super) fn call(frame: &mut Frame, nr: usize) -> Option<isize> {
             None
         }
         // A child with a copy of everything, this frame included, may return through it.
-        None if born == Born::Copy && !new_stack => Some(issue(nr, frame.args())),
+        None if born == Born::Copy && stack.is_empty() => Some(issue(nr, frame.args())),
         None => Some(refuse(libc::EAGAIN, NO_SLOT)),
     }
 }
@@ -73,15 +79,17 @@ pub(super) fn without_stack(frame: &mut Frame) -> Option<isize> {
     None
 }
 
-/// The flags of the call, and whether the child gets a stack of its own.
-fn request(frame: &Frame, nr: usize) -> (u64, bool) {
+/// The flags of the call, and what is known of the stack that the child gets for itself.
+fn request(frame: &Frame, nr: usize) -> (u64, Range<usize>) {
     let a = frame.args();
     match nr as libc::c_long {
-        libc::SYS_fork => (0, false),
-        libc::SYS_vfork => ((libc::CLONE_VM | libc::CLONE_VFORK) as u64, false),
-        libc::SYS_clone => (a[0] as u64, a[1] != 0),
-        // `struct clone_args`: the flags come first, the stack sixth. What cannot be read, the kernel refuses.
-        _ => user::read::<[u64; 6]>(a[0]).map_or((0, false), |args| (args[0], args[5] != 0)),
+        libc::SYS_fork => (0, 0..0),
+        libc::SYS_vfork => ((libc::CLONE_VM | libc::CLONE_VFORK) as u64, 0..0),
+        libc::SYS_clone => (a[0] as u64, a[1].saturating_sub(1)..a[1]),
+        // `struct clone_args`: the flags come first, the stack sixth, its size after it. What cannot be read, the kernel refuses.
+        _ => user::read::<[u64; 7]>(a[0]).map_or((0, 0..0), |args| {
+            (args[0], args[5] as usize..(args[5] as usize).saturating_add(args[6] as usize))
+        }),
     }
 }
 

@@ -211,3 +211,14 @@ pub fn places_of_a_thread() {
     thread::sleep(Duration::from_millis(20));
     thread::spawn(|| ()).join().unwrap();
 }
+
+/// The guard's own signals could not be written to a stack that is out: such a thread is refused by name.
+pub fn paged_stack_is_refused() {
+    arena::arm();
+    let stack = at(MIB, 256 << 10);
+    let flags = libc::CLONE_VM | libc::CLONE_THREAD | libc::CLONE_SIGHAND;
+    fails(unsafe { libc::syscall(libc::SYS_clone, flags, stack.addr + stack.len, 0, 0, 0) }, libc::EAGAIN);
+    assert!(arena::last_notice().contains("MAP_STACK"));
+    let args = [flags as usize, 0, 0, 0, 0, stack.addr, stack.len, 0];
+    fails(unsafe { libc::syscall(libc::SYS_clone3, args.as_ptr(), size_of_val(&args)) }, libc::EAGAIN);
+}

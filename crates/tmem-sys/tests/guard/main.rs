@@ -87,6 +87,7 @@ scenarios! {
     heap::many_wait_for_a_futex,
     heap::clone_with_paged_arguments,
     heap::places_of_a_thread,
+    heap::paged_stack_is_refused,
     large::file_in_windows,
     large::file_vectors_in_windows,
     large::direct_io_in_windows,
