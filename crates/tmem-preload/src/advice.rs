@@ -4,6 +4,7 @@
 
 use crate::door::{self, Door, errno, parts, touches_arena};
 use crate::space::{pages, runs};
+use crate::refusal::{self, Refusal};
 use crate::{forks, rlimit};
 use core::ffi::c_int;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -90,9 +91,6 @@ fn covered(at: usize, len: usize) -> Result<Range<usize>, Errno> {
 /// Managed bytes that are locked.
 static LOCKED: AtomicUsize = AtomicUsize::new(0);
 
-const WHY_NOT_LOCKED: &str =
-    "locked memory must fit the RAM budget beside what is paged: lock less, or raise --ram";
-
 /// `mlock2`.
 ///
 /// # Errors
@@ -124,10 +122,7 @@ fn lock_part(door: &Door, part: &Range<usize>) -> Result<(), Errno> {
     for (run, kind) in runs(door, part.clone()) {
         match kind {
             Kind::Managed => {
-                door.pager.lock(run.start, run.len()).map_err(|e| {
-                    refused_once();
-                    errno(&e)
-                })?;
+                door.pager.lock(run.start, run.len()).map_err(|e| refusal::answer(Refusal::Lock, &e))?;
                 LOCKED.fetch_add(run.len(), Ordering::Relaxed);
             }
             // SAFETY: the program's own memory, by its own wish.
@@ -138,13 +133,6 @@ fn lock_part(door: &Door, part: &Range<usize>) -> Result<(), Errno> {
     Ok(())
 }
 
-#[cold]
-fn refused_once() {
-    static TOLD: AtomicUsize = AtomicUsize::new(0);
-    if TOLD.swap(1, Ordering::Relaxed) == 0 {
-        door::tell("mlock was refused", WHY_NOT_LOCKED);
-    }
-}
 
 /// `munlock`.
 ///
@@ -181,8 +169,7 @@ pub fn unlock(at: usize, len: usize) -> Result<(), Errno> {
 pub fn lock_all(flags: c_int) -> Result<(), Errno> {
     // A process that wants all its memory locked gets no pager later.
     if door::door().is_some() || !door::give_up() {
-        refused_once();
-        return Err(Errno::ENOMEM);
+        return Err(refusal::refuse(Refusal::LockAll));
     }
     // SAFETY: no pointers.
     unsafe { call(libc::SYS_mlockall, [flags as usize]) }.map(drop)

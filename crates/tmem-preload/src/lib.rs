@@ -21,6 +21,7 @@ mod space;
 mod door;
 mod forks;
 mod ledger;
+mod refusal;
 mod report;
 mod rlimit;
 mod settings;
