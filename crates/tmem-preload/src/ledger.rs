@@ -155,10 +155,10 @@ fn watch() {
 pub fn look() {
     let Some(door) = door::door() else { return };
     let Some(shared) = shared() else { return };
-    if SLOT.load(Ordering::Relaxed) == NO_SLOT {
-        if let Some(settings) = door::settings() {
-            let _ = door.pager.set_ram(join(settings));
-        }
+    if SLOT.load(Ordering::Relaxed) == NO_SLOT
+        && let Some(settings) = door::settings()
+    {
+        let _ = door.pager.set_ram(join(settings));
     }
     let slot = SLOT.load(Ordering::Relaxed);
     if slot == NO_SLOT {

@@ -104,7 +104,7 @@ const SPARSE: usize = 16;
 
 fn map_fixed(wish: &Wish, len: usize) -> Result<usize, Errno> {
     let range = wish.at..wish.at.checked_add(len).ok_or(Errno::ENOMEM)?;
-    if !touches_arena(&range) || wish.at % PAGE_SIZE != 0 {
+    if !touches_arena(&range) || !wish.at.is_multiple_of(PAGE_SIZE) {
         return wish.native();
     }
     let Some((_, Some(door))) = parts(range.clone()).next().filter(|(part, _)| *part == range) else {
@@ -177,7 +177,7 @@ pub fn runs(door: &Door, range: Range<usize>) -> impl Iterator<Item = (Range<usi
 /// # Errors
 /// `EINVAL`; `ENOMEM` where there are no such addresses.
 pub fn pages(at: usize, len: usize) -> Result<Range<usize>, Errno> {
-    if at % PAGE_SIZE != 0 {
+    if !at.is_multiple_of(PAGE_SIZE) {
         return Err(Errno::EINVAL);
     }
     let len = len.checked_next_multiple_of(PAGE_SIZE).ok_or(Errno::ENOMEM)?;
