@@ -18,7 +18,7 @@ macro_rules! patches {
 const OPTIONAL: bool = true;
 
 /// What is to be replaced, and by what.
-pub fn patches() -> [Patch; 20] {
+pub fn patches() -> [Patch; 21] {
     patches! {
         c"mmap" mmap;
         c"munmap" munmap;
@@ -40,6 +40,7 @@ pub fn patches() -> [Patch; 20] {
         c"prlimit" prlimit;
         c"syscall" tmem_any_call;
         c"_exit" exit;
+        c"_Fork" fork_here, OPTIONAL;
     }
 }
 
@@ -161,6 +162,17 @@ extern "C" fn prlimit(
 ) -> c_int {
     // SAFETY: as in `getrlimit`.
     status(unsafe { rlimit::change(pid, resource, new, old) })
+}
+
+/// What `fork` calls when it has taken the C library's own locks.
+extern "C" fn fork_here() -> c_int {
+    match tmem_sys::fork::fork() {
+        Ok(pid) => pid,
+        Err(e) => {
+            set_errno(e);
+            -1
+        }
+    }
 }
 
 extern "C" fn exit(code: c_int) -> ! {

@@ -48,6 +48,11 @@ impl core::fmt::Display for Refusal {
 const JUMP: [u8; 6] = [0xff, 0x25, 0, 0, 0, 0];
 const LEN: usize = JUMP.len() + 8;
 
+/// Whether a function can be replaced. The GNU C library has `_Fork` from 2.34 on.
+pub fn can(name: &CStr) -> bool {
+    Library::libc().is_some_and(|library| library.function(name).is_some_and(|(_, size)| size >= LEN))
+}
+
 /// Puts all jumps in place, or none.
 ///
 /// # Errors

@@ -34,7 +34,7 @@ impl Refusal {
         match self {
             Refusal::Map => "more memory is in use than RAM budget and swap have room for: raise --ram or --swap",
             Refusal::Protect => {
-                "memory that may be read but not written is not paged, and must fit the RAM budget: raise --ram"
+                "memory that may not be written is not paged, and must fit the RAM budget: raise --ram"
             }
             Refusal::Lock => {
                 "locked memory must fit the RAM budget beside what is paged: lock less, or raise --ram"
@@ -45,12 +45,16 @@ impl Refusal {
 }
 
 /// Refuses; what the program is answered.
-#[cold]
 pub fn refuse(what: Refusal) -> Errno {
+    tell(what, "")
+}
+
+#[cold]
+fn tell(what: Refusal, why: &str) -> Errno {
     static TOLD: [AtomicBool; Refusal::ALL.len()] = [const { AtomicBool::new(false) }; Refusal::ALL.len()];
     ledger::note_refusal(what);
     if !TOLD[what as usize].swap(true, Ordering::Relaxed) {
-        door::tell(&format!("{} was refused", what.name()), what.remedy());
+        door::tell(&format!("{} was refused", what.name()), &format!("{}{why}", what.remedy()));
     }
     Errno::ENOMEM
 }
@@ -58,7 +62,7 @@ pub fn refuse(what: Refusal) -> Errno {
 /// What the kernel would have answered, where the pager could not; refusals for the budget's sake are counted.
 pub fn answer(what: Refusal, error: &PagerError) -> Errno {
     match error {
-        PagerError::Budget(_) => refuse(what),
+        PagerError::Budget(why) => tell(what, &format!(" ({why})")),
         other => door::errno(other),
     }
 }
