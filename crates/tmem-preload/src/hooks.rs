@@ -18,7 +18,7 @@ macro_rules! patches {
 const OPTIONAL: bool = true;
 
 /// What is to be replaced, and by what.
-pub fn patches() -> [Patch; 21] {
+pub fn patches() -> [Patch; 22] {
     patches! {
         c"mmap" mmap;
         c"munmap" munmap;
@@ -41,6 +41,7 @@ pub fn patches() -> [Patch; 21] {
         c"syscall" tmem_any_call;
         c"execve" exec::tmem_execve;
         c"_exit" exit;
+        c"_Fork" fork_here, OPTIONAL;
     }
 }
 
@@ -162,6 +163,17 @@ extern "C" fn prlimit(
 ) -> c_int {
     // SAFETY: as in `getrlimit`.
     status(unsafe { rlimit::change(pid, resource, new, old) })
+}
+
+/// What `fork` calls when it has taken the C library's own locks.
+extern "C" fn fork_here() -> c_int {
+    match tmem_sys::fork::fork() {
+        Ok(pid) => pid,
+        Err(e) => {
+            set_errno(e);
+            -1
+        }
+    }
 }
 
 extern "C" fn exit(code: c_int) -> ! {

@@ -9,6 +9,7 @@
 
 use crate::door::{self, Door};
 use crate::procfs;
+use crate::refusal::Refusal;
 use crate::rlimit;
 use crate::settings::Settings;
 use crate::share;
@@ -285,6 +286,18 @@ pub fn totals(of: Of) -> u64 {
 /// A word of the header.
 pub fn head(word: Head) -> u64 {
     shared().map_or(0, |shared| shared.head(word))
+}
+
+/// Something is refused to the program for the budget's sake.
+pub fn note_refusal(what: Refusal) {
+    if let Some(shared) = shared() {
+        shared.refused(what).fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// How often something was refused in the whole tree.
+pub fn refusals(what: Refusal) -> u64 {
+    shared().map_or(0, |shared| shared.refused(what).load(Ordering::Relaxed))
 }
 
 /// This process ends.

@@ -22,6 +22,7 @@ mod door;
 mod exec;
 mod forks;
 mod ledger;
+mod refusal;
 mod report;
 mod rlimit;
 mod settings;

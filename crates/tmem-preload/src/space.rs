@@ -7,6 +7,7 @@
 
 use crate::door::{Door, LARGE, door_for, errno, parts, touches_arena};
 use crate::marks::Marks;
+use crate::refusal::{self, Refusal};
 use crate::{early, forks, ledger, rlimit};
 use core::ffi::c_int;
 use std::ops::Range;
@@ -104,7 +105,7 @@ fn map_managed(door: &Door, wish: &Wish, len: usize) -> Result<Option<usize>, Er
         }
         // A mapping that is never filled may well be of many times the budget.
         Err(_) if len / SPARSE >= door.pager.ram() => Ok(None),
-        Err(why) => Err(errno(&why)),
+        Err(why) => Err(refusal::answer(Refusal::Map, &why)),
     }
 }
 
@@ -150,7 +151,7 @@ pub static OTHERS: Marks<()> = Marks::new();
 /// `ENOMEM` where the budget cannot spare so much.
 pub fn hand_over(door: &Door, range: &Range<usize>) -> Result<(), Errno> {
     door.pager.commit(range.start, range.len()).map_err(|e| errno(&e))?;
-    door.pager.let_go(range.start, range.len()).map_err(|e| errno(&e))
+    door.pager.let_go(range.start, range.len()).map_err(|e| refusal::answer(Refusal::Protect, &e))
 }
 
 /// Notes that nothing of what was noted of a range holds any more.
@@ -168,7 +169,7 @@ pub fn commit(door: &Door, range: Range<usize>) -> Result<(), Errno> {
         return Err(Errno::ENOMEM);
     }
     ledger::make_room(door, range.len());
-    door.pager.commit(range.start, range.len()).map_err(|e| errno(&e))
+    door.pager.commit(range.start, range.len()).map_err(|e| refusal::answer(Refusal::Map, &e))
 }
 
 /// The runs of one kind in a range of the arena.
