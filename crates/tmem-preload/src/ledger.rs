@@ -105,9 +105,9 @@ fn unmanaged(door: Option<&Door>) -> usize {
     }
 }
 
-/// What a pager may use of a grant.
+/// What a pager may use of a grant. Memory that is not the pager's grows between two looks, too: there is room for a step of it.
 fn for_pager(grant: usize, unmanaged: usize) -> usize {
-    grant.saturating_sub(unmanaged).max(MIN_RAM)
+    grant.saturating_sub(unmanaged + STEP).max(MIN_RAM)
 }
 
 /// Enters this process; the budget its pager begins with.
@@ -224,8 +224,9 @@ pub fn look() {
         shared.set(slot, Of::Grant, grant as u64);
         grant
     });
-    let budget = for_pager(grant, others);
-    if budget.abs_diff(door.pager.ram()) >= STEP {
+    let (budget, has) = (for_pager(grant, others), door.pager.ram());
+    // A smaller one holds at once; a larger one is worth the change when it is some larger.
+    if budget < has || budget - has >= STEP {
         let _ = door.pager.set_ram(budget);
     }
 }
@@ -238,7 +239,7 @@ fn publish(shared: &Shared, slot: usize, door: &Door, others: usize) {
     }
     // While memory is plain, what it wants is what it has, and a little to grow.
     let want =
-        if door.pager.is_paging() { door.pager.committed() + MIN_RAM / 4 + others } else { usage + STEP };
+        if door.pager.is_paging() { door.pager.committed() + MIN_RAM / 4 + others } else { usage + 2 * STEP };
     shared.set(slot, Of::Usage, usage as u64);
     shared.set(slot, Of::Want, want.max(MIN_RAM) as u64);
     let peak = |of: Of, value: u64| shared.set(slot, of, shared.slot(slot, of).max(value));
