@@ -147,7 +147,10 @@ static void protect(struct actor *a, struct region *r) {
     if (refused && !is_refused(a)) fail("mprotect", r, from);
     if (!refused && prot & PROT_READ)
         for (size_t p = from; p < from + n; p++) check(r, p);
-    if (mprotect(r->at + from * PAGE, n * PAGE, PROT_READ | PROT_WRITE)) fail("mprotect back", r, from);
+    if (mprotect(r->at + from * PAGE, n * PAGE, PROT_READ | PROT_WRITE)) {
+        if (!is_refused(a)) fail("mprotect back", r, from);
+        unmap(r);
+    }
 }
 
 static void over(struct actor *a, struct region *r) {
