@@ -3,8 +3,8 @@
 //! blocks them itself). Locks: the pager's alone.
 
 use crate::door::{self, Door, errno, parts, touches_arena};
-use crate::space::{pages, runs};
 use crate::refusal::{self, Refusal};
+use crate::space::{pages, runs};
 use crate::{forks, rlimit};
 use core::ffi::c_int;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -132,7 +132,6 @@ fn lock_part(door: &Door, part: &Range<usize>) -> Result<(), Errno> {
     }
     Ok(())
 }
-
 
 /// `munlock`.
 ///

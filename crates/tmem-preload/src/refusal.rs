@@ -32,37 +32,42 @@ impl Refusal {
 
     const fn remedy(self) -> &'static str {
         match self {
-            Refusal::Map => "more memory is in use than RAM budget and swap have room for: raise --ram or --swap",
+            Refusal::Map => {
+                "more memory is in use than RAM budget and swap have room for: raise --ram or --swap"
+            }
             Refusal::Protect => {
                 "memory that may not be written is not paged, and must fit the RAM budget: raise --ram"
             }
             Refusal::Lock => {
                 "locked memory must fit the RAM budget beside what is paged: lock less, or raise --ram"
             }
-            Refusal::LockAll => "what is mapped could not all stay in the RAM budget: lock what needs it by mlock",
+            Refusal::LockAll => {
+                "what is mapped could not all stay in the RAM budget: lock what needs it by mlock"
+            }
         }
     }
 }
 
 /// Refuses; what the program is answered.
 pub fn refuse(what: Refusal) -> Errno {
-    tell(what, "")
-}
-
-#[cold]
-fn tell(what: Refusal, why: &str) -> Errno {
-    static TOLD: [AtomicBool; Refusal::ALL.len()] = [const { AtomicBool::new(false) }; Refusal::ALL.len()];
-    ledger::note_refusal(what);
-    if !TOLD[what as usize].swap(true, Ordering::Relaxed) {
-        door::tell(&format!("{} was refused", what.name()), &format!("{}{why}", what.remedy()));
-    }
-    Errno::ENOMEM
+    count(what, None)
 }
 
 /// What the kernel would have answered, where the pager could not; refusals for the budget's sake are counted.
 pub fn answer(what: Refusal, error: &PagerError) -> Errno {
     match error {
-        PagerError::Budget(why) => tell(what, &format!(" ({why})")),
+        PagerError::Budget(why) => count(what, Some(why)),
         other => door::errno(other),
     }
+}
+
+#[cold]
+fn count(what: Refusal, why: Option<&str>) -> Errno {
+    static TOLD: [AtomicBool; Refusal::ALL.len()] = [const { AtomicBool::new(false) }; Refusal::ALL.len()];
+    ledger::note_refusal(what);
+    if !TOLD[what as usize].swap(true, Ordering::Relaxed) {
+        let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
+        door::tell(&format!("{} was refused", what.name()), &format!("{}{why}", what.remedy()));
+    }
+    Errno::ENOMEM
 }

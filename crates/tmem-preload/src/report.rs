@@ -141,7 +141,8 @@ impl Told {
             self.entry
         );
         for (name, times) in &self.refusals {
-            let _ = writeln!(text, "tmem: {name} was refused {times} time(s): the RAM budget has no room for it");
+            let _ =
+                writeln!(text, "tmem: {name} was refused {times} time(s): the RAM budget has no room for it");
         }
         text
     }

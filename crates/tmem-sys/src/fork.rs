@@ -46,7 +46,10 @@ pub fn register(
     let index = done.iter().position(|known| *known == 0).ok_or(Errno::ENOMEM)?;
     if OURS.load(Ordering::Relaxed) {
         let all = [prepare, parent, child];
-        AROUND[index].iter().zip(all).for_each(|(at, f)| at.store(f as *const () as usize, Ordering::Relaxed));
+        AROUND[index]
+            .iter()
+            .zip(all)
+            .for_each(|(at, f)| at.store(f as *const () as usize, Ordering::Relaxed));
         done[index] = this;
         return Ok(());
     }
@@ -109,10 +112,12 @@ impl Thread {
         let mut thread = Thread { number_at: 0, robust: 0, robust_len: 0 };
         // SAFETY: the kernel writes one word each into live variables.
         let known = unsafe {
-            call(libc::SYS_prctl, [PR_GET_TID_ADDRESS, &raw mut thread.number_at as usize, 0, 0, 0]).and_then(|_| {
-                let (head, len) = (&raw mut thread.robust, &raw mut thread.robust_len);
-                call(libc::SYS_get_robust_list, [0, head as usize, len as usize])
-            })
+            call(libc::SYS_prctl, [PR_GET_TID_ADDRESS, &raw mut thread.number_at as usize, 0, 0, 0]).and_then(
+                |_| {
+                    let (head, len) = (&raw mut thread.robust, &raw mut thread.robust_len);
+                    call(libc::SYS_get_robust_list, [0, head as usize, len as usize])
+                },
+            )
         };
         if known.is_err() || thread.number_at == 0 {
             die("the kernel does not tell what a fork must set anew (CONFIG_CHECKPOINT_RESTORE is missing)");
