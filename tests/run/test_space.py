@@ -41,7 +41,7 @@ def _run(space: Path, faults: str, words: str, options: str, seconds: float) -> 
     if reason := refusal(faults):
         pytest.skip(f"the {faults} entry cannot be used here: {reason}")
     assert TMEM.exists(), f"no {TMEM}: make build"
-    command = [TMEM, "run", "--faults", faults, *options.split(), "--", space, *words.split()]
+    command = [str(TMEM), "run", "--faults", faults, *options.split(), "--", str(space), *words.split()]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
     assert ran.returncode == 0, f"{options} {words}: ended with {ran.returncode}: {ran.stderr[-2000:]}"
     done = re.fullmatch(r"done, (\d+) refused", ran.stdout.strip())
@@ -65,8 +65,6 @@ def test_nothing_is_refused_where_there_is_room(space: Path, faults: str) -> Non
 @pytest.mark.parametrize("faults", ENTRIES)
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("options", ["--ram 16M", "--ram 64M", "--ram 32M --swap none", "--ram 512M --swap none"])
-def test_pages_are_as_they_were_left_with_many_seeds(
-    space: Path, faults: str, threads: int, options: str
-) -> None:
+def test_pages_are_as_they_were_left_with_many_seeds(space: Path, faults: str, threads: int, options: str) -> None:
     for seed in range(20, 28):
         _run(space, faults, f"{seed} 300 {threads}", options, seconds=180)

@@ -50,23 +50,24 @@ impl Refusal {
 
 /// Refuses; what the program is answered.
 pub fn refuse(what: Refusal) -> Errno {
-    tell(what, "")
-}
-
-#[cold]
-fn tell(what: Refusal, why: &str) -> Errno {
-    static TOLD: [AtomicBool; Refusal::ALL.len()] = [const { AtomicBool::new(false) }; Refusal::ALL.len()];
-    ledger::note_refusal(what);
-    if !TOLD[what as usize].swap(true, Ordering::Relaxed) {
-        door::tell(&format!("{} was refused", what.name()), &format!("{}{why}", what.remedy()));
-    }
-    Errno::ENOMEM
+    count(what, None)
 }
 
 /// What the kernel would have answered, where the pager could not; refusals for the budget's sake are counted.
 pub fn answer(what: Refusal, error: &PagerError) -> Errno {
     match error {
-        PagerError::Budget(why) => tell(what, &format!(" ({why})")),
+        PagerError::Budget(why) => count(what, Some(why)),
         other => door::errno(other),
     }
+}
+
+#[cold]
+fn count(what: Refusal, why: Option<&str>) -> Errno {
+    static TOLD: [AtomicBool; Refusal::ALL.len()] = [const { AtomicBool::new(false) }; Refusal::ALL.len()];
+    ledger::note_refusal(what);
+    if !TOLD[what as usize].swap(true, Ordering::Relaxed) {
+        let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
+        door::tell(&format!("{} was refused", what.name()), &format!("{}{why}", what.remedy()));
+    }
+    Errno::ENOMEM
 }

@@ -247,6 +247,10 @@ impl Move<'_> {
         if runs(self.door, self.from.clone()).any(|(_, kind)| kind != Kind::Managed) {
             return Err(Errno::ENOMEM);
         }
+        // As for those without privilege: what copies knows no null page.
+        if into.start == 0 {
+            return Err(Errno::EPERM);
+        }
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
         let wish = Wish { at: into.start, len: into.len(), prot: READ_WRITE, flags, fd: -1, offset: 0 };
         space::map(&wish)?;
