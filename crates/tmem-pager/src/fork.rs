@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: what happens around `fork` (law 15). Called by: the C library, in the forking thread.
-//! Locks: the right to begin paging for a moment, then every slot's extents, then every slot's state, in slot order, held across the fork so that the child finds
-//! them quiet. The child opens its own descriptor over the same ranges and pages for itself from then on.
+//! Locks: the right to begin paging for a moment, then the claim of slots, every claimed slot's extents, every claimed slot's
+//! state, in slot order, held across the fork so that the child finds them quiet. The child opens its own descriptor over the same ranges and pages for itself from then on.
 
 use crate::arm;
 use crate::bulk::next_kept;
 use crate::error::PagerError;
-use crate::registry;
+use crate::registry::{self, Slot};
 use crate::state::{COPY, State};
 use crate::stats::Stat;
 use std::os::fd::{IntoRawFd, OwnedFd};
@@ -16,12 +16,13 @@ use tmem_sys::{Errno, Lock, LockGuard, entry, fork, guard, signals};
 /// What `prepare` leaves for the other two.
 struct Across {
     mask: u64,
+    slots: &'static [Slot],
     pipe: Option<(OwnedFd, OwnedFd)>,
     generations: [Option<u32>; registry::MAX_PAGERS],
 }
 
 static ACROSS: Lock<Across> =
-    Lock::new(Across { mask: 0, pipe: None, generations: [None; registry::MAX_PAGERS] });
+    Lock::new(Across { mask: 0, slots: &[], pipe: None, generations: [None; registry::MAX_PAGERS] });
 
 /// Registers the handlers, once a process.
 ///
@@ -33,27 +34,29 @@ pub fn register() -> Result<(), PagerError> {
     fork::register(prepare, parent, child).map_err(|e| PagerError::Kernel("registering fork handlers", e))
 }
 
-/// Blocks signals and takes every slot's extents, while no thread begins paging; the mask. Who begins takes the right to
-/// with extents held, and may let go of those meanwhile.
-fn hold_extents() -> u64 {
+/// Blocks signals and takes every slot's extents, while no thread begins paging; the mask, and the slots. Who begins takes the
+/// right to with extents held, and may let go of those meanwhile.
+fn hold_extents() -> (u64, &'static [Slot]) {
     loop {
         drop(arm::turn());
         let mask = signals::block_all();
-        registry::slots().for_each(|slot| slot.extents.lock().keep_across_fork());
+        let slots = registry::hold_claims();
+        slots.iter().for_each(|slot| slot.extents.lock().keep_across_fork());
         if arm::try_turn().is_some() {
-            return mask;
+            return (mask, slots);
         }
-        registry::slots().for_each(|slot| drop(slot.extents.reclaim()));
+        slots.iter().for_each(|slot| drop(slot.extents.reclaim()));
+        registry::let_claims();
         signals::restore_mask(mask);
     }
 }
 
 extern "C" fn prepare() {
-    let mask = hold_extents();
+    let (mask, slots) = hold_extents();
     let mut across = ACROSS.lock();
-    across.mask = mask;
+    (across.mask, across.slots) = (mask, slots);
     let mut swaps = false;
-    for (i, slot) in registry::slots().enumerate() {
+    for (i, slot) in slots.iter().enumerate() {
         let mut state = slot.lock_at_rest();
         across.generations[i] = state.as_mut().and_then(State::before_fork);
         swaps |= across.generations[i].is_some();
@@ -67,7 +70,7 @@ extern "C" fn prepare() {
 extern "C" fn parent() {
     let mut across = ACROSS.reclaim();
     let alive = across.pipe.take().map(|(read, _write)| read);
-    for (i, slot) in registry::slots().enumerate() {
+    for (i, slot) in across.slots.iter().enumerate() {
         if let Some(state) = slot.reclaim().as_mut() {
             state.after_fork_in_parent(across.generations[i].take(), alive.as_ref());
         }
@@ -86,7 +89,7 @@ extern "C" fn child() {
         // Held until this process ends: its end tells the parent that nobody reads the shared slots any more.
         tmem_sys::kept::own(write.into_raw_fd());
     }
-    for slot in registry::slots() {
+    for slot in across.slots {
         slot.forget_waiters();
         if let Some(state) = slot.reclaim().as_mut()
             && state.after_fork_in_child().is_err()
@@ -102,7 +105,8 @@ extern "C" fn child() {
 }
 
 fn finish(across: LockGuard<'_, Across>) {
-    registry::slots().for_each(|slot| drop(slot.extents.reclaim()));
+    across.slots.iter().for_each(|slot| drop(slot.extents.reclaim()));
+    registry::let_claims();
     let mask = across.mask;
     drop(across);
     signals::restore_mask(mask);

@@ -243,12 +243,14 @@ impl Drop for Held<'_> {
 
 static SLOTS: [Slot; MAX_PAGERS] = [const { Slot::new() }; MAX_PAGERS];
 static CLAIMED: [AtomicBool; MAX_PAGERS] = [const { AtomicBool::new(false) }; MAX_PAGERS];
+/// Slots from the first on that were ever claimed: a fork need not touch the pages that the others are in.
+static EVER: Lock<usize> = Lock::new(0);
 
 pub fn slot(index: usize) -> &'static Slot {
     &SLOTS[index]
 }
 
-/// Every slot, in the order in which the fork handlers lock them.
+/// Every slot.
 pub fn slots() -> impl DoubleEndedIterator<Item = &'static Slot> {
     SLOTS.iter()
 }
@@ -267,7 +269,24 @@ pub fn workers(state: &State) -> Result<[Worker; WORKERS], Errno> {
 
 /// An unused slot for a new pager.
 pub fn claim() -> Option<usize> {
-    (0..MAX_PAGERS).find(|&i| !CLAIMED[i].swap(true, Ordering::AcqRel))
+    let mut ever = EVER.lock();
+    let index = (0..MAX_PAGERS).find(|&i| !CLAIMED[i].swap(true, Ordering::AcqRel))?;
+    *ever = (*ever).max(index + 1);
+    Some(index)
+}
+
+/// For the handler before a fork, which blocks signals: no slot is claimed from here on. The slots that have been, in the order
+/// in which the handlers lock them.
+pub fn hold_claims() -> &'static [Slot] {
+    let ever = EVER.lock();
+    let slots = &SLOTS[..*ever];
+    ever.keep_across_fork();
+    slots
+}
+
+/// After the fork, or instead of it.
+pub fn let_claims() {
+    drop(EVER.reclaim());
 }
 
 /// The slot is empty and may be claimed again.

@@ -3,10 +3,10 @@
 //! blocks them itself). Locks: the pager's alone.
 
 use crate::door::{self, Door, errno, parts, touches_arena};
+use crate::refusal::{self, Refusal};
 use crate::space::{pages, runs};
 use crate::{forks, rlimit};
 use core::ffi::c_int;
-use core::sync::atomic::{AtomicUsize, Ordering};
 use std::ops::Range;
 use tmem_pager::{Advice, Kind, Pattern};
 use tmem_sys::signals::Blocked;
@@ -87,9 +87,6 @@ fn covered(at: usize, len: usize) -> Result<Range<usize>, Errno> {
     Ok(start..end.ok_or(Errno::EINVAL)?)
 }
 
-const WHY_NOT_LOCKED: &str =
-    "locked memory must fit the RAM budget beside what is paged: lock less, or raise --ram";
-
 /// `mlock2`.
 ///
 /// # Errors
@@ -121,10 +118,7 @@ fn lock_part(door: &Door, part: &Range<usize>) -> Result<(), Errno> {
     for (run, kind) in runs(door, part.clone()) {
         match kind {
             Kind::Managed => {
-                door.pager.lock(run.start, run.len()).map_err(|e| {
-                    refused_once();
-                    errno(&e)
-                })?;
+                door.pager.lock(run.start, run.len()).map_err(|e| refusal::answer(Refusal::Lock, &e))?;
             }
             // SAFETY: the program's own memory, by its own wish.
             Kind::LetGo => drop(unsafe { call(libc::SYS_mlock, [run.start, run.len()]) }?),
@@ -132,14 +126,6 @@ fn lock_part(door: &Door, part: &Range<usize>) -> Result<(), Errno> {
         }
     }
     Ok(())
-}
-
-#[cold]
-fn refused_once() {
-    static TOLD: AtomicUsize = AtomicUsize::new(0);
-    if TOLD.swap(1, Ordering::Relaxed) == 0 {
-        door::tell("mlock was refused", WHY_NOT_LOCKED);
-    }
 }
 
 /// `munlock`.
@@ -179,8 +165,7 @@ pub fn lock_all(flags: c_int) -> Result<(), Errno> {
     }
     // A process that wants all its memory locked gets no pager later.
     if door::door().is_some() || !door::give_up() {
-        refused_once();
-        return Err(Errno::ENOMEM);
+        return Err(refusal::refuse(Refusal::LockAll));
     }
     // SAFETY: no pointers.
     unsafe { call(libc::SYS_mlockall, [flags as usize]) }.map(drop)

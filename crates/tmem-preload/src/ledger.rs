@@ -9,6 +9,7 @@
 
 use crate::door::{self, Door};
 use crate::procfs;
+use crate::refusal::Refusal;
 use crate::rlimit;
 use crate::settings::Settings;
 use crate::share;
@@ -104,9 +105,9 @@ fn unmanaged(door: Option<&Door>) -> usize {
     }
 }
 
-/// What a pager may use of a grant.
+/// What a pager may use of a grant. Memory that is not the pager's grows between two looks, too: there is room for a step of it.
 fn for_pager(grant: usize, unmanaged: usize) -> usize {
-    grant.saturating_sub(unmanaged).max(MIN_RAM)
+    grant.saturating_sub(unmanaged + STEP).max(MIN_RAM)
 }
 
 /// Enters this process; the budget its pager begins with.
@@ -196,10 +197,10 @@ fn watch() {
 pub fn look() {
     let Some(door) = door::door() else { return };
     let Some(shared) = shared() else { return };
-    if SLOT.load(Ordering::Relaxed) == NO_SLOT {
-        if let Some(settings) = door::settings() {
-            let _ = door.pager.set_ram(join(settings));
-        }
+    if SLOT.load(Ordering::Relaxed) == NO_SLOT
+        && let Some(settings) = door::settings()
+    {
+        let _ = door.pager.set_ram(join(settings));
     }
     let slot = SLOT.load(Ordering::Relaxed);
     if slot == NO_SLOT {
@@ -223,8 +224,9 @@ pub fn look() {
         shared.set(slot, Of::Grant, grant as u64);
         grant
     });
-    let budget = for_pager(grant, others);
-    if budget.abs_diff(door.pager.ram()) >= STEP {
+    let (budget, has) = (for_pager(grant, others), door.pager.ram());
+    // A smaller one holds at once; a larger one is worth the change when it is some larger.
+    if budget < has || budget - has >= STEP {
         let _ = door.pager.set_ram(budget);
     }
 }
@@ -237,7 +239,7 @@ fn publish(shared: &Shared, slot: usize, door: &Door, others: usize) {
     }
     // While memory is plain, what it wants is what it has, and a little to grow.
     let want =
-        if door.pager.is_paging() { door.pager.committed() + MIN_RAM / 4 + others } else { usage + STEP };
+        if door.pager.is_paging() { door.pager.committed() + MIN_RAM / 4 + others } else { usage + 2 * STEP };
     shared.set(slot, Of::Usage, usage as u64);
     shared.set(slot, Of::Want, want.max(MIN_RAM) as u64);
     let peak = |of: Of, value: u64| shared.set(slot, of, shared.slot(slot, of).max(value));
@@ -285,6 +287,18 @@ pub fn totals(of: Of) -> u64 {
 /// A word of the header.
 pub fn head(word: Head) -> u64 {
     shared().map_or(0, |shared| shared.head(word))
+}
+
+/// Something is refused to the program for the budget's sake.
+pub fn note_refusal(what: Refusal) {
+    if let Some(shared) = shared() {
+        shared.refused(what).fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// How often something was refused in the whole tree.
+pub fn refusals(what: Refusal) -> u64 {
+    shared().map_or(0, |shared| shared.refused(what).load(Ordering::Relaxed))
 }
 
 /// This process ends.

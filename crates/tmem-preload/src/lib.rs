@@ -23,6 +23,7 @@ mod door;
 mod exec;
 mod forks;
 mod ledger;
+mod refusal;
 mod report;
 mod rlimit;
 mod settings;

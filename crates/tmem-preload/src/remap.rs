@@ -9,7 +9,7 @@ use std::ops::Range;
 use tmem_pager::Kind;
 use tmem_sys::Errno;
 use tmem_sys::page::PAGE_SIZE;
-use tmem_sys::syscall::call;
+use tmem_sys::syscall::{call, die};
 
 /// `mremap`.
 ///
@@ -95,6 +95,17 @@ fn grow_into_arena(from: &Range<usize>, new: usize, flags: c_int) -> Option<Resu
     Some(space::unmap(from.start, from.len()).map(|()| at))
 }
 
+/// Law 12.
+const TORN: &str = "a mapping that was moved in part can be moved neither way";
+
+/// Moves a range that the kernel has over another. The old addresses stay mapped where the kernel can do that, so that nobody
+/// else is given them before they are the arena's again.
+fn move_native(run: &Range<usize>, to: usize) -> Result<(), Errno> {
+    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    let kept = native(run.start, run.len(), run.len(), flags | libc::MREMAP_DONTUNMAP, to);
+    kept.or_else(|_| native(run.start, run.len(), run.len(), flags, to)).map(drop)
+}
+
 /// A mapping of the arena that changes its size or place.
 struct Move<'a> {
     door: &'a Door,
@@ -159,41 +170,43 @@ impl Move<'_> {
         self.carry(into.start)
     }
 
-    /// Carries all runs to reserved memory at `to`, each as what it is, and ends the old mapping.
+    /// Carries all runs to reserved memory at `to`, each as what it is, and ends the old mapping. Where that cannot be done, all
+    /// is where it was: what may be refused comes before anything moves.
     fn carry(&self, to: usize) -> Result<usize, Errno> {
-        let pager = &self.door.pager;
         let len = self.from.len().min(self.new);
-        let kept = self.from.start..self.from.start + len;
-        let there = |run: &Range<usize>| {
-            let start = to + (run.start - self.from.start);
-            start..start + run.len()
-        };
-        // All that may be refused comes first: what has moved in part would be lost to the program.
-        for (run, kind) in runs(self.door, kept.clone()) {
+        let (mut managed, mut let_go) = (Vec::new(), Vec::new());
+        for (run, kind) in runs(self.door, self.from.start..self.from.start + len) {
             match kind {
-                Kind::Managed => self.commit(&there(&run))?,
-                Kind::LetGo => {
-                    space::hand_over(self.door, &there(&run))?;
-                    // Not worth asking what it is: it stays the kernel's.
-                    space::OTHERS.set(&there(&run), ())?;
-                }
+                Kind::Managed => managed.push(run),
+                Kind::LetGo => let_go.push(run),
                 Kind::Reserved | Kind::Unmapped => {}
             }
         }
         if self.new > len {
             self.commit(&(to + len..to + self.new))?;
         }
-        for (run, kind) in runs(self.door, kept) {
-            let there = there(&run).start;
-            match kind {
-                Kind::Managed => pager.relocate(run.start, there, run.len()).map_err(|e| errno(&e))?,
-                Kind::LetGo => {
-                    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-                    native(run.start, run.len(), run.len(), flags, there)?;
-                    pager.restore(run.start, run.len()).map_err(|e| errno(&e))?;
-                }
-                Kind::Reserved | Kind::Unmapped => {}
+        self.prepare(to, &managed, &let_go)?;
+        let there = |run: &Range<usize>| to + (run.start - self.from.start);
+        for (i, run) in managed.iter().enumerate() {
+            if let Err(e) = self.door.pager.relocate(run.start, there(run), run.len()) {
+                self.bring_back(&managed[..i], there);
+                return Err(errno(&e));
             }
+        }
+        for (i, run) in let_go.iter().enumerate() {
+            if let Err(e) = move_native(run, there(run)) {
+                for run in &let_go[..i] {
+                    let back = there(run)..there(run) + run.len();
+                    if move_native(&back, run.start).is_err() {
+                        die(TORN);
+                    }
+                }
+                self.bring_back(&managed, there);
+                return Err(e);
+            }
+        }
+        for run in &let_go {
+            self.door.pager.restore(run.start, run.len()).map_err(|e| errno(&e))?;
         }
         if self.flags & libc::MREMAP_DONTUNMAP == 0 {
             space::unmap(self.from.start, self.from.len())?;
@@ -207,10 +220,36 @@ impl Move<'_> {
         self.door.pager.commit(range.start, range.len()).map_err(|e| errno(&e))
     }
 
+    /// Makes the places of all runs ready.
+    fn prepare(&self, to: usize, managed: &[Range<usize>], let_go: &[Range<usize>]) -> Result<(), Errno> {
+        let there = |run: &Range<usize>| to + (run.start - self.from.start)..to + (run.end - self.from.start);
+        for run in managed.iter().chain(let_go).map(there) {
+            self.door.pager.commit_for_moving(run.start, run.len()).map_err(|e| errno(&e))?;
+        }
+        for run in let_go.iter().map(there) {
+            self.door.pager.let_go(run.start, run.len()).map_err(|e| errno(&e))?;
+            // Not worth asking what it is: it stays the kernel's.
+            space::OTHERS.set(&run, ())?;
+        }
+        Ok(())
+    }
+
+    fn bring_back(&self, moved: &[Range<usize>], there: impl Fn(&Range<usize>) -> usize) {
+        for run in moved {
+            if self.door.pager.relocate(there(run), run.start, run.len()).is_err() {
+                die(TORN);
+            }
+        }
+    }
+
     /// To an address outside the arena: the contents are copied into memory of the kernel's.
     fn out_of_arena(&self, into: Range<usize>) -> Result<usize, Errno> {
         if runs(self.door, self.from.clone()).any(|(_, kind)| kind != Kind::Managed) {
             return Err(Errno::ENOMEM);
+        }
+        // As for those without privilege: what copies knows no null page.
+        if into.start == 0 {
+            return Err(Errno::EPERM);
         }
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
         let wish = Wish { at: into.start, len: into.len(), prot: READ_WRITE, flags, fd: -1, offset: 0 };

@@ -4,6 +4,7 @@
 //!
 //! The file is made by `tmem run`: a header of one page, then slots of 128 bytes, one for each process with a pager.
 
+use crate::refusal::Refusal;
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::os::unix::ffi::OsStrExt;
@@ -37,6 +38,8 @@ pub enum Head {
     Entry = 8,
     /// Of processes that have ended, from here on: as many words as [`Of::SUMMED`].
     Ended = 16,
+    /// Calls of the programs that were refused for the budget's sake, by kind, from here on.
+    Refused = 48,
 }
 
 /// Words of a slot.
@@ -127,6 +130,11 @@ impl Shared {
 
     pub fn head_word(&self, word: Head) -> &AtomicU64 {
         self.word(word as usize)
+    }
+
+    /// How often something was refused, in all processes.
+    pub fn refused(&self, what: Refusal) -> &AtomicU64 {
+        self.word(Head::Refused as usize + what as usize)
     }
 
     /// What ended processes left of one kind.

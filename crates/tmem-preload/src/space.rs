@@ -7,6 +7,7 @@
 
 use crate::door::{Door, LARGE, door_for, errno, parts, touches_arena};
 use crate::marks::Marks;
+use crate::refusal::{self, Refusal};
 use crate::{early, forks, ledger, rlimit};
 use core::ffi::c_int;
 use std::ops::Range;
@@ -104,7 +105,7 @@ fn map_managed(door: &Door, wish: &Wish, len: usize) -> Result<Option<usize>, Er
         }
         // A mapping that is never filled may well be of many times the budget.
         Err(_) if len / SPARSE >= door.pager.ram() => Ok(None),
-        Err(why) => Err(errno(&why)),
+        Err(why) => Err(refusal::answer(Refusal::Map, &why)),
     }
 }
 
@@ -113,7 +114,7 @@ const SPARSE: usize = 16;
 
 fn map_fixed(wish: &Wish, len: usize) -> Result<usize, Errno> {
     let range = wish.at..wish.at.checked_add(len).ok_or(Errno::ENOMEM)?;
-    if !touches_arena(&range) || wish.at % PAGE_SIZE != 0 {
+    if !touches_arena(&range) || !wish.at.is_multiple_of(PAGE_SIZE) {
         return wish.native();
     }
     let Some((_, Some(door))) = parts(range.clone()).next().filter(|(part, _)| *part == range) else {
@@ -150,7 +151,7 @@ pub static OTHERS: Marks<()> = Marks::new();
 /// `ENOMEM` where the budget cannot spare so much.
 pub fn hand_over(door: &Door, range: &Range<usize>) -> Result<(), Errno> {
     door.pager.commit(range.start, range.len()).map_err(|e| errno(&e))?;
-    door.pager.let_go(range.start, range.len()).map_err(|e| errno(&e))
+    door.pager.let_go(range.start, range.len()).map_err(|e| refusal::answer(Refusal::Protect, &e))
 }
 
 /// Notes that nothing of what was noted of a range holds any more.
@@ -168,7 +169,7 @@ pub fn commit(door: &Door, range: Range<usize>) -> Result<(), Errno> {
         return Err(Errno::ENOMEM);
     }
     ledger::make_room(door, range.len());
-    door.pager.commit(range.start, range.len()).map_err(|e| errno(&e))
+    door.pager.commit(range.start, range.len()).map_err(|e| refusal::answer(Refusal::Map, &e))
 }
 
 /// The runs of one kind in a range of the arena.
@@ -189,7 +190,7 @@ pub fn runs(door: &Door, range: Range<usize>) -> impl Iterator<Item = (Range<usi
 /// # Errors
 /// `EINVAL`; `ENOMEM` where there are no such addresses.
 pub fn pages(at: usize, len: usize) -> Result<Range<usize>, Errno> {
-    if at % PAGE_SIZE != 0 {
+    if !at.is_multiple_of(PAGE_SIZE) {
         return Err(Errno::EINVAL);
     }
     let len = len.checked_next_multiple_of(PAGE_SIZE).ok_or(Errno::ENOMEM)?;

@@ -199,6 +199,9 @@ extern "C" fn on_bus(signal: i32, info: *mut libc::siginfo_t, context: *mut libc
     unsafe { signals::chain(signal, info, context) };
 }
 
+/// `si_code` of an address where nothing is mapped.
+const SEGV_MAPERR: i32 = 1;
+
 /// Law 15: a process made behind the C library's back has no arena; its first touch ends it by name. Law 17: so does a thread of
 /// the pager that is lost.
 extern "C" fn on_segv(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::ucontext_t) {
@@ -210,7 +213,10 @@ extern "C" fn on_segv(signal: i32, info: *mut libc::siginfo_t, context: *mut lib
         if [handler::tid(), waker::tid(), background::tid()].contains(&tid) {
             die("a thread of the pager itself failed, so that paged memory cannot be served any more");
         }
-        let ours = HOOKS.get().is_some_and(|(_, owns)| owns(addr));
+        // SAFETY: as in `on_bus`.
+        let unmapped = unsafe { (*info).si_code } == SEGV_MAPERR;
+        // A process that borrows this memory (`vfork`) has the arenas mapped: what it meets is a protection.
+        let ours = unmapped && HOOKS.get().is_some_and(|(_, owns)| owns(addr));
         if ours && OWNER_PID.load(Ordering::Acquire) != crate::syscall::getpid() {
             die(
                 "this process was made by a raw clone or _Fork, which does not inherit paged memory, and touched \

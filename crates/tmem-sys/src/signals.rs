@@ -113,6 +113,8 @@ pub fn install(signal: i32, handler: Handler, flags: i32, mask: u64) -> Result<(
         restorer: stub::restorer(),
         mask,
     };
+    let words = [action.handler, action.flags as usize, action.restorer, action.mask as usize];
+    stub::set_borrowers_action([signal as usize, words[0], words[1], words[2], words[3]]);
     let before = kernel_action(signal, None)?;
     if before.handler == action.handler {
         return Ok(());

@@ -3,20 +3,23 @@
 //!
 //! Owns every `syscall` instruction of tmem: under Syscall User Dispatch (the guard, law 16) a system call from any other address
 //! raises SIGSYS, so all of tmem's own calls are made here. Called by `syscall` (the raw call), by the signal handlers (the
-//! restorer), by `own` (threads) and by `guard::clone` (the landing places of `clone`, `fork` and `vfork`). No locks, no state but the return slots.
+//! restorer), by `own` (threads) and by `guard::clone` (the landing places of `clone`, `fork` and `vfork`). No locks, no state but
+//! the return slots and the actions of borrowers.
 //!
 //! The kernel compares the address *after* the `syscall` instruction with the allowed range, so no such instruction may be the
 //! last one in it. Nothing here touches the 128 bytes below the stack pointer: they belong to whoever was interrupted.
 
 use core::arch::global_asm;
 use core::ops::Range;
-use core::sync::atomic::AtomicUsize;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// How many distinct places may call `clone`, `clone3`, `fork` or `vfork`; glibc has five.
 pub const CLONE_SLOTS: usize = 32;
 
 /// The number of a call that no kernel has: a new thread reports with it, from outside the allowed range, so that it traps.
 pub const HELLO: usize = 0x7d3e_0001;
+/// As [`HELLO`]: a thread that waited for a borrower (the first argument) reports that it has gone.
+pub const GOODBYE: usize = 0x7d3e_0002;
 
 global_asm!(
     r#"
@@ -98,6 +101,29 @@ tmem_end_thread:
     .cfi_endproc
     .size tmem_end_thread, . - tmem_end_thread
 
+    # A process that borrows this memory is born, with signal actions of its own: ours are put in force first, since its maker
+    # may have asked for none (CLONE_CLEAR_SIGHAND). The registers that the next part keeps are kept here.
+    .p2align 4
+tmem_clone_borrower:
+    leaq -128(%rsp), %rsp
+    pushq %r11
+    pushq %rdi
+    pushq %rsi
+    pushq %rdx
+    pushq %r10
+    pushq %r8
+    leaq tmem_clone_actions(%rip), %r8
+78: movq (%r8), %rcx                    # the signal, or 0 at the end
+    jrcxz tmem_clone_arm
+    movq %rcx, %rdi
+    leaq 8(%r8), %rsi
+    movl $0, %edx
+    movl $8, %r10d
+    movl $13, %eax                      # rt_sigaction
+    syscall
+    leaq 40(%r8), %r8
+    jmp 78b
+
     # A thread is born: arm it before it runs anything else, then let it report. %r11 is where it goes on. Flags and every
     # register but %rcx and %r11 come out as the kernel left them, as after any system call.
     .p2align 4
@@ -109,6 +135,7 @@ tmem_clone_child:
     pushq %rdx
     pushq %r10
     pushq %r8
+tmem_clone_arm:
     movl $157, %eax                     # prctl
     movl $59, %edi                      # PR_SET_SYSCALL_USER_DISPATCH
     movl $1, %esi                       # PR_SYS_DISPATCH_ON
@@ -119,7 +146,19 @@ tmem_clone_child:
     movl $0x7d3e0001, %eax              # HELLO
     jmp tmem_hello
 
-    # Landing places: one per return address of the caller, first for threads, then for processes (which run unguarded).
+    # The borrower in %rax has gone, or there is none: its maker goes on at %r11, and reports first.
+    .p2align 4
+tmem_clone_over:
+    leaq -128(%rsp), %rsp
+    pushq %r11
+    pushq %rdi
+    pushq %rax
+    movq %rax, %rdi
+    movl $0x7d3e0002, %eax              # GOODBYE
+    jmp tmem_goodbye
+
+    # Landing places: one per return address of the caller, for threads, for processes that borrow this memory while
+    # their maker waits, and for those with a copy of it (which run unguarded).
     .p2align 5
     .globl tmem_clone_thread
     .hidden tmem_clone_thread
@@ -133,6 +172,22 @@ tmem_clone_thread:
     jmpq *tmem_clone_return+slot(%rip)
 77: movq tmem_clone_return+slot(%rip), %r11
     jmp tmem_clone_child
+    .set slot, slot+8
+    .endr
+
+    .p2align 5
+    .globl tmem_clone_shared
+    .hidden tmem_clone_shared
+tmem_clone_shared:
+    .set slot, 0
+    .rept 32
+    .p2align 5
+    syscall
+    movq %rax, %rcx
+    movq tmem_clone_return+slot(%rip), %r11
+    jrcxz 77f
+    jmp tmem_clone_over
+77: jmp tmem_clone_borrower
     .set slot, slot+8
     .endr
 
@@ -153,7 +208,7 @@ tmem_clone_plain:
     .hidden tmem_stub_end
 tmem_stub_end:
 
-    # Outside the range on purpose: this call traps, and the guard notes the new thread.
+    # Outside the range on purpose: these calls trap, and the guard notes the new thread, or the end of a borrower.
 tmem_hello:
     syscall
     popq %r8
@@ -165,6 +220,14 @@ tmem_hello:
     leaq 128(%rsp), %rsp
     movl $0, %eax
     jmpq *%r11
+
+tmem_goodbye:
+    syscall
+    popq %rax
+    popq %rdi
+    popq %r11
+    leaq 128(%rsp), %rsp
+    jmpq *%r11
     .popsection
 
     .pushsection .data.tmem_stub,"aw",@progbits
@@ -173,6 +236,11 @@ tmem_hello:
     .hidden tmem_clone_return
 tmem_clone_return:
     .fill 32, 8, 0
+    # Signal number and action, three at most, then a zero.
+    .globl tmem_clone_actions
+    .hidden tmem_clone_actions
+tmem_clone_actions:
+    .fill 16, 8, 0
     .popsection
 "#,
     options(att_syntax)
@@ -199,8 +267,10 @@ unsafe extern "C" {
     static tmem_stub_end: u8;
     static tmem_sigreturn_call: u8;
     static tmem_clone_thread: u8;
+    static tmem_clone_shared: u8;
     static tmem_clone_plain: u8;
     static tmem_clone_return: [AtomicUsize; CLONE_SLOTS];
+    static tmem_clone_actions: [AtomicUsize; ACTION_WORDS * MOST_ACTIONS + 1];
 }
 
 /// Bytes between two landing places.
@@ -224,12 +294,49 @@ pub fn sigreturn_call() -> usize {
     &raw const tmem_sigreturn_call as usize
 }
 
+/// What a `clone` makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Born {
+    /// A thread, or a process that shares this memory for longer.
+    Thread,
+    /// A process that borrows this memory while its maker waits (`vfork`).
+    Borrower,
+    /// A process with a copy of this memory.
+    Copy,
+}
+
 /// Where a `clone` of slot `i` lands: it makes the call and jumps to the return address kept in the slot.
 #[must_use]
-pub fn landing(i: usize, thread: bool) -> usize {
+pub fn landing(i: usize, born: Born) -> usize {
     debug_assert!(i < CLONE_SLOTS);
-    let first = if thread { &raw const tmem_clone_thread } else { &raw const tmem_clone_plain };
+    let first = match born {
+        Born::Thread => &raw const tmem_clone_thread,
+        Born::Borrower => &raw const tmem_clone_shared,
+        Born::Copy => &raw const tmem_clone_plain,
+    };
     first as usize + i * LANDING
+}
+
+/// Signal number, then the kernel's `struct sigaction`.
+pub const ACTION_WORDS: usize = 5;
+const MOST_ACTIONS: usize = 3;
+
+/// Has processes that borrow this memory begin with this action too. For no more than three signals; the newest action counts.
+///
+/// # Panics
+/// On a fourth signal.
+pub fn set_borrowers_action(words: [usize; ACTION_WORDS]) {
+    // SAFETY: the symbol is 16 zeroed words in writable data, aligned, and this side only ever accesses them as atomics.
+    let table = unsafe { &tmem_clone_actions };
+    let place = (0..MOST_ACTIONS)
+        .map(|i| &table[i * ACTION_WORDS..][..ACTION_WORDS])
+        .find(|place| matches!(place[0].load(Ordering::Relaxed), n if n == 0 || n == words[0]))
+        .expect("more than three signals are ours");
+    for (place, &word) in place.iter().zip(&words).skip(1) {
+        place.store(word, Ordering::Relaxed);
+    }
+    // Last: what makes the entry count.
+    place[0].store(words[0], Ordering::Release);
 }
 
 /// The return addresses the landing places jump to; a slot is written once and never changed.

@@ -19,11 +19,12 @@ from types import FrameType
 
 import numpy as np
 
-from tests.integration.kernel.ground import PAGE, libc
+from tests.integration.kernel.ground import PAGE, libc, present
 from tests.integration.kernel.stage import Stage
 
 TURNS = 10
 STRIDE = 613 * PAGE
+SA_ONSTACK, SS_DISABLE = 0x0800_0000, 2
 
 
 def faulthandler_in_every_order(s: Stage) -> None:
@@ -290,4 +291,30 @@ def exceptions_in_the_middle_of_numpy(s: Stage) -> None:
             told += 1
         s.churn(1)
     assert told == 12
+    assert s.right()
+
+
+def alternate_stack_in_an_array(s: Stage) -> None:
+    """The kernel writes a signal's frame to pages that would have left long ago."""
+    s.begin()
+    b = s.memory.empty(64 * PAGE, "u1")
+    stack = struct.pack("QiiQ", b.ctypes.data, 0, 0, b.nbytes)
+    with mmap.mmap(-1, PAGE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC) as code:
+        code.write(b"\x48\xb8" + struct.pack("<Q", s.a.ctypes.data) + b"\x48\x89\x20\xc3")  # mov [s.a], rsp
+        at = ctypes.addressof(ctypes.c_char.from_buffer(code))
+        action = struct.pack("Q", at) + bytes(128) + struct.pack("iiQ", SA_ONSTACK, 0, 0)
+        assert libc("sigaction", int(signal.SIGUSR2), action, None) == 0
+        assert libc("sigaltstack", stack, None) == 0
+        for _ in range(TURNS):
+            s.churn(1)
+            s.memory.evict(b)
+            s.memory.evict(s.a)
+            signal.raise_signal(signal.SIGUSR2)
+            assert b.ctypes.data < s.a[0] < b.ctypes.data + b.nbytes
+        assert libc("sigaltstack", struct.pack("QiiQ", 0, SS_DISABLE, 0, 0), None) == 0
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    s.a[0] = s.want[0]
+    s.churn(1)
+    s.memory.evict(b)
+    assert present(b) == 0
     assert s.right()

@@ -17,6 +17,7 @@ NAMES = {signal.SIGBUS: "Bus error", signal.SIGSEGV: "Segmentation fault"}
         "sent_signals_reach_python",
         "machine_code_handlers_use_arrays",
         "faulthandler_in_every_order",
+        "alternate_stack_in_an_array",
         pytest.param("exceptions_in_the_middle_of_numpy", marks=pytest.mark.long),
         pytest.param("interrupted", marks=pytest.mark.long),
         pytest.param("python_handlers_use_arrays", marks=pytest.mark.long),
@@ -72,7 +73,15 @@ def test_without_a_handler_the_signal_ends_the_process(
 @pytest.mark.root
 @pytest.mark.usefixtures("need_root")
 @pytest.mark.long
-@pytest.mark.parametrize("scene", ["sent_signals_reach_python", "machine_code_handlers_use_arrays", "interrupted"])
+@pytest.mark.parametrize(
+    "scene",
+    [
+        "sent_signals_reach_python",
+        "machine_code_handlers_use_arrays",
+        "interrupted",
+        "alternate_stack_in_an_array",
+    ],
+)
 def test_signals_of_a_plain_user(run: Any, entry: str, scene: str) -> None:
     ran = run("-m", "tests.integration.kernel.stage", f"signals.{scene}", entry, "nobody")
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "done\n", "")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-SMALL = "files,sockets,events,raw,code,async"
+SMALL = "files,sockets,events,raw,code,heap,async"
 LARGE = {"signal": "large.readinto,large.pipe_written", "thread": "large.readinto"}
 # Each value of each of the three meets each value of the others somewhere in the default run.
 DEFAULT = {
@@ -88,16 +88,6 @@ def test_no_reference_to_a_page_outlives_an_unguarded_call(run: Any, entry: str)
     _judge(run, "references", entry, "root", "main")
 
 
-@pytest.mark.parametrize("user", ["nobody"], indirect=True)
-@pytest.mark.parametrize("entry", ["signal", "thread"], indirect=True)
-@pytest.mark.xfail(
-    strict=True, reason="a child that borrows memory runs unguarded, and its execve cannot read absent pages: EFAULT"
-)
-def test_a_program_named_in_paged_memory_starts(run: Any, entry: str, user: str) -> None:
-    _judge(run, "borrowed", entry, user, "main")
-
-
-@pytest.mark.usefixtures("need_root")
-@pytest.mark.parametrize("entry", ["thread"], indirect=True)
-def test_a_program_named_in_paged_memory_starts_where_the_kernel_serves(run: Any, entry: str) -> None:
-    _judge(run, "borrowed", entry, "root", "main")
+@WAYS
+def test_a_program_named_in_paged_memory_starts(run: Any, entry: str, user: str, thread: str) -> None:
+    _judge(run, "borrowed", entry, user, thread)

@@ -9,7 +9,8 @@ import pytest
 
 
 def _play(run: Any, scene: str, entry: str, user: str) -> str:
-    ran = run("-m", "tests.integration.kernel.stage", f"threads.{scene}", entry, user)
+    name = scene if "." in scene else f"threads.{scene}"
+    ran = run("-m", "tests.integration.kernel.stage", name, entry, user)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout.endswith("done\n")
     return str(ran.stdout)
@@ -60,3 +61,18 @@ def test_where_the_kernel_serves_faults_no_thread_need_be_covered(run: Any, entr
 )
 def test_threads_of_a_plain_user(run: Any, entry: str, scene: str) -> None:
     _play(run, scene, entry, "nobody")
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("need_root")
+@pytest.mark.parametrize(
+    "scene", ["many_while_threads_page", pytest.param("from_many_threads", marks=pytest.mark.long)]
+)
+def test_children_that_borrow_memory_find_it_and_leave_nothing_held(run: Any, entry: str, scene: str) -> None:
+    _play(run, f"spawn.{scene}", entry, "nobody")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("scene", ["many_while_threads_page", "from_many_threads"])
+def test_children_that_borrow_memory_of_a_privileged_process(run: Any, entry: str, scene: str) -> None:
+    _play(run, f"spawn.{scene}", entry, "root")

@@ -95,10 +95,15 @@ impl Frame {
         unsafe { (&raw mut (*self.context).uc_stack).cast::<[u64; 3]>().write(new) }
     }
 
+    /// The alternate stack that `rt_sigreturn` will set.
+    pub(super) fn alt_stack(&self) -> [u64; 3] {
+        // SAFETY: as in `set_alt_stack`.
+        unsafe { (&raw const (*self.context).uc_stack).cast::<[u64; 3]>().read() }
+    }
+
     /// The alternate stack as `sigaltstack` reports it: the frame keeps the flags that were set, not whether it is in use.
     pub(super) fn alt_stack_as_seen(&self) -> [u64; 3] {
-        // SAFETY: as in `set_alt_stack`.
-        let [base, flags, size] = unsafe { (&raw const (*self.context).uc_stack).cast::<[u64; 3]>().read() };
+        let [base, flags, size] = self.alt_stack();
         let kept = flags as u32 & SS_AUTODISARM;
         let sp = self.stack() as u64;
         let state = if size == 0 {

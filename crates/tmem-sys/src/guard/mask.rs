@@ -8,7 +8,8 @@
 
 use super::frame::Frame;
 use super::ordinary::Args;
-use super::user;
+use super::standing::{Kept, Kind};
+use super::{refuse, user};
 use crate::signals::{self, Action, OURS, bit};
 use crate::stub;
 use crate::syscall::raw6;
@@ -76,8 +77,9 @@ fn virtual_action(signal: i32, new: Option<Action>) -> Result<Action, crate::Err
     // A handler that interrupts the change and asks for the action would wait for itself.
     let _blocked = signals::Blocked::new();
     Ok(match new {
-        Some(action) => signals::set_user_action(signal, action),
-        None => signals::user_action(signal),
+        // The table is the lender's; actions of a borrower end with the program that it executes.
+        Some(action) if !user::is_borrower() => signals::set_user_action(signal, action),
+        _ => signals::user_action(signal),
     })
 }
 
@@ -130,20 +132,50 @@ pub(super) fn pselect6(nr: usize, mut a: Args) -> isize {
     answer
 }
 
-/// `sigaltstack`: set now, for the checks of the kernel, and in the frame, from which the kernel sets it again.
+/// `sigaltstack`: set now, for the checks of the kernel, and in the frame, from which the kernel sets it again. One in paged
+/// memory is held while it is set: a signal's frame could not be written to a page that is out.
 pub(super) fn sigaltstack(frame: &mut Frame, a: Args) -> isize {
     let old = frame.alt_stack_as_seen();
     if a[0] != 0 {
         let Some(new) = user::read::<[u64; 3]>(a[0]) else { return EFAULT };
+        let Some(kept) = keep(new) else { return refuse(libc::ENOMEM, ALT_STACK) };
         // SAFETY: `new` is a live `stack_t`; the kernel checks the stack that it names.
         let answer = unsafe { raw6(libc::SYS_sigaltstack as usize, [new.as_ptr() as usize, 0, 0, 0, 0, 0]) };
         if answer < 0 {
             return answer;
         }
         frame.set_alt_stack(new);
+        kept.stand(Kind::AltStack);
     }
     if a[1] != 0 && !user::write(a[1], old) {
         return EFAULT;
     }
     0
+}
+
+const ALT_STACK: &str = "sigaltstack was refused with ENOMEM: the stack lies in paged memory and is larger than what may be held in RAM; \
+     use a smaller one, raise the RAM budget, or keep it outside paged memory";
+
+fn keep([base, flags, size]: [u64; 3]) -> Option<Kept> {
+    let none = flags as u32 & libc::SS_DISABLE as u32 != 0;
+    Kept::new(base as usize, if none { 0 } else { size as usize })
+}
+
+/// A thread comes under the guard with the alternate stack that it has.
+pub(super) fn keep_alt_stack(stack: [u64; 3]) {
+    match keep(stack) {
+        Some(kept) => kept.stand(Kind::AltStack),
+        None => super::notice(ALT_STACK_LOST),
+    }
+}
+
+const ALT_STACK_LOST: &str = "an alternate signal stack in paged memory is larger than what may be held in RAM: a signal that comes while it is out \
+     ends the process; use a smaller one, raise the RAM budget, or keep it outside paged memory";
+
+/// The calling thread's alternate stack.
+pub(super) fn alt_stack() -> [u64; 3] {
+    let mut now = [0u64; 3];
+    // SAFETY: `now` is a live `stack_t`.
+    unsafe { raw6(libc::SYS_sigaltstack as usize, [0, now.as_mut_ptr() as usize, 0, 0, 0, 0]) };
+    now
 }

@@ -7,8 +7,8 @@
 //! there, issues the call from the stub, and lets go. It covers calls from inside the C library and from every thread.
 //!
 //! Parts: [`trap`] is the handler and sorts the calls, [`frame`] is what it interrupted, [`table`] knows their buffers, [`hold`] keeps those present,
-//! [`transfer`] and [`message`] move what is too large to hold at once, [`refer`] lets no reference outlive its call,
-//! [`descriptors`] keeps tmem's own open, [`mask`] keeps our signals deliverable, [`clone`] gets `fork` and new threads through,
+//! [`nested`] finds what structures point to, [`transfer`] and [`message`] move what is too large to hold at once, [`refer`] lets no reference outlive its call,
+//! [`standing`] keeps what the kernel uses between calls, [`descriptors`] keeps tmem's own open, [`mask`] keeps our signals deliverable, [`clone`] gets `fork` and new threads through,
 //! [`threads`] knows who is covered.
 //!
 //! Called by the pager (arm, disarm, coverage) and by the kernel (SIGSYS). Lock order: the pager's lock, then the arming lock of
@@ -22,9 +22,12 @@ mod hold;
 mod mask;
 mod memory;
 mod message;
+mod nested;
+mod numbers;
 mod ordinary;
 mod procfs;
 mod refer;
+mod standing;
 mod table;
 mod threads;
 mod transfer;
@@ -130,6 +133,7 @@ fn arm_all(timeout: Duration) -> Result<(), Uncovered> {
 /// Lets threads leave the guard, each at its next system call. For when nothing is managed any more.
 pub fn disarm() {
     ARMED.store(false, Ordering::Release);
+    standing::end_all();
 }
 
 /// Whether the guard is on.
@@ -138,12 +142,17 @@ pub fn is_armed() -> bool {
     ARMED.load(Ordering::Acquire)
 }
 
-/// Whether every thread of the process is covered; arms strangers. Cheap when nothing changed: one `stat`.
+/// Whether every thread of the process is covered; arms strangers. Cheap when nothing changed: one `stat`. A process that only
+/// borrows this memory answers for itself: whoever lent it goes on asking for the others.
 ///
 /// # Errors
 /// [`Uncovered`] names the thread that stays outside.
 pub fn all_covered() -> Result<(), Uncovered> {
-    if threads::count_matches()? { Ok(()) } else { threads::cover(Duration::from_millis(200)) }
+    if user::is_borrower() || threads::count_matches()? {
+        Ok(())
+    } else {
+        threads::cover(Duration::from_millis(200))
+    }
 }
 
 /// Counts a thread as covered that is never to be guarded: the pager's own, which uses no paged memory in system calls. Before
@@ -166,6 +175,7 @@ pub fn arm_after_fork() -> Result<(), Uncovered> {
     user::note_process();
     threads::reset_after_fork();
     hold::reclaim_after_fork();
+    standing::end_all();
     if is_armed() { threads::arm_current() } else { Ok(()) }
 }
 
@@ -185,8 +195,12 @@ fn hooks() -> Option<&'static Hooks> {
 /// Refuses a call before it starts: the program gets `-errno`, its owner gets `text`.
 fn refuse(errno: i32, text: &'static str) -> isize {
     count(&REFUSED);
+    notice(text);
+    -(errno as isize)
+}
+
+fn notice(text: &'static str) {
     if let Some(hooks) = hooks() {
         (hooks.notice)(text);
     }
-    -(errno as isize)
 }

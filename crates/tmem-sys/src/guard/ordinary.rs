@@ -4,11 +4,11 @@
 
 use super::hold::Holds;
 use super::table::{self, Buf, Len};
-use super::{hooks, refuse, user};
+use super::{hooks, nested, refuse, user};
 use crate::syscall::raw6;
 
 /// What most structures and names fit in, from any offset in the first page.
-const TWO_PAGES: usize = 2 * crate::PAGE_SIZE;
+pub(super) const TWO_PAGES: usize = 2 * crate::PAGE_SIZE;
 /// The longest path; names and other strings are shorter.
 const TEXT: usize = 4096;
 /// `UIO_MAXIOV`: the kernel refuses longer vectors.
@@ -38,10 +38,31 @@ pub(super) fn issue(nr: usize, a: Args) -> isize {
 }
 
 /// Holds the buffers of a call, issues it and lets go.
-pub(super) fn call(nr: usize, a: Args) -> isize {
+pub(super) fn call(nr: usize, mut a: Args) -> isize {
     let mut holds = Holds::new();
     let held = match nr as libc::c_long {
-        libc::SYS_ioctl => holds.range(a[2], ioctl_len(a[1]), true),
+        libc::SYS_epoll_wait | libc::SYS_epoll_pwait | libc::SYS_epoll_pwait2 => {
+            // Not a number of events: the kernel says so.
+            if a[2] as i32 <= 0 {
+                return issue(nr, a);
+            }
+            a[2] = fewer(&mut holds, a[1], a[2] as i32 as usize, EPOLL_EVENT);
+            table_bufs(&mut holds, nr, a)
+        }
+        libc::SYS_getdents | libc::SYS_getdents64 => {
+            a[2] = fewer(&mut holds, a[1], a[2] as u32 as usize, 1);
+            table_bufs(&mut holds, nr, a)
+        }
+        libc::SYS_getrandom => {
+            a[1] = fewer(&mut holds, a[0], a[1].min(i32::MAX as usize), 1);
+            table_bufs(&mut holds, nr, a)
+        }
+        libc::SYS_ioctl => nested::ioctl(&mut holds, a),
+        libc::SYS_seccomp | libc::SYS_prctl | libc::SYS_setsockopt => {
+            table_bufs(&mut holds, nr, a) && nested::filter(&mut holds, nr, a)
+        }
+        libc::SYS_futex_waitv => table_bufs(&mut holds, nr, a) && nested::futexes(&mut holds, a[0], a[1]),
+        FUTEX_REQUEUE => table_bufs(&mut holds, nr, a) && nested::futexes(&mut holds, a[0], 2),
         libc::SYS_process_vm_readv => table_bufs(&mut holds, nr, a) && remote(&mut holds, a, false),
         libc::SYS_process_vm_writev => table_bufs(&mut holds, nr, a) && remote(&mut holds, a, true),
         _ => table_bufs(&mut holds, nr, a),
@@ -109,14 +130,25 @@ pub(super) fn pieces(array: usize, count: usize) -> impl Iterator<Item = Piece> 
 
 /// The far side of `process_vm_readv` and `process_vm_writev` is paged by us where a process names itself.
 fn remote(holds: &mut Holds, a: Args, write: bool) -> bool {
-    if a[0] as i32 == user::pid() {
+    if user::is_own(a[0] as i32) {
         vector(holds, a[3], a[4], write)
     } else {
         holds.range(a[3], a[4].min(MAX_VECTOR) * size_of::<Piece>(), false)
     }
 }
 
-/// The size of the argument is part of most ioctl numbers; the old ones have small structures.
-fn ioctl_len(request: usize) -> usize {
-    ((request >> 16) & 0x3fff).max(TWO_PAGES)
+/// `struct epoll_event`.
+const EPOLL_EVENT: usize = 12;
+/// `futex_requeue`.
+const FUTEX_REQUEUE: libc::c_long = 456;
+
+/// For calls that may give less than they are asked for: how many items can be held now, at least one. What brings in many pages
+/// for one call gives others little room.
+fn fewer(holds: &mut Holds, addr: usize, count: usize, size: usize) -> usize {
+    let Some(hooks) = hooks().filter(|h| count > 0 && (h.owns)(addr, count * size)) else { return count };
+    let most = (hooks.limit)().clamp(TWO_PAGES, FEWER);
+    (holds.prefix(addr, (count * size).min(most), true) / size).max(1)
 }
+
+/// Bytes that are enough for one such call.
+const FEWER: usize = 256 << 10;

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which arguments of which system call point to memory, and how much of it. Pure data; read by `ordinary`.
 //!
-//! Calls that are not listed are not forgotten: each of their arguments that lies in paged memory gets two pages held. Listed as
+//! Calls that take no address are in `numbers`. Calls that are listed nowhere are not forgotten: each of their arguments that lies in paged memory gets two pages held. Listed as
 //! empty are those whose arguments are addresses but not buffers. Transfers of data, messages, masks, new processes and changes
 //! of mappings have their own files.
+
+use super::numbers::NUMBERS;
 
 /// How long a buffer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +104,12 @@ pub(super) fn buffers(nr: usize) -> Option<&'static [Buf]> {
 const fn build() -> [Option<&'static [Buf]>; CALLS] {
     let mut table: [Option<&'static [Buf]>; CALLS] = [None; CALLS];
     let lists = [FILES, SOCKETS, TIME, PROCESS, OTHERS, NUMBERED];
+    let mut none = 0;
+    while none < NUMBERS.len() {
+        assert!(table[NUMBERS[none] as usize].is_none(), "a call is listed twice");
+        table[NUMBERS[none] as usize] = Some(NONE);
+        none += 1;
+    }
     let mut i = 0;
     while i < lists.len() {
         let mut j = 0;
@@ -322,9 +330,6 @@ const OTHERS: List = &[
     (libc::SYS_msync, NONE),
     (libc::SYS_munlock, NONE),
     (libc::SYS_brk, NONE),
-    (libc::SYS_rseq, NONE),
-    (libc::SYS_set_robust_list, NONE),
-    (libc::SYS_set_tid_address, NONE),
     (libc::SYS_shmat, NONE),
     (libc::SYS_shmdt, NONE),
 ];

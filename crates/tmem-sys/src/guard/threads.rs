@@ -8,7 +8,7 @@
 use super::frame::Frame;
 use super::procfs::{self, Task};
 use super::uncovered::{Uncovered, Why};
-use super::{PR_SET_SYSCALL_USER_DISPATCH, is_armed};
+use super::{PR_SET_SYSCALL_USER_DISPATCH, is_armed, mask};
 use crate::lock::RawLock;
 use crate::signals::{self, Blocked, OURS};
 use crate::syscall::{call, getpid, gettid};
@@ -22,6 +22,9 @@ const KEEP_TO_THEMSELVES: [&[u8]; 1] = [b"jemalloc_bg_thd"];
 
 /// Naps that a thread has to answer before it is looked at more closely.
 const PATIENCE: u32 = 20;
+
+/// How much longer a thread has that could run and was not let.
+const TURN_NS: u64 = 2_000_000_000;
 
 /// Threads that can be kept track of.
 const CAPACITY: usize = 4096;
@@ -118,6 +121,7 @@ fn set_dispatch(mode: usize) -> Result<(), crate::Errno> {
 pub(super) fn arm_current() -> Result<(), Uncovered> {
     signals::set_mask(OURS, libc::SIG_UNBLOCK);
     set_dispatch(PR_SYS_DISPATCH_ON).map_err(|e| Uncovered::process(Why::Refused(e.0)))?;
+    mask::keep_alt_stack(mask::alt_stack());
     if COVERED.add(gettid() as u32) { Ok(()) } else { Err(Uncovered::process(Why::TooManyThreads(CAPACITY))) }
 }
 
@@ -149,6 +153,7 @@ fn is_known(tid: i32) -> bool {
 pub(super) fn answer(frame: &mut Frame) {
     if is_armed() && !is_known(gettid()) && set_dispatch(PR_SYS_DISPATCH_ON).is_ok() {
         frame.set_mask(frame.mask() & !OURS);
+        mask::keep_alt_stack(frame.alt_stack());
         COVERED.add(gettid() as u32);
     }
 }
@@ -182,8 +187,9 @@ pub(super) fn cover(timeout: Duration) -> Result<(), Uncovered> {
     covered
 }
 
-fn cover_locked(deadline: u64) -> Result<(), Uncovered> {
+fn cover_locked(mut deadline: u64) -> Result<(), Uncovered> {
     let mut naps = 0u32;
+    let mut waits_for_processor = false;
     loop {
         let mut stranger = None;
         procfs::each_task(|tid| {
@@ -199,7 +205,12 @@ fn cover_locked(deadline: u64) -> Result<(), Uncovered> {
             continue;
         }
         if time::now_ns() >= deadline {
-            return Err(explain(tid));
+            if waits_for_processor || procfs::task(tid).is_none_or(|t| t.state != b'R') {
+                return Err(explain(tid));
+            }
+            // It only waits for its turn, on a machine that is busy with others.
+            waits_for_processor = true;
+            deadline += TURN_NS;
         }
         let nap = [0u64, 100_000];
         // SAFETY: a live `timespec`; no remainder is asked for.

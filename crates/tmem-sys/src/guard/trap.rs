@@ -6,10 +6,12 @@
 //! the stack, the interrupted program's registers as after a plain system call. It is entered with the program's own mask.
 
 use super::frame::Frame;
+use super::ordinary::{Args, TOO_LARGE};
+use super::standing::{Kept, Kind};
 use super::uncovered::{Uncovered, Why};
 use super::{
     CALLS, PR_SET_SYSCALL_USER_DISPATCH, clone, count, descriptors, exec, hold, is_armed, mask, memory,
-    message, ordinary, refer, refuse, threads, transfer,
+    message, ordinary, refer, refuse, standing, threads, transfer,
 };
 use crate::signals;
 use crate::stub;
@@ -109,6 +111,9 @@ fn route(frame: &mut Frame) -> Option<isize> {
         libc::SYS_ppoll => mask::wait_masked(nr, a, 3),
         libc::SYS_epoll_pwait | libc::SYS_epoll_pwait2 => mask::wait_masked(nr, a, 4),
         libc::SYS_pselect6 => mask::pselect6(nr, a),
+        libc::SYS_set_robust_list => named(nr, a, Kind::RobustList, a[1]),
+        libc::SYS_set_tid_address => named(nr, a, Kind::ClearTid, size_of::<i32>()),
+        libc::SYS_rseq => named(nr, a, Kind::Rseq, if a[2] & RSEQ_UNREGISTER == 0 { a[1] } else { 0 }),
         libc::SYS_vmsplice => refer::vmsplice(nr, a),
         libc::SYS_execve => exec::call(nr, a, 0),
         libc::SYS_execveat => exec::call(nr, a, 1),
@@ -116,13 +121,34 @@ fn route(frame: &mut Frame) -> Option<isize> {
             let tid = crate::syscall::gettid();
             threads::remove(tid);
             hold::reclaim_thread(tid);
+            standing::leave(tid);
+            ordinary::issue(nr, a)
+        }
+        // Its other arguments are left-overs: what they point to would be held for ever by a process that borrows this memory.
+        libc::SYS_exit_group => {
+            hold::reclaim_thread(crate::syscall::gettid());
             ordinary::issue(nr, a)
         }
         libc::SYS_io_uring_setup => refuse(libc::ENOSYS, URING),
         libc::SYS_io_setup => refuse(libc::ENOSYS, AIO),
         libc::SYS_prctl if a[0] == PR_SET_SYSCALL_USER_DISPATCH => refuse(libc::EPERM, DISPATCH),
         _ if nr == stub::HELLO => threads::hello(),
+        _ if nr == stub::GOODBYE => clone::goodbye(a[0]),
         _ if message::is_message(nr) => message::call(nr, a),
         _ => ordinary::call(nr, a),
     })
 }
+
+/// A call that names a place (argument 0) which the kernel uses for as long as the thread lives.
+fn named(nr: usize, a: Args, kind: Kind, len: usize) -> isize {
+    let Some(kept) = Kept::new(a[0], if a[0] == 0 { 0 } else { len.min(crate::PAGE_SIZE) }) else {
+        return refuse(libc::ENOMEM, TOO_LARGE);
+    };
+    let answer = ordinary::issue(nr, a);
+    if answer >= 0 {
+        kept.stand(kind);
+    }
+    answer
+}
+
+const RSEQ_UNREGISTER: usize = 1;

@@ -28,15 +28,39 @@ static DIRECT: AtomicI32 = AtomicI32::new(0);
 /// Notes who this process is (again after a fork), and whether it may read itself by `process_vm_readv`.
 pub(super) fn note_process() {
     PID.store(syscall::getpid(), Ordering::Relaxed);
-    let probe = 7u64;
+    let (probe, mut into) = (7u64, 0u64);
     let copied =
-        copy(libc::SYS_process_vm_readv, &raw const probe as usize, &mut MaybeUninit::<u64>::uninit());
+        copy(libc::SYS_process_vm_readv, &raw const probe as usize, &raw mut into as usize, size_of::<u64>());
     DIRECT.store(i32::from(!copied), Ordering::Relaxed);
 }
 
 /// The process that was armed.
 pub(super) fn pid() -> i32 {
     PID.load(Ordering::Relaxed)
+}
+
+/// Whether the caller is another process than the one that was armed: it borrows this memory.
+pub(super) fn is_borrower() -> bool {
+    syscall::getpid() != pid()
+}
+
+/// Whether a process number is the caller's, or that of the process whose memory it borrows.
+pub(super) fn is_own(process: i32) -> bool {
+    process == pid() || process == syscall::getpid()
+}
+
+/// Fills `into` from `addr`, which must be present and held. False where the kernel would answer EFAULT.
+pub(super) fn fetch(addr: usize, into: &mut [u8]) -> bool {
+    let local = into.as_mut_ptr();
+    if copy(libc::SYS_process_vm_readv, addr, local as usize, into.len()) {
+        return true;
+    }
+    if DIRECT.load(Ordering::Relaxed) == 0 || addr < 4096 {
+        return false;
+    }
+    // SAFETY: as in `read`.
+    unsafe { core::ptr::copy_nonoverlapping(addr as *const u8, local, into.len()) };
+    true
 }
 
 /// The value at `addr`, or None where the kernel would answer EFAULT.
@@ -46,7 +70,7 @@ pub(super) fn read<T: Plain>(addr: usize) -> Option<T> {
     if !holds.range(addr, size_of::<T>(), false) {
         return None;
     }
-    if copy(libc::SYS_process_vm_readv, addr, &mut value) {
+    if copy(libc::SYS_process_vm_readv, addr, value.as_mut_ptr() as usize, size_of::<T>()) {
         // SAFETY: all bytes were copied in, and any bytes are a value of a plain type.
         return Some(unsafe { value.assume_init() });
     }
@@ -64,7 +88,7 @@ pub(super) fn write<T: Plain>(addr: usize, value: T) -> bool {
     if !holds.range(addr, size_of::<T>(), true) {
         return false;
     }
-    if copy(libc::SYS_process_vm_writev, addr, &mut local) {
+    if copy(libc::SYS_process_vm_writev, addr, local.as_mut_ptr() as usize, size_of::<T>()) {
         return true;
     }
     if DIRECT.load(Ordering::Relaxed) == 0 || addr < 4096 {
@@ -75,11 +99,18 @@ pub(super) fn write<T: Plain>(addr: usize, value: T) -> bool {
     true
 }
 
-/// Copies between `addr` and `local`; the call tells the direction.
-fn copy<T>(call: libc::c_long, addr: usize, local: &mut MaybeUninit<T>) -> bool {
-    let here = [local.as_mut_ptr() as usize, size_of::<T>()];
-    let there = [addr, size_of::<T>()];
-    let args = [pid() as usize, here.as_ptr() as usize, 1, there.as_ptr() as usize, 1, 0];
-    // SAFETY: `here` is the whole of `local`, exclusively borrowed; the kernel checks `addr` as it does for any call.
-    unsafe { syscall::raw6(call as usize, args) == size_of::<T>() as isize }
+/// Copies between `addr` and `local`, which the caller has for itself; the call tells the direction.
+fn copy(call: libc::c_long, addr: usize, local: usize, len: usize) -> bool {
+    let (here, there) = ([local, len], [addr, len]);
+    let copied = |process: i32| {
+        let args = [process as usize, here.as_ptr() as usize, 1, there.as_ptr() as usize, 1, 0];
+        // SAFETY: `here` is memory of the caller's own, exclusively borrowed; the kernel checks `addr` as it does for any call.
+        unsafe { syscall::raw6(call as usize, args) }
+    };
+    let mut answer = copied(pid());
+    if answer == -(libc::ESRCH as isize) {
+        // A borrower in a new space of process numbers does not see the process that was armed; the memory is its own as well.
+        answer = copied(syscall::getpid());
+    }
+    answer == len as isize
 }

@@ -10,6 +10,7 @@
 mod arena;
 mod cost;
 mod data;
+mod heap;
 mod large;
 mod processes;
 mod signals;
@@ -77,6 +78,16 @@ scenarios! {
     data::mappings_are_protected,
     data::descriptors_are_protected,
     data::refused_interfaces,
+    heap::numbers_hold_nothing,
+    heap::many_buffers,
+    heap::more_than_can_be_held,
+    heap::filters,
+    heap::interfaces,
+    heap::futexes,
+    heap::many_wait_for_a_futex,
+    heap::clone_with_paged_arguments,
+    heap::places_of_a_thread,
+    heap::paged_stack_is_refused,
     large::file_in_windows,
     large::file_vectors_in_windows,
     large::direct_io_in_windows,
@@ -102,6 +113,12 @@ scenarios! {
     processes::fork_child_arms,
     processes::vfork_child,
     processes::exec_with_paged_strings,
+    processes::exec_with_many_arguments,
+    processes::spawn_with_paged_strings,
+    processes::vfork_with_paged_strings,
+    processes::borrower_is_killed_in_a_call,
+    processes::borrower_resets_its_signals,
+    processes::borrower_without_handlers,
     processes::shell,
     signals::restart_in_blocking_read,
     signals::interrupt_in_blocking_read,
@@ -111,6 +128,8 @@ scenarios! {
     signals::old_handler_with_full_mask,
     signals::masked_waits,
     signals::alternate_stack,
+    signals::alternate_stack_in_paged_memory,
+    signals::alternate_stack_from_before,
     signals::actions_are_virtual,
     signals::sent_sigsys_reaches_the_program,
     signals::long_jump_out_of_handler,

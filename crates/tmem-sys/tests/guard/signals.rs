@@ -205,6 +205,80 @@ pub fn alternate_stack() {
     assert_eq!(now.ss_flags, old.ss_flags);
 }
 
+/// Sets an alternate stack in the arena, for which the kernel needs its pages at any moment.
+fn set_paged_stack(offset: usize) -> std::ops::Range<usize> {
+    let place = at(offset, 64 << 10);
+    let new = libc::stack_t { ss_sp: place.ptr(), ss_flags: 0, ss_size: place.len };
+    ok(unsafe { libc::sigaltstack(&raw const new, null_mut()) });
+    place.addr..place.addr + place.len
+}
+
+fn unset_stack() {
+    let none = libc::stack_t { ss_sp: null_mut(), ss_flags: libc::SS_DISABLE, ss_size: 0 };
+    ok(unsafe { libc::sigaltstack(&raw const none, null_mut()) });
+}
+
+fn raise_on(stack: &std::ops::Range<usize>) {
+    ok(unsafe { libc::raise(libc::SIGUSR1) });
+    assert!(stack.contains(&ON_STACK.swap(0, Ordering::SeqCst)));
+}
+
+/// Held from the call that sets it until another takes its place or its thread ends.
+pub fn alternate_stack_in_paged_memory() {
+    arena::arm();
+    handle(libc::SIGUSR1, on_alternate, libc::SA_ONSTACK, false);
+    for i in 0..5 {
+        raise_on(&set_paged_stack(i * MIB + 100));
+    }
+    let here = set_paged_stack(9 * MIB);
+    thread::spawn(|| {
+        raise_on(&set_paged_stack(10 * MIB));
+        raise_on(&set_paged_stack(11 * MIB));
+    })
+    .join()
+    .unwrap();
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        tmem_sys::guard::arm_after_fork().unwrap();
+        raise_on(&here);
+        unsafe { libc::_exit(4) };
+    }
+    let mut status = 0;
+    ok(unsafe { libc::waitpid(pid, &raw mut status, 0) });
+    assert_eq!(status, 4 << 8);
+    raise_on(&here);
+    arena::set_limits(usize::MAX, 4096);
+    let large = libc::stack_t { ss_sp: at(0, 1).ptr(), ss_flags: 0, ss_size: MIB };
+    fails(unsafe { libc::sigaltstack(&raw const large, null_mut()) }, libc::ENOMEM);
+    assert!(arena::last_notice().starts_with("sigaltstack was refused"));
+    arena::set_limits(usize::MAX, usize::MAX);
+    raise_on(&here);
+    unset_stack();
+}
+
+const MIB: usize = 1 << 20;
+
+/// Threads that have one when the guard comes.
+pub fn alternate_stack_from_before() {
+    arena::make();
+    handle(libc::SIGUSR1, on_alternate, libc::SA_ONSTACK, false);
+    let here = set_paged_stack(0);
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let (said, hear) = std::sync::mpsc::channel();
+    let other = thread::spawn(move || {
+        let there = set_paged_stack(MIB);
+        said.send(()).unwrap();
+        wait.recv().unwrap();
+        raise_on(&there);
+    });
+    hear.recv().unwrap();
+    arena::try_arm().unwrap();
+    raise_on(&here);
+    go.send(()).unwrap();
+    other.join().unwrap();
+    unset_stack();
+}
+
 /// The program installs, reads and removes its SIGSYS handler; the guard's stays.
 pub fn actions_are_virtual() {
     arena::arm();
