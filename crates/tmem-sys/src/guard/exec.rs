@@ -22,11 +22,17 @@ const TOO_MUCH: isize = -(libc::E2BIG as isize);
 /// No address of a program's: the kernel answers EFAULT when it comes to it.
 const UNREADABLE: usize = 1;
 
-static AROUND: OnceLock<(fn(), fn())> = OnceLock::new();
+/// What a door has to do around the call.
+struct Around {
+    before: fn(),
+    failed: fn(),
+}
+
+static AROUND: OnceLock<Around> = OnceLock::new();
 
 /// Has one function called just before another program takes this one's place, and one where it does not come to that.
 pub fn around_exec(before: fn(), failed: fn()) {
-    let _ = AROUND.set((before, failed));
+    let _ = AROUND.set(Around { before, failed });
 }
 
 /// Issues `execve` or, with `first` 1, `execveat`.
@@ -45,9 +51,9 @@ pub(super) fn call(nr: usize, mut a: Args, first: usize) -> isize {
         Ok(()) => {
             // Not before: what is to hold for the next program may leave no room for the copies.
             let around = AROUND.get();
-            around.inspect(|(before, _)| before());
+            around.inspect(|around| (around.before)());
             let answer = issue(nr, a);
-            around.inspect(|(_, failed)| failed());
+            around.inspect(|around| (around.failed)());
             answer
         }
         Err(answer) => answer,
