@@ -87,7 +87,7 @@ extern "C" fn child() {
     let mut across = ACROSS.reclaim();
     if let Some((_read, write)) = across.pipe.take() {
         // Held until this process ends: its end tells the parent that nobody reads the shared slots any more.
-        tmem_sys::kept::keep(write.into_raw_fd());
+        tmem_sys::kept::own(write.into_raw_fd());
     }
     for slot in across.slots {
         slot.forget_waiters();

@@ -7,6 +7,7 @@ use crate::patch::Patch;
 use crate::{brk, exec, report, rlimit, space};
 use core::ffi::{c_int, c_long, c_void};
 use tmem_sys::Errno;
+use tmem_sys::guard::close_call;
 use tmem_sys::signals::Blocked;
 
 macro_rules! patches {
@@ -18,7 +19,7 @@ macro_rules! patches {
 const OPTIONAL: bool = true;
 
 /// What is to be replaced, and by what.
-pub fn patches() -> [Patch; 22] {
+pub fn patches() -> [Patch; 26] {
     patches! {
         c"mmap" mmap;
         c"munmap" munmap;
@@ -40,8 +41,13 @@ pub fn patches() -> [Patch; 22] {
         c"prlimit" prlimit;
         c"syscall" tmem_any_call;
         c"execve" exec::tmem_execve;
+        c"close" close;
+        c"dup2" dup2;
+        c"dup3" dup3;
+        c"close_range" close_range, OPTIONAL;
         c"_exit" exit;
-        c"_Fork" fork_here, OPTIONAL;
+        // The last: it is left out where `forks` could not take it over.
+        c"_Fork" fork, OPTIONAL;
     }
 }
 
@@ -165,20 +171,39 @@ extern "C" fn prlimit(
     status(unsafe { rlimit::change(pid, resource, new, old) })
 }
 
-/// What `fork` calls when it has taken the C library's own locks.
-extern "C" fn fork_here() -> c_int {
-    match tmem_sys::fork::fork() {
-        Ok(pid) => pid,
-        Err(e) => {
-            set_errno(e);
-            -1
-        }
-    }
+/// The kernel's answer, where tmem's own descriptors are not open: daemons begin by closing all there may be.
+fn closed(nr: c_long, a: [usize; 3]) -> c_int {
+    let answer = close_call(nr, a);
+    if answer < 0 { fail(answer) as c_int } else { answer as c_int }
+}
+
+extern "C" fn close(fd: c_int) -> c_int {
+    closed(libc::SYS_close, [fd as usize, 0, 0])
+}
+
+extern "C" fn dup2(fd: c_int, to: c_int) -> c_int {
+    closed(libc::SYS_dup2, [fd as usize, to as usize, 0])
+}
+
+extern "C" fn dup3(fd: c_int, to: c_int, flags: c_int) -> c_int {
+    closed(libc::SYS_dup3, [fd as usize, to as usize, flags as usize])
+}
+
+extern "C" fn close_range(first: u32, last: u32, flags: c_int) -> c_int {
+    closed(libc::SYS_close_range, [first as usize, last as usize, flags as usize])
 }
 
 extern "C" fn exit(code: c_int) -> ! {
     report::at_exit();
     space::end_process(code)
+}
+
+/// Also the second half of the C library's `fork`.
+extern "C" fn fork() -> c_int {
+    match tmem_sys::fork::fork() {
+        Ok(pid) => pid,
+        Err(e) => status(Err(e)),
+    }
 }
 
 /// `syscall(2)` for the calls that `tmem_any_call` does not make itself.

@@ -26,7 +26,7 @@ impl Counters {
     pub fn new(name: &str) -> Result<Counters, Errno> {
         let fd = memfd()?;
         let addr = map(fd, 0, 0).inspect_err(|_| close(fd))?;
-        kept::keep(fd);
+        let fd = kept::own(fd);
         let this = Counters { addr, fd };
         this.stamp(name);
         Ok(this)
@@ -55,8 +55,8 @@ impl Counters {
         copy.iter_mut().enumerate().for_each(|(i, v)| *v = self.word(i).load(Ordering::Relaxed));
         let fd = memfd()?;
         map(fd, self.addr, libc::MAP_FIXED).inspect_err(|_| close(fd))?;
-        kept::close(std::mem::replace(&mut self.fd, fd));
-        kept::keep(fd);
+        kept::close(self.fd);
+        self.fd = kept::own(fd);
         copy.iter().enumerate().for_each(|(i, &v)| self.word(i).store(v, Ordering::Relaxed));
         self.word(2).store(getpid() as u64, Ordering::Relaxed);
         Ok(())

@@ -132,7 +132,7 @@ pub fn start(entry: Entry) -> Result<Reach, Errno> {
         slot.adopt(fd);
         if entry == Entry::Thread {
             handler::start(slot)?;
-            kept::start_keeper(fd)?;
+            kept::start_keeper(slot.fd())?;
         }
     }
     if entry == Entry::Signal {

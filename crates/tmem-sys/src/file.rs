@@ -27,8 +27,7 @@ impl SwapDir {
     pub fn open(dir: &Path) -> Result<SwapDir, Errno> {
         let path = CString::new(dir.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
         let fd = open_at(libc::AT_FDCWD, &path, libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC)?;
-        kept::keep(fd);
-        Ok(SwapDir { fd })
+        Ok(SwapDir { fd: kept::own(fd) })
     }
 
     fn make_file(&self) -> Result<i32, Errno> {
@@ -77,8 +76,7 @@ impl SwapFile {
     /// The kernel's: `EACCES`, `EROFS`, `EOPNOTSUPP` where the file system has no unnamed files and no name could be
     /// made and removed either.
     pub fn create(dir: &SwapDir) -> Result<SwapFile, Errno> {
-        let fd = dir.make_file()?;
-        kept::keep(fd);
+        let fd = kept::own(dir.make_file()?);
         let in_memory = is_in_memory(fd);
         let direct = !in_memory && set_direct(fd);
         let file = SwapFile { fd, direct, in_memory, identity: identity(fd) };

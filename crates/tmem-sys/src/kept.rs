@@ -4,8 +4,8 @@
 //!
 //! Law 12: when the last reference to a userfaultfd goes, the kernel forgets the registration, and every page that is out reads
 //! as zeros from then on. Programs do close what they did not open (daemons begin with `closerange`). Where calls are guarded,
-//! such a close is answered with EBADF; where they are not, a keeper holds a second reference, so that the next transfer fails
-//! and ends the process with a report.
+//! such a close is answered with EBADF; where they are not, a door may do the same in the C
+//! library's functions, and a keeper holds a second reference, so that the next transfer fails and ends the process with a report.
 
 use crate::errno::Errno;
 use crate::own;
@@ -28,6 +28,33 @@ pub fn keep(fd: i32) {
     if let Some((word, bit)) = place(fd as usize) {
         word.fetch_or(bit, Ordering::Release);
     }
+}
+
+/// Where tmem's own begin: programs open the lowest, count on their numbers, and put others there by hand.
+const LOWEST: usize = 512;
+
+/// The same open file under a high number, where this process may have that many; `fd` itself where not.
+pub fn raised(fd: i32) -> i32 {
+    // SAFETY: no pointers.
+    let made = unsafe { call(libc::SYS_fcntl, [fd as usize, libc::F_DUPFD_CLOEXEC as usize, LOWEST]) };
+    match made {
+        Ok(high) if fd >= 0 && (fd as usize) < LOWEST => {
+            syscall::close(fd);
+            high as i32
+        }
+        Ok(high) => {
+            syscall::close(high as i32);
+            fd
+        }
+        Err(_) => fd,
+    }
+}
+
+/// A new descriptor becomes tmem's own; its number from then on.
+pub fn own(fd: i32) -> i32 {
+    let fd = raised(fd);
+    keep(fd);
+    fd
 }
 
 /// Closes a descriptor that was kept, or is not known.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Calls of the program that close descriptors. Called by `trap`. Those that are tmem's own look as if they were not open: without
+//! Calls of the program that close descriptors. Called by `trap` and the door. Those that are tmem's own look as if they were not open: without
 //! its userfaultfd a page that is out would read as zeros (law 12). No locks.
 
 use super::ordinary::{Args, issue};
@@ -17,6 +17,13 @@ pub(super) fn call(nr: usize, a: Args) -> Option<isize> {
         libc::SYS_close_range => Some(close_range(nr, a, number(0), number(1))),
         _ => None,
     }
+}
+
+/// For a door that stands in for the C library's functions: such a call's answer, as the kernel's would be. Only the program's own
+/// descriptors are closed.
+pub fn close_call(nr: libc::c_long, a: [usize; 3]) -> isize {
+    let all = [a[0], a[1], a[2], 0, 0, 0];
+    call(nr as usize, all).unwrap_or_else(|| issue(nr as usize, all))
 }
 
 /// Closes the range in the pieces that the kept descriptors leave of it.

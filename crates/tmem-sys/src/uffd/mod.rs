@@ -49,12 +49,10 @@ impl Uffd {
 
     /// Takes a raw descriptor in place of the one held, which is closed.
     pub fn adopt(&self, fd: i32) {
+        let fd = if fd >= 0 { kept::own(fd) } else { fd };
         let old = self.fd.swap(fd, Ordering::AcqRel);
         if old >= 0 {
             kept::close(old);
-        }
-        if fd >= 0 {
-            kept::keep(fd);
         }
     }
 
