@@ -105,4 +105,6 @@ def test_a_parallel_make_has_one_budget_for_its_tree(prepared: Callable[[str], P
     assert told["processes"] > 40
     assert told["evictions"] > 0, told
     assert told["peak_tree"] <= told["ram"], told
-    assert ran.anonymous <= MAKE_RAM + BESIDE < project.plain.anonymous, f"{ran.anonymous >> 20} MiB, plainly {project.plain.anonymous >> 20} MiB"
+    assert ran.anonymous <= MAKE_RAM + BESIDE < project.plain.anonymous, (
+        f"{ran.anonymous >> 20} MiB, plainly {project.plain.anonymous >> 20} MiB"
+    )
