@@ -3,7 +3,8 @@
 
 stress-ng fills memory by 30 methods and verifies it, and works malloc, mremap, madvise, brk, realloc of a growing
 heap, and mappings in many forked processes. Each is bounded by operations or by seconds, and must end by itself with
-exit 0, having done some of its work, and without a word of a failure. memtester locks its memory: with 256 MB of it
+exit 0, having done some of its work, and without a word of a failure. (What mmapfork maps is shared memory, which is
+the kernel's: no process of it has paged memory.) memtester locks its memory: with 256 MB of it
 and a budget of 64 MB it either has its locks refused with the reason, or passes on as much as it could lock.
 
 Needs the packages stress-ng and memtester; what is missing skips its own test and names the package.

@@ -24,7 +24,7 @@ struct region {
 struct actor {
     struct region *regions;
     uint64_t seed, next;
-    long steps;
+    long steps, refused;
     int alone;
 };
 
@@ -36,6 +36,14 @@ static uint64_t draw(struct actor *a) {
 static void fail(const char *what, const struct region *r, size_t page) {
     fprintf(stderr, "space: %s: page %zu of %zu at %p: errno %d\n", what, page, r->pages, (void *)r->at, errno);
     abort();
+}
+
+// A budget that has no room answers ENOMEM: then nothing may have changed, or all of the region is given up. Counted, so that
+// whoever runs this can tell whether it may be.
+static int is_refused(struct actor *a) {
+    if (errno != ENOMEM) return 0;
+    a->refused++;
+    return 1;
 }
 
 // Some pages compress well, some do not at all.
@@ -65,19 +73,27 @@ static void check_all(const struct actor *a) {
         for (size_t p = 0; p < a->regions[i].pages; p++) check(&a->regions[i], p);
 }
 
+static void unmap(struct region *r) {
+    if (r->pages && munmap(r->at, r->pages * PAGE)) fail("munmap", r, 0);
+    r->pages = 0;
+}
+
 static void map(struct actor *a, struct region *r) {
     r->pages = 16 + draw(a) % (MOST / 2);
     int reserve = draw(a) % 4 == 0;
     int flags = MAP_PRIVATE | MAP_ANONYMOUS | (draw(a) % 8 ? 0 : MAP_NORESERVE);
     r->at = mmap(NULL, r->pages * PAGE, reserve ? PROT_NONE : PROT_READ | PROT_WRITE, flags, -1, 0);
-    if (r->at == MAP_FAILED) fail("mmap", r, 0);
-    if (reserve && mprotect(r->at, r->pages * PAGE, PROT_READ | PROT_WRITE)) fail("mprotect of a reservation", r, 0);
+    if (r->at == MAP_FAILED) {
+        if (!is_refused(a)) fail("mmap", r, 0);
+        r->pages = 0;
+        return;
+    }
+    if (reserve && mprotect(r->at, r->pages * PAGE, PROT_READ | PROT_WRITE)) {
+        if (!is_refused(a)) fail("mprotect of a reservation", r, 0);
+        unmap(r);
+        return;
+    }
     memset(r->stamp, 0, r->pages * sizeof *r->stamp);
-}
-
-static void unmap(struct region *r) {
-    if (r->pages && munmap(r->at, r->pages * PAGE)) fail("munmap", r, 0);
-    r->pages = 0;
 }
 
 static void span(struct actor *a, const struct region *r, size_t *from, size_t *n) {
@@ -91,12 +107,17 @@ static void resize(struct actor *a, struct region *r) {
     void *to = NULL;
     if (draw(a) % 3 == 0) { // to an address of its own, where something else was
         to = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (to == MAP_FAILED) fail("mmap", r, 0);
+        if (to == MAP_FAILED) {
+            if (!is_refused(a)) fail("mmap", r, 0);
+            return;
+        }
         flags |= MREMAP_FIXED;
     }
     void *at = mremap(r->at, r->pages * PAGE, pages * PAGE, flags, to);
-    if (at == MAP_FAILED && errno == EFAULT) { // the kernel moves no mapping that has come to be of several parts
+    // The kernel moves no mapping that has come to be of several parts.
+    if (at == MAP_FAILED && (errno == EFAULT || is_refused(a))) {
         if (to) munmap(to, pages * PAGE);
+        for (size_t p = 0; p < r->pages; p++) check(r, p);
         return;
     }
     if (at == MAP_FAILED) fail("mremap", r, 0);
@@ -122,10 +143,14 @@ static void protect(struct actor *a, struct region *r) {
     size_t from, n;
     span(a, r, &from, &n);
     int prot = (const int[]){PROT_READ, PROT_NONE, PROT_READ | PROT_EXEC}[draw(a) % 3];
-    if (mprotect(r->at + from * PAGE, n * PAGE, prot)) fail("mprotect", r, from);
-    if (prot & PROT_READ)
+    int refused = mprotect(r->at + from * PAGE, n * PAGE, prot);
+    if (refused && !is_refused(a)) fail("mprotect", r, from);
+    if (!refused && prot & PROT_READ)
         for (size_t p = from; p < from + n; p++) check(r, p);
-    if (mprotect(r->at + from * PAGE, n * PAGE, PROT_READ | PROT_WRITE)) fail("mprotect back", r, from);
+    if (mprotect(r->at + from * PAGE, n * PAGE, PROT_READ | PROT_WRITE)) {
+        if (!is_refused(a)) fail("mprotect back", r, from);
+        unmap(r);
+    }
 }
 
 static void over(struct actor *a, struct region *r) {
@@ -135,8 +160,12 @@ static void over(struct actor *a, struct region *r) {
     int how = draw(a) % 3;
     if (how == 0 && munmap(at, n * PAGE)) fail("munmap of a part", r, from);
     int prot = how != 2 ? PROT_READ | PROT_WRITE : PROT_NONE;
-    if (mmap(at, n * PAGE, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != at) fail("mmap over", r, from);
-    if (how == 2 && mprotect(at, n * PAGE, PROT_READ | PROT_WRITE)) fail("mprotect after mmap over", r, from);
+    if (mmap(at, n * PAGE, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != at ||
+        (how == 2 && mprotect(at, n * PAGE, PROT_READ | PROT_WRITE))) {
+        if (!is_refused(a)) fail("mmap over", r, from);
+        unmap(r);
+        return;
+    }
     for (size_t p = from; p < from + n; p++) r->stamp[p] = 0;
 }
 
@@ -154,15 +183,23 @@ static void file_over(struct actor *a, struct region *r) {
         r->stamp[from + p] = stamp;
     }
     fflush(f);
-    if (mmap(at, n * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fileno(f), 0) != at) fail("mmap of a file", r, from);
+    if (mmap(at, n * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fileno(f), 0) != at) {
+        if (!is_refused(a)) fail("mmap of a file", r, from);
+        unmap(r);
+        fclose(f);
+        return;
+    }
     for (size_t p = from; p < from + n; p++) check(r, p);
     fclose(f);
     // Back to memory, with its contents: read aside, mapped over, written.
-    unsigned char *copy = malloc(n * PAGE);
+    static _Thread_local unsigned char copy[64 * PAGE]; // not of the heap, which the budget may refuse
     memcpy(copy, at, n * PAGE);
-    if (mmap(at, n * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != at) fail("mmap over a file", r, from);
-    memcpy(at, copy, n * PAGE);
-    free(copy);
+    if (mmap(at, n * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != at) {
+        if (!is_refused(a)) fail("mmap over a file", r, from);
+        unmap(r);
+    } else {
+        memcpy(at, copy, n * PAGE);
+    }
 }
 
 static void children(struct actor *a) {
@@ -230,6 +267,8 @@ int main(int argc, char **argv) {
     }
     act(&actors[0]);
     for (int i = 1; i < n; i++) pthread_join(threads[i], NULL);
-    puts("done");
+    long refused = 0;
+    for (int i = 0; i < n; i++) refused += actors[i].refused;
+    printf("done, %ld refused\n", refused);
     return 0;
 }

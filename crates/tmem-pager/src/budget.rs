@@ -10,6 +10,8 @@ use crate::state::{BATCH, State};
 use crate::stats::Stat;
 use tmem_sys::PAGE_SIZE;
 
+/// Steps without a page less in RAM, beyond those that put pages on standby, after which no more can leave.
+const PATIENCE: usize = 16;
 /// Pages of one step towards a smaller budget.
 const STEP: usize = 4 * BATCH;
 
@@ -30,7 +32,19 @@ impl Pager {
 
     /// Sends pages out until the budget holds, a step at a time.
     pub(crate) fn make_room(&self) -> Result<(), PagerError> {
-        while self.with(State::shrink)? {}
+        let (mut least, mut in_vain) = (usize::MAX, 0);
+        while self.with(State::shrink)? {
+            let frames = self.with(|s| s.frame_count())?;
+            if frames < least {
+                (least, in_vain) = (frames, 0);
+                continue;
+            }
+            // Pages go to standby before they leave. Those that nobody takes go back to where they were, and so on for ever.
+            in_vain += 1;
+            if in_vain > PATIENCE + frames / BATCH {
+                return self.with(State::overshoot);
+            }
+        }
         Ok(())
     }
 

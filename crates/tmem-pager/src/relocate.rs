@@ -107,7 +107,7 @@ impl State {
     }
 
     fn shift_frames(&mut self, page: usize, to: usize, n: usize) -> Result<usize, Errno> {
-        let (mut most, mut tries) = (n, 0);
+        let (mut most, mut tries, mut unshared) = (n, 0, false);
         loop {
             let moved = self.frames.shift(page, most, to);
             self.stats.add(Stat::Moves, 1);
@@ -120,9 +120,9 @@ impl State {
                 Some(Errno::EINVAL) if most > 1 => most = 1,
                 Some(Errno::EINVAL) => return self.copy_over(page, to),
                 // Shared with a forked child, perhaps one long gone: a write of our own unshares it.
-                Some(Errno::EBUSY) if tries == 0 && self.frames.unshare(page, 1).is_ok() => {
+                Some(Errno::EBUSY) if !unshared && self.frames.unshare(page, 1).is_ok() => {
                     self.stats.add(Stat::Unshared, 1);
-                    most = 1;
+                    (most, unshared) = (1, true);
                 }
                 Some(Errno::EBUSY | Errno::EAGAIN | Errno::EINTR) if tries < TRIES => {
                     self.stats.add(Stat::MoveRetries, 1);

@@ -166,19 +166,52 @@ impl Pager {
     /// `Kernel` at the kernel's limit of mappings, since an extent that is cut in two takes more of them; what comes before
     /// has gone then.
     pub fn unmap(&self, addr: usize, bytes: usize) -> Result<(), PagerError> {
-        let range = self.clip(addr, bytes);
         let mut extents = self.extents();
+        self.unmap_in(&mut extents, self.clip(addr, bytes))?;
+        self.count_extents(&extents)?;
+        if self.is_closed() {
+            self.release_empty_runs(extents);
+        }
+        Ok(())
+    }
+
+    fn unmap_in(&self, extents: &mut Extents, range: Range<usize>) -> Result<(), PagerError> {
         let mut from = range.start;
         while let Some(part) = extents.next_part(from, &range) {
             self.with(|s| s.free(&part))??;
             from = part.end;
             extents.cut(&part);
         }
-        self.count_extents(&extents)?;
-        if self.is_closed() {
-            self.release_empty_runs(extents);
-        }
         Ok(())
+    }
+
+    /// As [`Pager::unmap`], and has the range reserved from then on, all of it, as one extent. Nobody can take it in between:
+    /// what is mapped over something never was free.
+    ///
+    /// # Errors
+    /// As [`Pager::unmap`]; `NotOurs` where the range is not in the arena.
+    pub fn claim(&self, addr: usize, bytes: usize) -> Result<(), PagerError> {
+        let range = self.inside(addr, bytes)?;
+        let mut extents = self.open_extents()?;
+        self.unmap_in(&mut extents, range.clone())?;
+        let taken = extents.take_at(&range);
+        self.count_extents(&extents)?;
+        if taken { Ok(()) } else { Err(PagerError::NotOurs) }
+    }
+
+    /// Has the free pages of a range used by what moves there from other pages, which does not grow by it: the budget is not
+    /// asked.
+    ///
+    /// # Errors
+    /// `Closed`; `NotOurs` where the range is not all in extents; `Budget` where there is no room for the tables; `Kernel` at
+    /// the kernel's limit of mappings. Nothing has changed then.
+    pub fn commit_for_moving(&self, addr: usize, bytes: usize) -> Result<(), PagerError> {
+        let range = self.inside(addr, bytes)?;
+        let extents = self.open_extents()?;
+        if !extents.cover(&range) {
+            return Err(PagerError::NotOurs);
+        }
+        self.with(|s| if s.tables_fit(&range) { s.commit(&range) } else { Err(no_tables(&range)) })?
     }
 
     /// What the page at an address is.

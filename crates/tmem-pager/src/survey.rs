@@ -62,14 +62,4 @@ impl Pager {
         })
         .unwrap_or(false)
     }
-
-    /// Makes a range of addresses a reserved extent, whatever was there before.
-    ///
-    /// # Errors
-    /// `NotOurs` outside the arena; `Closed`; as [`Pager::unmap`].
-    pub fn claim(&self, addr: usize, bytes: usize) -> Result<(), PagerError> {
-        let range = self.inside(addr, bytes)?;
-        self.unmap(addr, bytes)?;
-        if self.open_extents()?.take_at(&range) { Ok(()) } else { Err(PagerError::NotOurs) }
-    }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Owns: what happens to the door around `fork`, and the ranges that a child is not to have, or to have empty. Callers: the C
-//! library, in the forking thread; `advice` and `space` for the ranges. Lock order: the break's, the early mappings', the rules',
+//! Owns: what happens to the door around `fork`, and the ranges that a child is not to have, or to have empty. Callers: our
+//! `_Fork`, in the forking thread, which holds the locks of the C library's `malloc`; `advice` and `space` for the ranges. Lock order: the break's, the early mappings', the rules',
 //! then the pager's. The heap's lock comes last of all and is let go of first.
 //!
 //! The pager's arena is inherited whole or not at all, so that the kernel's own marks (`MADV_DONTFORK`, `MADV_WIPEONFORK`) on
@@ -54,8 +54,10 @@ extern "C" fn resume_heap() {
 }
 
 extern "C" fn prepare() {
-    MASK.store(signals::block_all(), Ordering::Relaxed);
+    let mask = signals::block_all();
+    // Only from here on this thread is the only one that forks.
     brk::pause();
+    MASK.store(mask, Ordering::Relaxed);
     early::pause();
     RULES.pause();
     space::OTHERS.pause();
@@ -76,8 +78,9 @@ fn finish() {
     drop(RULES.resume());
     drop(space::OTHERS.resume());
     early::resume();
+    let mask = MASK.load(Ordering::Relaxed);
     brk::resume();
-    signals::restore_mask(MASK.load(Ordering::Relaxed));
+    signals::restore_mask(mask);
 }
 
 /// In a child.

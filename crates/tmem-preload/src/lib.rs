@@ -19,8 +19,10 @@ mod remap;
 mod space;
 
 mod door;
+mod exec;
 mod forks;
 mod ledger;
+mod refusal;
 mod report;
 mod rlimit;
 mod settings;

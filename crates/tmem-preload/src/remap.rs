@@ -2,27 +2,27 @@
 //! Owns: `mremap` where either side is in the arena, or comes into it. Caller: `hooks`, with signals blocked. Locks: the pager's.
 
 use crate::door::{Door, LARGE, door, door_for, errno, touches_arena};
-use crate::early;
-use crate::space::{self, READ_WRITE, Wish, commit, pages, runs};
+use crate::space::{self, READ_WRITE, Wish, pages, runs};
+use crate::{early, rlimit};
 use core::ffi::c_int;
 use std::ops::Range;
 use tmem_pager::Kind;
 use tmem_sys::Errno;
 use tmem_sys::page::PAGE_SIZE;
-use tmem_sys::syscall::call;
+use tmem_sys::syscall::{call, die};
 
 /// `mremap`.
 ///
 /// # Errors
 /// The kernel's; `ENOMEM` also where the budget has no room.
 pub fn remap(at: usize, old: usize, new: usize, flags: c_int, to: usize) -> Result<usize, Errno> {
-    let from = pages(at, old)?;
+    let from = pages(at, old).map_err(|_| Errno::EINVAL)?;
     let fixed = flags & libc::MREMAP_FIXED != 0;
-    let into = if fixed { pages(to, new)? } else { 0..0 };
-    if new == 0 || (from.is_empty() && touches_arena(&(at..at + 1))) {
+    let into = if fixed { pages(to, new).map_err(|_| Errno::EINVAL)? } else { 0..0 };
+    let new = new.checked_next_multiple_of(PAGE_SIZE).ok_or(Errno::EINVAL)?;
+    if !is_sound(from.len(), new, flags) || (from.is_empty() && touches_arena(&(at..at + 1))) {
         return Err(Errno::EINVAL);
     }
-    let new = new.checked_next_multiple_of(PAGE_SIZE).ok_or(Errno::ENOMEM)?;
     match door().filter(|_| touches_arena(&from)) {
         Some(door) => Move { door, from, new, flags, into: fixed.then_some(into) }.run(),
         None if fixed && touches_arena(&into) => {
@@ -43,6 +43,18 @@ pub fn remap(at: usize, old: usize, new: usize, flags: c_int, to: usize) -> Resu
             }
         },
     }
+}
+
+/// Whether the kernel would take these, wherever they are.
+fn is_sound(old: usize, new: usize, flags: c_int) -> bool {
+    const KNOWN: c_int = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
+    const ADDRESSES: usize = 1 << 47;
+    let moves = flags & libc::MREMAP_MAYMOVE != 0;
+    let keeps = flags & libc::MREMAP_DONTUNMAP != 0;
+    flags & !KNOWN == 0
+        && (1..=ADDRESSES).contains(&new)
+        && (moves || flags & libc::MREMAP_FIXED == 0)
+        && (!keeps || (moves && old == new))
 }
 
 /// Gives a range of the arena to the kernel, whatever was there.
@@ -83,6 +95,17 @@ fn grow_into_arena(from: &Range<usize>, new: usize, flags: c_int) -> Option<Resu
     Some(space::unmap(from.start, from.len()).map(|()| at))
 }
 
+/// Law 12.
+const TORN: &str = "a mapping that was moved in part can be moved neither way";
+
+/// Moves a range that the kernel has over another. The old addresses stay mapped where the kernel can do that, so that nobody
+/// else is given them before they are the arena's again.
+fn move_native(run: &Range<usize>, to: usize) -> Result<(), Errno> {
+    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    let kept = native(run.start, run.len(), run.len(), flags | libc::MREMAP_DONTUNMAP, to);
+    kept.or_else(|_| native(run.start, run.len(), run.len(), flags, to)).map(drop)
+}
+
 /// A mapping of the arena that changes its size or place.
 struct Move<'a> {
     door: &'a Door,
@@ -98,19 +121,16 @@ impl Move<'_> {
         if runs(self.door, self.from.clone()).any(|(_, kind)| kind == Kind::Unmapped) {
             return Err(Errno(libc::EFAULT));
         }
-        let keeps_old = self.flags & libc::MREMAP_DONTUNMAP != 0;
+        if !rlimit::permits(self.new.saturating_sub(self.from.len()), pager.committed()) {
+            return Err(Errno::ENOMEM);
+        }
         if let Some(into) = &self.into {
-            if self.flags & libc::MREMAP_MAYMOVE == 0
-                || (into.start < self.from.end && into.end > self.from.start)
-            {
+            if into.start < self.from.end && into.end > self.from.start {
                 return Err(Errno::EINVAL);
             }
             return self.to_fixed(into.clone());
         }
-        if keeps_old {
-            if self.flags & libc::MREMAP_MAYMOVE == 0 || self.new != self.from.len() {
-                return Err(Errno::EINVAL);
-            }
+        if self.flags & libc::MREMAP_DONTUNMAP != 0 {
             return self.elsewhere();
         }
         if self.new <= self.from.len() {
@@ -150,31 +170,43 @@ impl Move<'_> {
         self.carry(into.start)
     }
 
-    /// Carries all runs to reserved memory at `to`, each as what it is, and ends the old mapping.
+    /// Carries all runs to reserved memory at `to`, each as what it is, and ends the old mapping. Where that cannot be done, all
+    /// is where it was: what may be refused comes before anything moves.
     fn carry(&self, to: usize) -> Result<usize, Errno> {
-        let pager = &self.door.pager;
         let len = self.from.len().min(self.new);
+        let (mut managed, mut let_go) = (Vec::new(), Vec::new());
         for (run, kind) in runs(self.door, self.from.start..self.from.start + len) {
-            let there = to + (run.start - self.from.start);
             match kind {
-                Kind::Managed => {
-                    commit(self.door, there..there + run.len())?;
-                    pager.relocate(run.start, there, run.len()).map_err(|e| errno(&e))?;
-                }
-                Kind::LetGo => {
-                    let target = there..there + run.len();
-                    space::hand_over(self.door, &target)?;
-                    // Not worth asking what it is: it stays the kernel's.
-                    space::OTHERS.set(&target, ())?;
-                    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-                    native(run.start, run.len(), run.len(), flags, there)?;
-                    pager.restore(run.start, run.len()).map_err(|e| errno(&e))?;
-                }
+                Kind::Managed => managed.push(run),
+                Kind::LetGo => let_go.push(run),
                 Kind::Reserved | Kind::Unmapped => {}
             }
         }
         if self.new > len {
-            commit(self.door, to + len..to + self.new)?;
+            self.commit(&(to + len..to + self.new))?;
+        }
+        self.prepare(to, &managed, &let_go)?;
+        let there = |run: &Range<usize>| to + (run.start - self.from.start);
+        for (i, run) in managed.iter().enumerate() {
+            if let Err(e) = self.door.pager.relocate(run.start, there(run), run.len()) {
+                self.bring_back(&managed[..i], there);
+                return Err(errno(&e));
+            }
+        }
+        for (i, run) in let_go.iter().enumerate() {
+            if let Err(e) = move_native(run, there(run)) {
+                for run in &let_go[..i] {
+                    let back = there(run)..there(run) + run.len();
+                    if move_native(&back, run.start).is_err() {
+                        die(TORN);
+                    }
+                }
+                self.bring_back(&managed, there);
+                return Err(e);
+            }
+        }
+        for run in &let_go {
+            self.door.pager.restore(run.start, run.len()).map_err(|e| errno(&e))?;
         }
         if self.flags & libc::MREMAP_DONTUNMAP == 0 {
             space::unmap(self.from.start, self.from.len())?;
@@ -182,10 +214,42 @@ impl Move<'_> {
         Ok(to)
     }
 
+    /// Makes the target usable. The limit on address space was asked before, about what is more than there was.
+    fn commit(&self, range: &Range<usize>) -> Result<(), Errno> {
+        crate::ledger::make_room(self.door, range.len());
+        self.door.pager.commit(range.start, range.len()).map_err(|e| errno(&e))
+    }
+
+    /// Makes the places of all runs ready.
+    fn prepare(&self, to: usize, managed: &[Range<usize>], let_go: &[Range<usize>]) -> Result<(), Errno> {
+        let there = |run: &Range<usize>| to + (run.start - self.from.start)..to + (run.end - self.from.start);
+        for run in managed.iter().chain(let_go).map(there) {
+            self.door.pager.commit_for_moving(run.start, run.len()).map_err(|e| errno(&e))?;
+        }
+        for run in let_go.iter().map(there) {
+            self.door.pager.let_go(run.start, run.len()).map_err(|e| errno(&e))?;
+            // Not worth asking what it is: it stays the kernel's.
+            space::OTHERS.set(&run, ())?;
+        }
+        Ok(())
+    }
+
+    fn bring_back(&self, moved: &[Range<usize>], there: impl Fn(&Range<usize>) -> usize) {
+        for run in moved {
+            if self.door.pager.relocate(there(run), run.start, run.len()).is_err() {
+                die(TORN);
+            }
+        }
+    }
+
     /// To an address outside the arena: the contents are copied into memory of the kernel's.
     fn out_of_arena(&self, into: Range<usize>) -> Result<usize, Errno> {
         if runs(self.door, self.from.clone()).any(|(_, kind)| kind != Kind::Managed) {
             return Err(Errno::ENOMEM);
+        }
+        // As for those without privilege: what copies knows no null page.
+        if into.start == 0 {
+            return Err(Errno::EPERM);
         }
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
         let wish = Wish { at: into.start, len: into.len(), prot: READ_WRITE, flags, fd: -1, offset: 0 };

@@ -4,6 +4,7 @@
 
 use crate::door;
 use crate::ledger;
+use crate::refusal::Refusal;
 use crate::settings::Settings;
 use crate::shared::{Head, Of};
 use core::sync::atomic::{AtomicI32, AtomicU64, Ordering};
@@ -39,7 +40,8 @@ pub fn at_exit() {
     }
     let _blocked = Blocked::new();
     ledger::look();
-    if settings.root == pid {
+    let is_root = ledger::is_root(settings);
+    if is_root {
         let told = Told::gather(settings);
         if settings.report {
             write_stderr(&told.text());
@@ -51,7 +53,7 @@ pub fn at_exit() {
         }
     }
     ledger::leave();
-    if settings.root == pid {
+    if is_root {
         ledger::remove(settings);
     }
 }
@@ -75,6 +77,8 @@ struct Told {
     swap_used: u64,
     ratio: f64,
     entry: &'static str,
+    /// Calls that were refused for the budget's sake, by name; none that were not.
+    refusals: Vec<(&'static str, u64)>,
 }
 
 impl Told {
@@ -99,6 +103,11 @@ impl Told {
                 .into_iter()
                 .find(|&entry| entry as u64 + 1 == ledger::head(Head::Entry))
                 .map_or("none", Entry::name),
+            refusals: Refusal::ALL
+                .into_iter()
+                .map(|what| (what.name(), ledger::refusals(what)))
+                .filter(|&(_, times)| times > 0)
+                .collect(),
         }
     }
 
@@ -132,7 +141,17 @@ impl Told {
             mib(self.peak_tree),
             self.entry
         );
+        for (name, times) in &self.refusals {
+            let _ =
+                writeln!(text, "tmem: {name} was refused {times} time(s): the RAM budget has no room for it");
+        }
         text
+    }
+
+    /// The refusals as a JSON object.
+    fn refusals_json(&self) -> String {
+        let each: Vec<_> = self.refusals.iter().map(|(name, times)| format!("\"{name}\":{times}")).collect();
+        format!("{{{}}}", each.join(","))
     }
 
     fn json(&self) -> String {
@@ -147,7 +166,7 @@ impl Told {
         format!(
             "{{\"version\":1,\"program\":\"{program}\",\"pid\":{},\"ram\":{},\"wall_s\":{:.6},\"processes\":{},\
              \"peak_managed\":{},\"peak_resident\":{},\"peak_tree\":{},\"ratio\":{:.4},\"swap_used\":{},\"faults\":{},\
-             \"evictions\":{},\"stall_s\":{:.6},\"managed\":{},\"unmanaged\":{},\"share\":{:.4},\"entry\":\"{}\"}}\n",
+             \"evictions\":{},\"stall_s\":{:.6},\"managed\":{},\"unmanaged\":{},\"share\":{:.4},\"entry\":\"{}\",\"refusals\":{}}}\n",
             self.pid,
             self.ram,
             self.wall_s,
@@ -163,7 +182,8 @@ impl Told {
             self.managed,
             self.unmanaged,
             self.share(),
-            self.entry
+            self.entry,
+            self.refusals_json()
         )
     }
 }

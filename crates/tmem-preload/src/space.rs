@@ -7,6 +7,7 @@
 
 use crate::door::{Door, LARGE, door_for, errno, parts, touches_arena};
 use crate::marks::Marks;
+use crate::refusal::{self, Refusal};
 use crate::{early, forks, ledger, rlimit};
 use core::ffi::c_int;
 use std::ops::Range;
@@ -41,6 +42,13 @@ impl Wish {
             && (self.prot == READ_WRITE || self.prot == libc::PROT_NONE)
     }
 
+    /// Asks the kernel whether it would, by doing it elsewhere for a moment: a call that fails must leave what was there.
+    fn rehearse(&self) -> Result<(), Errno> {
+        let flags = self.flags & !(FIXED | libc::MAP_POPULATE | libc::MAP_LOCKED);
+        let at = Wish { at: 0, flags, ..*self }.native()?;
+        native_unmap(at, self.len)
+    }
+
     /// Has the kernel do it.
     fn native(&self) -> Result<usize, Errno> {
         let (prot, flags) = (self.prot as usize, self.flags as usize);
@@ -59,6 +67,9 @@ pub fn map(wish: &Wish) -> Result<usize, Errno> {
     let Some(len) = wish.len.checked_next_multiple_of(PAGE_SIZE).filter(|&len| len > 0) else {
         return wish.native();
     };
+    if wish.offset as usize % PAGE_SIZE != 0 {
+        return wish.native();
+    }
     if wish.flags & FIXED != 0 {
         return map_fixed(wish, len);
     }
@@ -94,7 +105,7 @@ fn map_managed(door: &Door, wish: &Wish, len: usize) -> Result<Option<usize>, Er
         }
         // A mapping that is never filled may well be of many times the budget.
         Err(_) if len / SPARSE >= door.pager.ram() => Ok(None),
-        Err(why) => Err(errno(&why)),
+        Err(why) => Err(refusal::answer(Refusal::Map, &why)),
     }
 }
 
@@ -114,6 +125,9 @@ fn map_fixed(wish: &Wish, len: usize) -> Result<usize, Errno> {
         && runs(door, range.clone()).any(|(_, kind)| kind != Kind::Unmapped)
     {
         return Err(Errno::EEXIST);
+    }
+    if !wish.is_plain() {
+        wish.rehearse()?;
     }
     forget(&range);
     door.pager.claim(wish.at, len).map_err(|e| errno(&e))?;
@@ -137,7 +151,7 @@ pub static OTHERS: Marks<()> = Marks::new();
 /// `ENOMEM` where the budget cannot spare so much.
 pub fn hand_over(door: &Door, range: &Range<usize>) -> Result<(), Errno> {
     door.pager.commit(range.start, range.len()).map_err(|e| errno(&e))?;
-    door.pager.let_go(range.start, range.len()).map_err(|e| errno(&e))
+    door.pager.let_go(range.start, range.len()).map_err(|e| refusal::answer(Refusal::Protect, &e))
 }
 
 /// Notes that nothing of what was noted of a range holds any more.
@@ -155,7 +169,7 @@ pub fn commit(door: &Door, range: Range<usize>) -> Result<(), Errno> {
         return Err(Errno::ENOMEM);
     }
     ledger::make_room(door, range.len());
-    door.pager.commit(range.start, range.len()).map_err(|e| errno(&e))
+    door.pager.commit(range.start, range.len()).map_err(|e| refusal::answer(Refusal::Map, &e))
 }
 
 /// The runs of one kind in a range of the arena.
@@ -188,7 +202,7 @@ pub fn pages(at: usize, len: usize) -> Result<Range<usize>, Errno> {
 /// # Errors
 /// The kernel's.
 pub fn unmap(at: usize, len: usize) -> Result<(), Errno> {
-    let range = pages(at, len)?;
+    let range = pages(at, len).map_err(|_| Errno::EINVAL)?;
     if range.is_empty() || !touches_arena(&range) {
         early::forget(&range);
         return native_unmap(at, len);
@@ -198,7 +212,7 @@ pub fn unmap(at: usize, len: usize) -> Result<(), Errno> {
             Some(door) => {
                 forget(&part);
                 if part.len() >= LARGE {
-                    ledger::note_peak();
+                    ledger::note_peak(part.len());
                 }
                 door.pager.unmap(part.start, part.len()).map_err(|e| errno(&e))?;
             }

@@ -29,6 +29,9 @@ extern "C" fn begin(_argc: c_int, _argv: *const *const c_char, environment: *con
     door::set_settings(settings);
     rlimit::note_start();
     report::begin();
+    if patch::can(c"_Fork") {
+        tmem_sys::fork::take_over();
+    }
     if forks::register().is_err() {
         door::tell("handlers for fork cannot be registered", "no memory");
         space::end_process(FAILED);
