@@ -19,7 +19,11 @@ _PARTS = ("auth", "billing", "catalogue", "delivery", "gateway", "ledger", "sear
 
 
 def records(path: Path, nbytes: int, seed: int = 1) -> None:
-    """Write about `nbytes` of log records, a line of about 1000 bytes each, their keys in random order."""
+    """Write about `nbytes` of log records with their traces, lines of about 6000 bytes, their keys in random order.
+
+    The lines are long for what is compared: to merge what is in order it looks at a page of each line, a few times.
+    With lines of a page's length or less that is a fault for every page of the file, each time.
+    """
     draw = random.Random(seed)
     messages = [" ".join(words) for words in _sentences(draw, count=3000, words=28, vocabulary=4000)]
     with path.open("w", encoding="ascii") as file:
@@ -32,8 +36,8 @@ def _record(draw: random.Random, messages: list[str]) -> str:
     part, level = draw.choice(_PARTS), draw.choice(_LEVELS)
     number = draw.getrandbits(64)
     tail = ",".join(
-        f'{{"service":"{part}","step":{step},"elapsed_us":{number >> (4 * step) & 0xFFFF},"outcome":"accepted"}}'
-        for step in range(6)
+        f'{{"service":"{part}","step":{step},"elapsed_us":{number >> (step % 16 * 4) & 0xFFF},"outcome":"accepted"}}'
+        for step in range(68)
     )
     return (
         f'{number:016x} {{"level":"{level}","service":"{part}","host":"node-{number % 64:02d}.example.org",'

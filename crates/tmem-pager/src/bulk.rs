@@ -260,6 +260,7 @@ impl State {
             self.pinned -= usize::from(std::mem::take(&mut meta.pins) != 0);
             self.held -= usize::from(std::mem::take(&mut meta.holds) != 0);
             meta.pattern = 0;
+            self.locked -= usize::from(meta.flags & LOCKED != 0);
         }
         // What is locked and dropped (by a call that does not know) stays locked.
         meta.flags &= if release { 0 } else { LOCKED };

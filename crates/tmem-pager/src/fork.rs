@@ -156,6 +156,7 @@ impl State {
             self.forget_copies_out_of_reach();
         }
         self.drop_foreign_holds();
+        self.unlock_all();
         Ok(())
     }
 

@@ -31,6 +31,23 @@ impl Pager {
         self.with(|s| s.unlock(&range))
     }
 
+    /// Ends [`Pager::lock`] for all that is locked.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub fn unlock_all(&self) -> Result<(), PagerError> {
+        self.with(State::unlock_all)
+    }
+
+    /// Bytes that would be locked with those of a range.
+    ///
+    /// # Errors
+    /// `Closed`; `NotOurs` where a page is in no extent.
+    pub fn locked_with(&self, addr: usize, bytes: usize) -> Result<usize, PagerError> {
+        let range = self.covered(addr, bytes)?;
+        self.with(|s| (s.locked + range.filter(|&page| !s.is_locked(page)).count()) * tmem_sys::PAGE_SIZE)
+    }
+
     /// For each page from `addr` on, 1 where it is in RAM and 0 where it is not, as `mincore` answers.
     ///
     /// # Errors
@@ -68,6 +85,7 @@ impl State {
             let meta = &mut self.meta[page];
             if meta.flags & LOCKED == 0 {
                 meta.flags |= LOCKED;
+                self.locked += 1;
                 self.pinned += usize::from(meta.pins == 0);
                 meta.pins = meta.pins.saturating_add(1);
             }
@@ -78,13 +96,29 @@ impl State {
         Ok(())
     }
 
+    fn is_locked(&self, page: usize) -> bool {
+        self.huge.is_marked(page) && self.meta[page].flags & LOCKED != 0
+    }
+
     fn unlock(&mut self, range: &Range<usize>) {
-        let locked = |s: &State, page: usize| s.huge.is_marked(page) && s.meta[page].flags & LOCKED != 0;
+        if self.locked == 0 {
+            return;
+        }
         for page in range.clone() {
-            if locked(self, page) {
+            if self.is_locked(page) {
                 self.meta[page].flags &= !LOCKED;
+                self.locked -= 1;
                 self.unpin(page..page + 1);
             }
+        }
+    }
+
+    /// Also in a forked child, which inherits no locks.
+    pub fn unlock_all(&mut self) {
+        let mut from = 0;
+        while let Some(pages) = self.huge.next_marked(from).filter(|_| self.locked > 0) {
+            from = pages.end;
+            self.unlock(&pages);
         }
     }
 

@@ -129,6 +129,8 @@ pub struct State {
     /// Resident and standby pages whose packed copy is kept.
     pub packed_copies: usize,
     pub pinned: usize,
+    /// Pages that the program has locked in memory.
+    pub locked: usize,
     pub held: usize,
     /// Faults to let pass before reclaim is tried again after it found nothing.
     pub backoff: u32,
@@ -176,6 +178,7 @@ impl State {
             copy_hand: 0,
             packed_copies: 0,
             pinned: 0,
+            locked: 0,
             held: 0,
             backoff: 0,
             overshot: false,

@@ -7,7 +7,6 @@ use crate::refusal::{self, Refusal};
 use crate::space::{pages, runs};
 use crate::{forks, rlimit};
 use core::ffi::c_int;
-use core::sync::atomic::{AtomicUsize, Ordering};
 use std::ops::Range;
 use tmem_pager::{Advice, Kind, Pattern};
 use tmem_sys::signals::Blocked;
@@ -26,7 +25,7 @@ const COLLAPSE: c_int = 25;
 /// # Errors
 /// The kernel's; `EINVAL` for what managed memory does not know.
 pub fn advise(at: usize, len: usize, advice: c_int) -> Result<(), Errno> {
-    let range = pages(at, len)?;
+    let range = pages(at, len).map_err(|_| Errno::EINVAL)?;
     if range.is_empty() || !touches_arena(&range) {
         return native(&range, advice);
     }
@@ -88,9 +87,6 @@ fn covered(at: usize, len: usize) -> Result<Range<usize>, Errno> {
     Ok(start..end.ok_or(Errno::EINVAL)?)
 }
 
-/// Managed bytes that are locked.
-static LOCKED: AtomicUsize = AtomicUsize::new(0);
-
 /// `mlock2`.
 ///
 /// # Errors
@@ -115,7 +111,7 @@ fn lock_part(door: &Door, part: &Range<usize>) -> Result<(), Errno> {
         return Err(Errno::ENOMEM);
     }
     if let Some(limit) = rlimit::lockable()
-        && (LOCKED.load(Ordering::Relaxed) + part.len()) as u64 > limit
+        && door.pager.locked_with(part.start, part.len()).map_err(|e| errno(&e))? as u64 > limit
     {
         return Err(if limit == 0 { Errno::EPERM } else { Errno::ENOMEM });
     }
@@ -123,7 +119,6 @@ fn lock_part(door: &Door, part: &Range<usize>) -> Result<(), Errno> {
         match kind {
             Kind::Managed => {
                 door.pager.lock(run.start, run.len()).map_err(|e| refusal::answer(Refusal::Lock, &e))?;
-                LOCKED.fetch_add(run.len(), Ordering::Relaxed);
             }
             // SAFETY: the program's own memory, by its own wish.
             Kind::LetGo => drop(unsafe { call(libc::SYS_mlock, [run.start, run.len()]) }?),
@@ -148,8 +143,6 @@ pub fn unlock(at: usize, len: usize) -> Result<(), Errno> {
             match kind {
                 Kind::Managed => {
                     door.pager.unlock(run.start, run.len()).map_err(|e| errno(&e))?;
-                    let less = |n: usize| Some(n.saturating_sub(run.len()));
-                    let _ = LOCKED.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
                 }
                 // SAFETY: as above.
                 Kind::LetGo => drop(unsafe { call(libc::SYS_munlock, [run.start, run.len()]) }?),
@@ -166,6 +159,10 @@ pub fn unlock(at: usize, len: usize) -> Result<(), Errno> {
 /// # Errors
 /// The kernel's; `ENOMEM`.
 pub fn lock_all(flags: c_int) -> Result<(), Errno> {
+    const KNOWN: c_int = libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT;
+    if flags & !KNOWN != 0 || flags & !libc::MCL_ONFAULT == 0 {
+        return Err(Errno::EINVAL);
+    }
     // A process that wants all its memory locked gets no pager later.
     if door::door().is_some() || !door::give_up() {
         return Err(refusal::refuse(Refusal::LockAll));
@@ -180,8 +177,7 @@ pub fn lock_all(flags: c_int) -> Result<(), Errno> {
 /// The kernel's.
 pub fn unlock_all() -> Result<(), Errno> {
     if let Some(door) = door::door() {
-        door.pager.unlock(door.arena.start, door.arena.len()).map_err(|e| errno(&e))?;
-        LOCKED.store(0, Ordering::Relaxed);
+        door.pager.unlock_all().map_err(|e| errno(&e))?;
     }
     // SAFETY: no pointers.
     unsafe { call(libc::SYS_munlockall, []) }.map(drop)

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: the program's break, the end of the heap that `malloc` grows. It begins as the kernel's; when it has grown by some MiB it
-//! goes on in the arena: `malloc` takes a break that is somewhere else for one that another has moved. Caller: `hooks`, with
-//! signals blocked. Lock order: this, then the pager's.
+//! goes on in the arena: `malloc` takes a break that is somewhere else for one that another has moved. A program that moves the
+//! break by itself may count on its growing in one piece: for it the kernel's goes on. Caller: `hooks`, with signals blocked.
+//! Lock order: this, then the pager's.
 
 use crate::door::{self, Door, door_for};
-use crate::space;
+use crate::{patch, space};
 use std::ops::Range;
 use tmem_sys::syscall::call;
 use tmem_sys::{Errno, Lock, PAGE_SIZE};
@@ -39,13 +40,13 @@ pub fn change(to: usize) -> Result<(), Errno> {
     Ok(())
 }
 
-/// `sbrk`: the break as it was, or where the new memory begins.
+/// `sbrk`, called from `caller`: the break as it was, or where the new memory begins.
 ///
 /// # Errors
 /// `ENOMEM`.
-pub fn grow(by: isize) -> Result<usize, Errno> {
+pub fn grow(by: isize, caller: usize) -> Result<usize, Errno> {
     let mut heap = HEAP.lock();
-    if heap.is_none() && by > 0 {
+    if heap.is_none() && by > 0 && patch::is_libc(caller) {
         *heap = begin(by as usize);
     }
     if let Some(heap) = &mut *heap {

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: the process's one pager, and when there comes to be one. A program that maps little is left alone: most processes of a
 //! tree (shells, drivers of compilers) are such. Callers: `space`, `brk`, `advice`, `remap`, the ledger's thread, the report.
-//! Lock: that one thread makes the pager; others meanwhile map as if there were none.
+//! Lock: one thread makes the pager, and others that want it wait.
 
 use crate::ledger;
 use crate::rlimit;
 use crate::settings::Settings;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::ops::Range;
 use std::sync::OnceLock;
 use tmem_pager::{Backend, Choice, Config, Pager, PagerError};
 use tmem_store::Dedup;
-use tmem_sys::Errno;
 use tmem_sys::caps::Caps;
 use tmem_sys::entry::Entry;
-use tmem_sys::syscall::write_stderr;
+use tmem_sys::syscall::{give_way, write_stderr};
+use tmem_sys::{Errno, ThreadKey};
 
 /// Mappings from this size on are managed.
 pub const LARGE: usize = 64 << 10;
@@ -30,8 +30,9 @@ pub struct Door {
 
 static SETTINGS: OnceLock<Settings> = OnceLock::new();
 static DOOR: AtomicPtr<Door> = AtomicPtr::new(core::ptr::null_mut());
-/// A thread makes the pager, or it cannot be made.
-static CLAIMED: AtomicBool = AtomicBool::new(false);
+/// The key of the thread that makes the pager; [`SETTLED`] once there is one, or there will be none.
+static MAKER: AtomicU64 = AtomicU64::new(ThreadKey::NONE.bits());
+const SETTLED: u64 = u64::MAX;
 static EARLY_BYTES: AtomicUsize = AtomicUsize::new(0);
 
 /// Before the program's first instruction.
@@ -61,17 +62,34 @@ pub fn door_for(bytes: usize) -> Option<&'static Door> {
     make()
 }
 
-/// No pager is made in this process any more.
+/// No pager is made in this process any more; false where one was made, or is being made.
 pub fn give_up() -> bool {
-    !CLAIMED.swap(true, Ordering::AcqRel)
+    claim(SETTLED)
+}
+
+fn claim(key: u64) -> bool {
+    MAKER.compare_exchange(ThreadKey::NONE.bits(), key, Ordering::AcqRel, Ordering::Acquire).is_ok()
 }
 
 #[cold]
 fn make() -> Option<&'static Door> {
     let settings = settings()?;
-    if CLAIMED.swap(true, Ordering::AcqRel) {
-        return None;
+    let me = ThreadKey::current().bits();
+    if !claim(me) {
+        // It waits for nobody, so that it may be waited for; what it maps itself is the kernel's.
+        let mut turns = 0;
+        while ![SETTLED, me].contains(&MAKER.load(Ordering::Acquire)) {
+            give_way(turns);
+            turns += 1;
+        }
+        return door();
     }
+    let made = make_with(settings);
+    MAKER.store(SETTLED, Ordering::Release);
+    made
+}
+
+fn make_with(settings: &Settings) -> Option<&'static Door> {
     let before = rlimit::mapped_bytes();
     let grant = ledger::join(settings);
     let config = Config {

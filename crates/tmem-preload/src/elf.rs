@@ -89,6 +89,23 @@ impl Library {
         })
     }
 
+    /// The addresses of its instructions, by the program headers at its beginning.
+    pub fn text(&self) -> core::ops::Range<usize> {
+        let mut all = usize::MAX..0;
+        // SAFETY: a loaded object begins with its ELF header, and its program headers are mapped with that.
+        unsafe {
+            let header = &*(self.base as *const libc::Elf64_Ehdr);
+            let entries = (self.base + header.e_phoff as usize) as *const libc::Elf64_Phdr;
+            for entry in core::slice::from_raw_parts(entries, usize::from(header.e_phnum)) {
+                if entry.p_type == libc::PT_LOAD && entry.p_flags & libc::PF_X != 0 {
+                    let start = self.base + entry.p_vaddr as usize;
+                    all = all.start.min(start)..all.end.max(start + entry.p_memsz as usize);
+                }
+            }
+        }
+        all
+    }
+
     /// Where a function begins, and its length.
     pub fn function(&self, name: &CStr) -> Option<(usize, usize)> {
         let hash = gnu_hash(name);

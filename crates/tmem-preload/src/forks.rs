@@ -54,8 +54,10 @@ extern "C" fn resume_heap() {
 }
 
 extern "C" fn prepare() {
-    MASK.store(signals::block_all(), Ordering::Relaxed);
+    let mask = signals::block_all();
+    // Only from here on this thread is the only one that forks.
     brk::pause();
+    MASK.store(mask, Ordering::Relaxed);
     early::pause();
     RULES.pause();
     space::OTHERS.pause();
@@ -76,8 +78,9 @@ fn finish() {
     drop(RULES.resume());
     drop(space::OTHERS.resume());
     early::resume();
+    let mask = MASK.load(Ordering::Relaxed);
     brk::resume();
-    signals::restore_mask(MASK.load(Ordering::Relaxed));
+    signals::restore_mask(mask);
 }
 
 /// In a child.

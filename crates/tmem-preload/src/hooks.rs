@@ -4,7 +4,7 @@
 //! program's that maps memory does not meet a lock of ours held by its own thread.
 
 use crate::patch::Patch;
-use crate::{brk, report, rlimit, space};
+use crate::{brk, exec, report, rlimit, space};
 use core::ffi::{c_int, c_long, c_void};
 use tmem_sys::Errno;
 use tmem_sys::signals::Blocked;
@@ -18,7 +18,7 @@ macro_rules! patches {
 const OPTIONAL: bool = true;
 
 /// What is to be replaced, and by what.
-pub fn patches() -> [Patch; 21] {
+pub fn patches() -> [Patch; 22] {
     patches! {
         c"mmap" mmap;
         c"munmap" munmap;
@@ -28,7 +28,7 @@ pub fn patches() -> [Patch; 21] {
         c"mprotect" mprotect;
         c"pkey_mprotect" pkey_mprotect, OPTIONAL;
         c"brk" change_brk;
-        c"sbrk" sbrk;
+        c"sbrk" tmem_sbrk;
         c"mincore" mincore;
         c"mlock" mlock;
         c"mlock2" mlock2, OPTIONAL;
@@ -39,6 +39,7 @@ pub fn patches() -> [Patch; 21] {
         c"setrlimit" setrlimit;
         c"prlimit" prlimit;
         c"syscall" tmem_any_call;
+        c"execve" exec::tmem_execve;
         c"_exit" exit;
         c"_Fork" fork_here, OPTIONAL;
     }
@@ -113,9 +114,9 @@ extern "C" fn change_brk(to: usize) -> c_int {
     status(quietly(|| brk::change(to)))
 }
 
-/// The break as it was, or `(void *) -1` and `errno`.
-extern "C" fn sbrk(by: isize) -> *mut c_void {
-    address(quietly(|| brk::grow(by)))
+/// The break as it was, or `(void *) -1` and `errno`; `caller` is where it will return to.
+extern "C" fn sbrk(by: isize, caller: usize) -> *mut c_void {
+    address(quietly(|| brk::grow(by, caller)))
 }
 
 extern "C" fn mincore(at: usize, len: usize, answer: *mut u8) -> c_int {
@@ -202,13 +203,37 @@ extern "C" fn memory_call(nr: c_long, a: usize, b: usize, c: usize, d: usize, e:
 
 /// The kernel's answer to a call made by `tmem_any_call` was an error.
 extern "C" fn call_failed(answer: isize) -> c_long {
+    fail(answer)
+}
+
+/// -1, and `errno` by the kernel's answer.
+pub fn fail(answer: isize) -> c_long {
     set_errno(Errno(-answer as i32));
     -1
 }
 
 unsafe extern "C" {
     fn tmem_any_call();
+    fn tmem_sbrk();
 }
+
+// It matters who asks: see `brk`.
+core::arch::global_asm!(
+    r#"
+    .pushsection .text.tmem_sbrk,"ax",@progbits
+    .p2align 4
+    .globl tmem_sbrk
+    .hidden tmem_sbrk
+    .type tmem_sbrk,@function
+tmem_sbrk:
+    movq (%rsp), %rsi
+    jmp {sbrk}
+    .size tmem_sbrk, . - tmem_sbrk
+    .popsection
+"#,
+    sbrk = sym sbrk,
+    options(att_syntax)
+);
 
 // The C library's `syscall`, with the calls that concern memory sent to ours. It is written out because it may return twice
 // (fork) and so has no frame of its own, and because its instruction must not be the stub's: the guard has to see the call.

@@ -13,8 +13,9 @@ use crate::refusal::Refusal;
 use crate::rlimit;
 use crate::settings::Settings;
 use crate::share;
-use crate::shared::{Head, Of, SLOTS, Shared, is_alive};
-use core::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use crate::shared::{Head, Of, SLOTS, Shared};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::OnceLock;
 use tmem_pager::MIN_RAM;
@@ -30,13 +31,35 @@ const STACK: usize = 64 << 10;
 const NO_SLOT: usize = usize::MAX;
 
 static SHARED: OnceLock<Option<Shared>> = OnceLock::new();
+static NAME: OnceLock<CString> = OnceLock::new();
+/// The namespace of this process's number; 0 before it was asked.
+static SPACE: AtomicU64 = AtomicU64::new(0);
 static SLOT: AtomicUsize = AtomicUsize::new(NO_SLOT);
 /// The process whose thread keeps its share.
 static KEEPER: AtomicI32 = AtomicI32::new(0);
 
+/// The ledger, if there is one that can be used.
 fn shared() -> Option<Shared> {
+    static CUT: AtomicBool = AtomicBool::new(false);
+    let shared = opened()?;
+    if CUT.load(Ordering::Relaxed) {
+        return None;
+    }
+    let name = NAME.get()?;
+    if shared.check(name).is_err() {
+        if !CUT.swap(true, Ordering::Relaxed) {
+            door::tell("the budget's ledger was cut short", "this process keeps the share it has");
+        }
+        return None;
+    }
+    Some(shared)
+}
+
+fn opened() -> Option<Shared> {
     *SHARED.get_or_init(|| {
         let settings = door::settings()?;
+        let name = CString::new(settings.ledger.as_os_str().as_bytes()).ok()?;
+        let _ = NAME.set(name);
         let opened = Shared::open(&settings.ledger);
         if let Err(e) = opened {
             door::tell(
@@ -46,6 +69,23 @@ fn shared() -> Option<Shared> {
         }
         opened.ok()
     })
+}
+
+fn space() -> u64 {
+    match SPACE.load(Ordering::Relaxed) {
+        0 => {
+            let space = procfs::namespace();
+            SPACE.store(space, Ordering::Relaxed);
+            space
+        }
+        space => space,
+    }
+}
+
+/// Whether this process is the one that the tree began with: its number may have been given to another, or be one of a namespace.
+pub fn is_root(settings: &Settings) -> bool {
+    let since = head(Head::Since);
+    settings.root == getpid() && (since == 0 || procfs::start_time().is_none_or(|start| start == since))
 }
 
 /// Anonymous memory of this process that is no pager's. While memory is plain it cannot be told from the pager's: then it is what
@@ -65,9 +105,9 @@ fn unmanaged(door: Option<&Door>) -> usize {
     }
 }
 
-/// What a pager may use of a grant.
+/// What a pager may use of a grant. Memory that is not the pager's grows between two looks, too: there is room for a step of it.
 fn for_pager(grant: usize, unmanaged: usize) -> usize {
-    grant.saturating_sub(unmanaged).max(MIN_RAM)
+    grant.saturating_sub(unmanaged + STEP).max(MIN_RAM)
 }
 
 /// Enters this process; the budget its pager begins with.
@@ -75,13 +115,14 @@ pub fn join(settings: &Settings) -> usize {
     let others = unmanaged(None);
     let Some(shared) = shared() else { return for_pager(settings.ram, others) };
     let pid = getpid();
-    let start = procfs::start_time(pid).unwrap_or(0);
-    let grant = shared.alone(|| {
+    let start = procfs::start_time().unwrap_or(0);
+    let grant = shared.alone(space(), || {
         let slot = free_slot(&shared, pid)?;
         let free = free_bytes(&shared, settings.ram);
         let grant = (MIN_RAM + others).max((MIN_RAM + STEP + others).min(free));
         shared.set(slot, Of::Pid, pid as u64);
         shared.set(slot, Of::Start, start);
+        shared.set(slot, Of::Space, space());
         shared.set(slot, Of::Grant, grant as u64);
         shared.set(slot, Of::Usage, others as u64);
         shared.set(slot, Of::Want, grant as u64);
@@ -95,8 +136,9 @@ pub fn join(settings: &Settings) -> usize {
 /// A slot for a process: its own from before an `execve`, else an empty one, else that of a process which is no more.
 fn free_slot(shared: &Shared, pid: i32) -> Option<usize> {
     let of = |slot: usize| shared.slot(slot, Of::Pid);
-    let own = (0..SLOTS).find(|&s| of(s) == pid as u64);
-    let slot = own.or_else(|| (0..SLOTS).find(|&s| of(s) == 0 || !is_alive(of(s) as i32)))?;
+    let space = space();
+    let own = (0..SLOTS).find(|&s| of(s) == pid as u64 && shared.slot(s, Of::Space) == space);
+    let slot = own.or_else(|| (0..SLOTS).find(|&s| !shared.lives(s, space)))?;
     if of(slot) != 0 {
         shared.retire(slot);
     }
@@ -120,7 +162,7 @@ pub fn make_room(door: &Door, bytes: usize) {
         return;
     }
     let ram = shared.head(Head::Ram) as usize;
-    let more = shared.alone(|| {
+    let more = shared.alone(space(), || {
         let more = (needs - has + STEP).min(free_bytes(&shared, ram));
         shared.set(slot, Of::Grant, shared.slot(slot, Of::Grant) + more as u64);
         more
@@ -167,10 +209,11 @@ pub fn look() {
     let others = unmanaged(Some(door));
     publish(&shared, slot, door, others);
     let ram = shared.head(Head::Ram) as usize;
-    let grant = shared.alone(|| {
-        for dead in (0..SLOTS).filter(|&s| shared.slot(s, Of::Pid) != 0) {
-            if !is_alive(shared.slot(dead, Of::Pid) as i32) {
-                shared.retire(dead);
+    let space = space();
+    let grant = shared.alone(space, || {
+        for slot in (0..SLOTS).filter(|&s| shared.slot(s, Of::Pid) != 0) {
+            if !shared.lives(slot, space) {
+                shared.retire(slot);
             }
         }
         let wants = (0..SLOTS).map(|s| shared.slot(s, Of::Want) as usize);
@@ -181,8 +224,9 @@ pub fn look() {
         shared.set(slot, Of::Grant, grant as u64);
         grant
     });
-    let budget = for_pager(grant, others);
-    if budget.abs_diff(door.pager.ram()) >= STEP {
+    let (budget, has) = (for_pager(grant, others), door.pager.ram());
+    // A smaller one holds at once; a larger one is worth the change when it is some larger.
+    if budget < has || budget - has >= STEP {
         let _ = door.pager.set_ram(budget);
     }
 }
@@ -195,7 +239,7 @@ fn publish(shared: &Shared, slot: usize, door: &Door, others: usize) {
     }
     // While memory is plain, what it wants is what it has, and a little to grow.
     let want =
-        if door.pager.is_paging() { door.pager.committed() + MIN_RAM / 4 + others } else { usage + STEP };
+        if door.pager.is_paging() { door.pager.committed() + MIN_RAM / 4 + others } else { usage + 2 * STEP };
     shared.set(slot, Of::Usage, usage as u64);
     shared.set(slot, Of::Want, want.max(MIN_RAM) as u64);
     let peak = |of: Of, value: u64| shared.set(slot, of, shared.slot(slot, of).max(value));
@@ -214,12 +258,14 @@ fn publish(shared: &Shared, slot: usize, door: &Door, others: usize) {
     }
 }
 
-/// Memory is about to be given back: what was in use until now may have been the most. Asked now and then.
-pub fn note_peak() {
+/// So many bytes are about to be given back: what was in use until now may have been the most. Asked now and then, and always
+/// where it is much.
+pub fn note_peak(bytes: usize) {
     static LAST_NS: AtomicU64 = AtomicU64::new(0);
     const BETWEEN_NS: u64 = 5_000_000;
+    const MUCH: usize = 4 << 20;
     let (now, last) = (now_ns(), LAST_NS.load(Ordering::Relaxed));
-    if now - last < BETWEEN_NS
+    if (bytes < MUCH && now.saturating_sub(last) < BETWEEN_NS)
         || LAST_NS.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_err()
     {
         return;
@@ -261,20 +307,18 @@ pub fn leave() {
     if slot != NO_SLOT
         && let Some(shared) = shared()
     {
-        shared.alone(|| shared.retire(slot));
+        shared.alone(space(), || shared.retire(slot));
     }
 }
 
 /// The first program of the tree has ended: its file goes, unless others still use it.
 pub fn remove(settings: &Settings) {
-    let others = |shared: Shared| {
-        (0..SLOTS).map(|s| shared.slot(s, Of::Pid)).any(|pid| pid != 0 && is_alive(pid as i32))
-    };
+    let others = |shared: Shared| (0..SLOTS).any(|s| shared.lives(s, space()));
     if shared().is_some_and(others) {
         return;
     }
     let path = settings.ledger.as_os_str().as_bytes();
-    if let Ok(name) = std::ffi::CString::new(path) {
+    if let Ok(name) = CString::new(path) {
         // SAFETY: a live string.
         let _ = unsafe { call(libc::SYS_unlink, [name.as_ptr() as usize]) };
     }
@@ -283,4 +327,6 @@ pub fn remove(settings: &Settings) {
 /// In a forked child: it has no slot of its own yet. Its memory is its parent's until one of them writes; it joins when it looks.
 pub fn forked() {
     SLOT.store(NO_SLOT, Ordering::Relaxed);
+    SPACE.store(0, Ordering::Relaxed);
+    KEEPER.store(0, Ordering::Relaxed);
 }

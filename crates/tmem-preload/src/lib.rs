@@ -19,6 +19,7 @@ mod remap;
 mod space;
 
 mod door;
+mod exec;
 mod forks;
 mod ledger;
 mod refusal;

@@ -7,6 +7,7 @@
 
 use crate::elf::Library;
 use core::ffi::{CStr, c_int};
+use core::sync::atomic::{AtomicUsize, Ordering};
 use tmem_sys::Errno;
 use tmem_sys::page::PAGE_SIZE;
 use tmem_sys::syscall::{call, die};
@@ -48,6 +49,14 @@ impl core::fmt::Display for Refusal {
 const JUMP: [u8; 6] = [0xff, 0x25, 0, 0, 0, 0];
 const LEN: usize = JUMP.len() + 8;
 
+/// The C library's text.
+static TEXT: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
+
+/// Whether an instruction is the C library's.
+pub fn is_libc(at: usize) -> bool {
+    (TEXT[0].load(Ordering::Relaxed)..TEXT[1].load(Ordering::Relaxed)).contains(&at)
+}
+
 /// Whether a function can be replaced. The GNU C library has `_Fork` from 2.34 on.
 pub fn can(name: &CStr) -> bool {
     Library::libc().is_some_and(|library| library.function(name).is_some_and(|(_, size)| size >= LEN))
@@ -62,6 +71,9 @@ pub fn can(name: &CStr) -> bool {
 /// No other thread exists, and each of ours takes and returns what the function it stands for does.
 pub unsafe fn apply(patches: &[Patch]) -> Result<(), Refusal> {
     let library = Library::libc().ok_or(Refusal::Missing(c"gnu_get_libc_version"))?;
+    let text = library.text();
+    TEXT[0].store(text.start, Ordering::Relaxed);
+    TEXT[1].store(text.end, Ordering::Relaxed);
     let mut places = [0usize; 32];
     assert!(patches.len() <= places.len());
     let (mut low, mut high) = (usize::MAX, 0);

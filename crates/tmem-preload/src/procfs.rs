@@ -27,23 +27,26 @@ pub fn numbers(text: &[u8]) -> impl Iterator<Item = u64> {
         .map(|word| word.iter().fold(0, |n: u64, b| n.wrapping_mul(10).wrapping_add(u64::from(b - b'0'))))
 }
 
-/// When a process began, in the kernel's ticks since it booted: with its number, this names it for good.
-pub fn start_time(pid: i32) -> Option<u64> {
-    let mut path = [0u8; 32];
-    let path = name(&mut path, pid)?;
+/// When this process began, in the kernel's ticks since it booted: with its number, this names it for good.
+pub fn start_time() -> Option<u64> {
     let mut text = [0u8; 1024];
-    let len = read(path, &mut text).ok()?;
+    let len = read(c"/proc/self/stat", &mut text).ok()?;
     // The second field is the program's name in parentheses, which may hold anything; the start is the twenty-second.
     let end = text[..len].iter().rposition(|&b| b == b')')?;
     let field = text[end + 1..len].split(|&b| b == b' ').filter(|w| !w.is_empty()).nth(19)?;
     numbers(field).next()
 }
 
-fn name(into: &mut [u8; 32], pid: i32) -> Option<&CStr> {
-    use std::io::Write;
-    let mut rest = &mut into[..];
-    write!(rest, "/proc/{pid}/stat\0").ok()?;
-    CStr::from_bytes_until_nul(into).ok()
+/// The namespace that this process has its number in; 0 where that is not told.
+pub fn namespace() -> u64 {
+    let mut text = [0u8; 64];
+    let name = c"/proc/self/ns/pid";
+    let at = libc::AT_FDCWD as usize;
+    // SAFETY: a live string, and a live slice of that length.
+    let got = unsafe {
+        call(libc::SYS_readlinkat, [at, name.as_ptr() as usize, text.as_mut_ptr() as usize, text.len()])
+    };
+    got.ok().and_then(|len| numbers(&text[..len]).next()).unwrap_or(0)
 }
 
 /// Whether this thread has a capability in force.

@@ -2,8 +2,8 @@
 //! Owns: `mremap` where either side is in the arena, or comes into it. Caller: `hooks`, with signals blocked. Locks: the pager's.
 
 use crate::door::{Door, LARGE, door, door_for, errno, touches_arena};
-use crate::early;
-use crate::space::{self, READ_WRITE, Wish, commit, pages, runs};
+use crate::space::{self, READ_WRITE, Wish, pages, runs};
+use crate::{early, rlimit};
 use core::ffi::c_int;
 use std::ops::Range;
 use tmem_pager::Kind;
@@ -16,13 +16,13 @@ use tmem_sys::syscall::{call, die};
 /// # Errors
 /// The kernel's; `ENOMEM` also where the budget has no room.
 pub fn remap(at: usize, old: usize, new: usize, flags: c_int, to: usize) -> Result<usize, Errno> {
-    let from = pages(at, old)?;
+    let from = pages(at, old).map_err(|_| Errno::EINVAL)?;
     let fixed = flags & libc::MREMAP_FIXED != 0;
-    let into = if fixed { pages(to, new)? } else { 0..0 };
-    if new == 0 || (from.is_empty() && touches_arena(&(at..at + 1))) {
+    let into = if fixed { pages(to, new).map_err(|_| Errno::EINVAL)? } else { 0..0 };
+    let new = new.checked_next_multiple_of(PAGE_SIZE).ok_or(Errno::EINVAL)?;
+    if !is_sound(from.len(), new, flags) || (from.is_empty() && touches_arena(&(at..at + 1))) {
         return Err(Errno::EINVAL);
     }
-    let new = new.checked_next_multiple_of(PAGE_SIZE).ok_or(Errno::ENOMEM)?;
     match door().filter(|_| touches_arena(&from)) {
         Some(door) => Move { door, from, new, flags, into: fixed.then_some(into) }.run(),
         None if fixed && touches_arena(&into) => {
@@ -43,6 +43,18 @@ pub fn remap(at: usize, old: usize, new: usize, flags: c_int, to: usize) -> Resu
             }
         },
     }
+}
+
+/// Whether the kernel would take these, wherever they are.
+fn is_sound(old: usize, new: usize, flags: c_int) -> bool {
+    const KNOWN: c_int = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
+    const ADDRESSES: usize = 1 << 47;
+    let moves = flags & libc::MREMAP_MAYMOVE != 0;
+    let keeps = flags & libc::MREMAP_DONTUNMAP != 0;
+    flags & !KNOWN == 0
+        && (1..=ADDRESSES).contains(&new)
+        && (moves || flags & libc::MREMAP_FIXED == 0)
+        && (!keeps || (moves && old == new))
 }
 
 /// Gives a range of the arena to the kernel, whatever was there.
@@ -109,19 +121,16 @@ impl Move<'_> {
         if runs(self.door, self.from.clone()).any(|(_, kind)| kind == Kind::Unmapped) {
             return Err(Errno(libc::EFAULT));
         }
-        let keeps_old = self.flags & libc::MREMAP_DONTUNMAP != 0;
+        if !rlimit::permits(self.new.saturating_sub(self.from.len()), pager.committed()) {
+            return Err(Errno::ENOMEM);
+        }
         if let Some(into) = &self.into {
-            if self.flags & libc::MREMAP_MAYMOVE == 0
-                || (into.start < self.from.end && into.end > self.from.start)
-            {
+            if into.start < self.from.end && into.end > self.from.start {
                 return Err(Errno::EINVAL);
             }
             return self.to_fixed(into.clone());
         }
-        if keeps_old {
-            if self.flags & libc::MREMAP_MAYMOVE == 0 || self.new != self.from.len() {
-                return Err(Errno::EINVAL);
-            }
+        if self.flags & libc::MREMAP_DONTUNMAP != 0 {
             return self.elsewhere();
         }
         if self.new <= self.from.len() {
@@ -174,7 +183,7 @@ impl Move<'_> {
             }
         }
         if self.new > len {
-            commit(self.door, to + len..to + self.new)?;
+            self.commit(&(to + len..to + self.new))?;
         }
         self.prepare(to, &managed, &let_go)?;
         let there = |run: &Range<usize>| to + (run.start - self.from.start);
@@ -203,6 +212,12 @@ impl Move<'_> {
             space::unmap(self.from.start, self.from.len())?;
         }
         Ok(to)
+    }
+
+    /// Makes the target usable. The limit on address space was asked before, about what is more than there was.
+    fn commit(&self, range: &Range<usize>) -> Result<(), Errno> {
+        crate::ledger::make_room(self.door, range.len());
+        self.door.pager.commit(range.start, range.len()).map_err(|e| errno(&e))
     }
 
     /// Makes the places of all runs ready.

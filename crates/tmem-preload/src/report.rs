@@ -40,7 +40,8 @@ pub fn at_exit() {
     }
     let _blocked = Blocked::new();
     ledger::look();
-    if settings.root == pid {
+    let is_root = ledger::is_root(settings);
+    if is_root {
         let told = Told::gather(settings);
         if settings.report {
             write_stderr(&told.text());
@@ -52,7 +53,7 @@ pub fn at_exit() {
         }
     }
     ledger::leave();
-    if settings.root == pid {
+    if is_root {
         ledger::remove(settings);
     }
 }

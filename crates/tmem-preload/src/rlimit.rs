@@ -50,6 +50,26 @@ pub fn add_ours(bytes: usize) {
     }
 }
 
+/// Before another program takes this one's place, which has no arena: the kernel's limit becomes the program's own. The hard one
+/// stays, which could not be raised again should it come to nothing.
+pub fn leave() {
+    set_soft(SOFT.load(Ordering::Relaxed));
+}
+
+/// It came to nothing.
+pub fn stay() {
+    set_soft(SOFT.load(Ordering::Relaxed).saturating_add(OURS.load(Ordering::Relaxed) as u64));
+}
+
+fn set_soft(soft: u64) {
+    if SOFT.load(Ordering::Relaxed) != UNLIMITED
+        && OURS.load(Ordering::Relaxed) > 0
+        && let Some(limit) = kernel(libc::RLIMIT_AS)
+    {
+        let _ = ask(0, libc::RLIMIT_AS as i32, Some(&Limit { soft: soft.min(limit.hard), ..limit }));
+    }
+}
+
 /// Whether the program may map so many bytes more, `managed` of its bytes being in the arena.
 pub fn permits(bytes: usize, managed: usize) -> bool {
     let soft = SOFT.load(Ordering::Relaxed);

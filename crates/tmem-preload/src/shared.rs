@@ -5,6 +5,7 @@
 //! The file is made by `tmem run`: a header of one page, then slots of 128 bytes, one for each process with a pager.
 
 use crate::refusal::Refusal;
+use core::ffi::CStr;
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -25,6 +26,9 @@ pub enum Head {
     Version = 1,
     /// The tree's budget.
     Ram = 2,
+    /// When the first process of the tree began.
+    Since = 4,
+    /// Which process holds the lock.
     Holder = 5,
     /// Processes that ever had a pager.
     Joined = 6,
@@ -59,6 +63,8 @@ pub enum Of {
     SwapUsed = 11,
     Packed = 12,
     PackedInto = 13,
+    /// The namespace of the process's number.
+    Space = 15,
 }
 
 impl Of {
@@ -154,31 +160,66 @@ impl Shared {
         }
     }
 
-    /// Does something that no other process does meanwhile. Not within itself.
-    pub fn alone<R>(&self, work: impl FnOnce() -> R) -> R {
-        let me = getpid() as u64;
+    /// Does something that no other process does meanwhile. Not within itself. `space` is the namespace of this process's number.
+    pub fn alone<R>(&self, space: u64, work: impl FnOnce() -> R) -> R {
+        // A process holds it for microseconds; one that was killed, or stopped in between, for ever. No more is at stake than
+        // sums that are found anew four times a second: what cannot be had in a second is taken.
+        const TURNS: u32 = 64;
+        const LONG: u32 = 10_000;
+        let me = space << 32 | getpid() as u64;
         let holder = self.head_word(Head::Holder);
         let mut turns = 0;
         while let Err(other) = holder.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed) {
-            // A process holds it for microseconds; one that was killed, for ever.
-            if turns > 64 && !is_alive(other as i32) {
+            let gone = turns > TURNS && other >> 32 == space & LOW && !is_alive(other as i32);
+            if gone || turns > LONG {
                 let _ = holder.compare_exchange(other, 0, Ordering::Relaxed, Ordering::Relaxed);
             }
             give_way(turns);
             turns += 1;
         }
         let done = work();
-        holder.store(0, Ordering::Release);
+        let _ = holder.compare_exchange(me, 0, Ordering::Release, Ordering::Relaxed);
         done
     }
+
+    /// Whether a slot's process is one, as far as a process of `space` can tell: numbers of other namespaces say nothing here.
+    pub fn lives(&self, slot: usize, space: u64) -> bool {
+        let pid = self.slot(slot, Of::Pid);
+        pid != 0 && (self.slot(slot, Of::Space) != space || is_alive(pid as i32))
+    }
+
+    /// Puts zeros in place of a file that was cut short, which must not be touched any more.
+    ///
+    /// # Errors
+    /// The kernel's, where it was: then it can no longer be used.
+    pub fn check(&self, path: &CStr) -> Result<(), Errno> {
+        // SAFETY: plain data.
+        let mut about: libc::stat = unsafe { core::mem::zeroed() };
+        let into = &raw mut about as usize;
+        // SAFETY: a live string, and a live place of the kernel's layout.
+        let asked =
+            unsafe { call(libc::SYS_newfstatat, [libc::AT_FDCWD as usize, path.as_ptr() as usize, into, 0]) };
+        // Where the name leads nowhere, or not from here, the file is as it was.
+        if asked.is_err() || about.st_size as usize >= BYTES {
+            return Ok(());
+        }
+        let prot = (libc::PROT_READ | libc::PROT_WRITE) as usize;
+        let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED) as usize;
+        // SAFETY: over our own mapping, which is reached as atomics only.
+        unsafe { call(libc::SYS_mmap, [self.0, BYTES, prot, flags, usize::MAX, 0]) }?;
+        Err(Errno(libc::EIO))
+    }
 }
+
+/// What is kept of a namespace beside a process's number.
+const LOW: u64 = 0xffff_ffff;
 
 fn place(slot: usize, of: Of) -> usize {
     PAGE_SIZE / 8 + slot * SLOT_BYTES / 8 + of as usize
 }
 
 /// Whether there is a process of this number.
-pub fn is_alive(pid: i32) -> bool {
+fn is_alive(pid: i32) -> bool {
     // SAFETY: no pointers, no signal.
     let answer = unsafe { call(libc::SYS_kill, [pid as usize, 0]) };
     answer != Err(Errno(libc::ESRCH))

@@ -42,6 +42,13 @@ impl Wish {
             && (self.prot == READ_WRITE || self.prot == libc::PROT_NONE)
     }
 
+    /// Asks the kernel whether it would, by doing it elsewhere for a moment: a call that fails must leave what was there.
+    fn rehearse(&self) -> Result<(), Errno> {
+        let flags = self.flags & !(FIXED | libc::MAP_POPULATE | libc::MAP_LOCKED);
+        let at = Wish { at: 0, flags, ..*self }.native()?;
+        native_unmap(at, self.len)
+    }
+
     /// Has the kernel do it.
     fn native(&self) -> Result<usize, Errno> {
         let (prot, flags) = (self.prot as usize, self.flags as usize);
@@ -60,6 +67,9 @@ pub fn map(wish: &Wish) -> Result<usize, Errno> {
     let Some(len) = wish.len.checked_next_multiple_of(PAGE_SIZE).filter(|&len| len > 0) else {
         return wish.native();
     };
+    if wish.offset as usize % PAGE_SIZE != 0 {
+        return wish.native();
+    }
     if wish.flags & FIXED != 0 {
         return map_fixed(wish, len);
     }
@@ -115,6 +125,9 @@ fn map_fixed(wish: &Wish, len: usize) -> Result<usize, Errno> {
         && runs(door, range.clone()).any(|(_, kind)| kind != Kind::Unmapped)
     {
         return Err(Errno::EEXIST);
+    }
+    if !wish.is_plain() {
+        wish.rehearse()?;
     }
     forget(&range);
     door.pager.claim(wish.at, len).map_err(|e| errno(&e))?;
@@ -189,7 +202,7 @@ pub fn pages(at: usize, len: usize) -> Result<Range<usize>, Errno> {
 /// # Errors
 /// The kernel's.
 pub fn unmap(at: usize, len: usize) -> Result<(), Errno> {
-    let range = pages(at, len)?;
+    let range = pages(at, len).map_err(|_| Errno::EINVAL)?;
     if range.is_empty() || !touches_arena(&range) {
         early::forget(&range);
         return native_unmap(at, len);
@@ -199,7 +212,7 @@ pub fn unmap(at: usize, len: usize) -> Result<(), Errno> {
             Some(door) => {
                 forget(&part);
                 if part.len() >= LARGE {
-                    ledger::note_peak();
+                    ledger::note_peak(part.len());
                 }
                 door.pager.unmap(part.start, part.len()).map_err(|e| errno(&e))?;
             }
