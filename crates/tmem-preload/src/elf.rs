@@ -91,7 +91,7 @@ impl Library {
 
     /// The addresses of its instructions, by the program headers at its beginning.
     pub fn text(&self) -> core::ops::Range<usize> {
-        let mut all = usize::MAX..0;
+        let mut all = core::ops::Range { start: usize::MAX, end: 0 };
         // SAFETY: a loaded object begins with its ELF header, and its program headers are mapped with that.
         unsafe {
             let header = &*(self.base as *const libc::Elf64_Ehdr);

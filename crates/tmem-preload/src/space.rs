@@ -67,7 +67,7 @@ pub fn map(wish: &Wish) -> Result<usize, Errno> {
     let Some(len) = wish.len.checked_next_multiple_of(PAGE_SIZE).filter(|&len| len > 0) else {
         return wish.native();
     };
-    if wish.offset as usize % PAGE_SIZE != 0 {
+    if !(wish.offset as usize).is_multiple_of(PAGE_SIZE) {
         return wish.native();
     }
     if wish.flags & FIXED != 0 {
