@@ -33,6 +33,8 @@ impl Pager {
     /// Sends pages out until the budget holds, a step at a time.
     pub(crate) fn make_room(&self) -> Result<(), PagerError> {
         let (mut least, mut in_vain) = (usize::MAX, 0);
+        // Where no more could leave the last time, little is tried: each try costs as much as one that succeeds.
+        let is_known = self.with(|s| s.overshot)?;
         while self.with(State::shrink)? {
             let frames = self.with(|s| s.frame_count())?;
             if frames < least {
@@ -41,7 +43,7 @@ impl Pager {
             }
             // Pages go to standby before they leave. Those that nobody takes go back to where they were, and so on for ever.
             in_vain += 1;
-            if in_vain > PATIENCE + frames / BATCH {
+            if in_vain > if is_known { 1 } else { PATIENCE + frames / BATCH } {
                 return self.with(State::overshoot);
             }
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Owns: what happens to the door around `fork`, and the ranges that a child is not to have, or to have empty. Callers: our
-//! `_Fork`, in the forking thread, which holds the locks of the C library's `malloc`; `advice` and `space` for the ranges. Lock order: the break's, the early mappings', the rules',
+//! Owns: what happens to the door around `fork`, and the ranges that a child is not to have, or to have empty. Callers: the fork
+//! that stands in for `_Fork`, or the C library, in the forking thread; `advice` and `space` for the ranges. Lock order: the break's, the early mappings', the rules',
 //! then the pager's. The heap's lock comes last of all and is let go of first.
 //!
 //! The pager's arena is inherited whole or not at all, so that the kernel's own marks (`MADV_DONTFORK`, `MADV_WIPEONFORK`) on

@@ -48,7 +48,8 @@ pub fn patches() -> [Patch; 27] {
         c"dup3" dup3;
         c"close_range" close_range, OPTIONAL;
         c"_exit" exit;
-        c"_Fork" fork_here, OPTIONAL;
+        // The last: it is left out where `forks` could not take it over.
+        c"_Fork" fork, OPTIONAL;
     }
 }
 
@@ -199,20 +200,17 @@ extern "C" fn close_range(first: u32, last: u32, flags: c_int) -> c_int {
     closed(libc::SYS_close_range, [first as usize, last as usize, flags as usize])
 }
 
-/// What `fork` calls when it has taken the C library's own locks.
-extern "C" fn fork_here() -> c_int {
-    match tmem_sys::fork::fork() {
-        Ok(pid) => pid,
-        Err(e) => {
-            set_errno(e);
-            -1
-        }
-    }
-}
-
 extern "C" fn exit(code: c_int) -> ! {
     report::at_exit();
     space::end_process(code)
+}
+
+/// Also the second half of the C library's `fork`.
+extern "C" fn fork() -> c_int {
+    match tmem_sys::fork::fork() {
+        Ok(pid) => pid,
+        Err(e) => status(Err(e)),
+    }
 }
 
 /// `syscall(2)` for the calls that `tmem_any_call` does not make itself.

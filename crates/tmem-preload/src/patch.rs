@@ -57,9 +57,9 @@ pub fn is_libc(at: usize) -> bool {
     (TEXT[0].load(Ordering::Relaxed)..TEXT[1].load(Ordering::Relaxed)).contains(&at)
 }
 
-/// Whether a function can be replaced. The GNU C library has `_Fork` from 2.34 on.
-pub fn can(name: &CStr) -> bool {
-    Library::libc().is_some_and(|library| library.function(name).is_some_and(|(_, size)| size >= LEN))
+/// Whether the C library has a function that can be replaced.
+pub fn has(name: &CStr) -> bool {
+    Library::libc().and_then(|library| library.function(name)).is_some_and(|(_, size)| size >= LEN)
 }
 
 /// Puts all jumps in place, or none.

@@ -30,15 +30,14 @@ extern "C" fn begin(_argc: c_int, _argv: *const *const c_char, environment: *con
     rlimit::note_start();
     exec::begin();
     report::begin();
-    if patch::can(c"_Fork") {
-        tmem_sys::fork::take_over();
-    }
+    let patches = hooks::patches();
+    let takes_fork = patch::has(c"_Fork") && tmem_sys::fork::take_over();
     if forks::register().is_err() {
         door::tell("handlers for fork cannot be registered", "no memory");
         space::end_process(FAILED);
     }
     // SAFETY: constructors run before any thread is made; each of the replacements has its counterpart's signature.
-    if let Err(why) = unsafe { patch::apply(&hooks::patches()) } {
+    if let Err(why) = unsafe { patch::apply(&patches[..patches.len() - usize::from(!takes_fork)]) } {
         door::tell("this program cannot be served", &why.to_string());
         space::end_process(FAILED);
     }

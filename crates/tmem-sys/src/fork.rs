@@ -1,35 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Owns: what is called around `fork`: registered with the C library, or called by a `fork` of our own that stands in for the C
-//! library's `_Fork`. Callers: the pager's `fork` module, the store's `host`, the preload door. Each part of the process has
-//! handlers of its own; one may wait for a lock whose holder waits for another part's only if that part registered before it.
-//!
-//! Where the C library's heap is paged its own handlers come too early and too late: `fork` takes the locks of `malloc` between
-//! them, which lie in paged memory, and whose holders wait for ours; the child touches the heap before they come. `_Fork` is
-//! what `fork` calls with all that done.
+//! Owns: the handlers around a fork: their registration with the C library, or, where a door stands in for `_Fork`, the fork itself.
+//! Callers: the pager's `fork` module, the store's `host`, the doors. Each part of the process has handlers of its own; one may
+//! wait for a lock whose holder waits for another part's only if that part registered before it.
 
 use crate::errno::Errno;
 use crate::kept;
 use crate::lock::Lock;
-use crate::syscall::{call, die};
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::syscall::call;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Parts of the process that have handlers of their own.
 const MOST: usize = 8;
 
-/// Whether [`fork`] stands in for the C library's `_Fork`.
-static OURS: AtomicBool = AtomicBool::new(false);
-/// What is called around [`fork`], in the order of registration: before, in the parent, in the child.
-static AROUND: [[AtomicUsize; 3]; MOST] = [const { [const { AtomicUsize::new(0) }; 3] }; MOST];
-
-/// From here on whoever registers is called by [`fork`], and not by the C library. Before anybody has registered.
-pub fn take_over() {
-    OURS.store(true, Ordering::Relaxed);
+#[derive(Clone, Copy)]
+struct Handlers {
+    prepare: extern "C" fn(),
+    parent: extern "C" fn(),
+    child: extern "C" fn(),
 }
+
+static ALL: Lock<[Option<Handlers>; MOST]> = Lock::new([None; MOST]);
+/// The C library knows none of them: they are called by [`fork`].
+static OURS: AtomicBool = AtomicBool::new(false);
 
 /// Has the three functions called around every `fork` that the C library makes, for the rest of the process. The same
 /// three are registered once, however often they are given. Those registered last are called first before the fork,
-/// and last after it. `vfork`, `posix_spawn` and raw `clone` call none of them, `_Fork` only where it is ours.
+/// and last after it. `vfork`, `posix_spawn` and raw `clone` call none of them, nor does `_Fork` where it is the C library's.
 ///
 /// # Errors
 /// `ENOMEM`.
@@ -38,107 +35,86 @@ pub fn register(
     parent: extern "C" fn(),
     child: extern "C" fn(),
 ) -> Result<(), Errno> {
-    static DONE: Lock<[usize; MOST]> = Lock::new([0; MOST]);
-    let this = prepare as *const () as usize;
-    let mut done = DONE.lock();
-    if done.contains(&this) {
+    let mut all = ALL.lock();
+    if all.iter().flatten().any(|known| known.prepare as usize == prepare as usize) {
         return Ok(());
     }
-    let index = done.iter().position(|known| *known == 0).ok_or(Errno::ENOMEM)?;
-    if OURS.load(Ordering::Relaxed) {
-        let all = [prepare, parent, child];
-        AROUND[index]
-            .iter()
-            .zip(all)
-            .for_each(|(at, f)| at.store(f as *const () as usize, Ordering::Relaxed));
-        done[index] = this;
-        return Ok(());
+    let place = all.iter_mut().find(|known| known.is_none()).ok_or(Errno::ENOMEM)?;
+    if !OURS.load(Ordering::Relaxed) {
+        // SAFETY: the three are plain functions of this library, which is never unloaded while handlers remain
+        // (the C library drops them with the object that registered them).
+        let code =
+            unsafe { libc::pthread_atfork(Some(cast(prepare)), Some(cast(parent)), Some(cast(child))) };
+        if code != 0 {
+            return Err(Errno(code));
+        }
     }
-    // SAFETY: the three are plain functions of this library, which is never unloaded while handlers remain
-    // (the C library drops them with the object that registered them).
-    let code = unsafe { libc::pthread_atfork(Some(cast(prepare)), Some(cast(parent)), Some(cast(child))) };
-    if code != 0 {
-        return Err(Errno(code));
-    }
-    done[index] = this;
+    *place = Some(Handlers { prepare, parent, child });
     Ok(())
+}
+
+/// Before any of them is registered: whether they can be left to [`fork`], as they are from then on.
+pub fn take_over() -> bool {
+    let can = tid_address().is_ok();
+    OURS.store(can, Ordering::Relaxed);
+    can
+}
+
+/// What the C library's `_Fork` does, with the handlers around it. `fork` comes here with the locks of `malloc` held: a thread
+/// that holds one of those may need a page, and gets it as long as none of our own locks is held by one that waits for it.
+///
+/// # Errors
+/// The kernel's.
+pub fn fork() -> Result<i32, Errno> {
+    let all = *ALL.lock();
+    let (tid, robust) = (tid_address()?, robust_list());
+    all.iter().rev().flatten().for_each(|of| (of.prepare)());
+    let flags = libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID | libc::SIGCHLD;
+    // SAFETY: the child is a copy of the process; the kernel writes this thread's number where the C library has it.
+    let made = unsafe { call(libc::SYS_clone, [flags as usize, 0, 0, tid, 0]) };
+    if made == Ok(0) {
+        renew_robust_list(robust);
+        all.iter().flatten().for_each(|of| (of.child)());
+    } else {
+        all.iter().flatten().for_each(|of| (of.parent)());
+    }
+    made.map(|pid| pid as i32)
+}
+
+/// Where the C library has this thread's number.
+fn tid_address() -> Result<usize, Errno> {
+    const GET_TID_ADDRESS: usize = 40;
+    let mut at = 0usize;
+    // SAFETY: the kernel writes one word into a live variable.
+    unsafe { call(libc::SYS_prctl, [GET_TID_ADDRESS, &raw mut at as usize, 0, 0, 0])? };
+    if at == 0 { Err(Errno::EINVAL) } else { Ok(at) }
+}
+
+/// The head of this thread's list of robust mutexes, as it told the kernel; 0 for none.
+fn robust_list() -> usize {
+    let (mut head, mut len) = (0usize, 0usize);
+    // SAFETY: the kernel writes a word into each live variable.
+    let got = unsafe { call(libc::SYS_get_robust_list, [0, &raw mut head as usize, &raw mut len as usize]) };
+    if got.is_ok() && len == ROBUST_WORDS * size_of::<usize>() { head } else { 0 }
+}
+
+const ROBUST_WORDS: usize = 3;
+
+/// In a child, which holds none of its parent's mutexes. The C library keeps the list's end in the word before its head.
+fn renew_robust_list(head: usize) {
+    if head == 0 {
+        return;
+    }
+    // SAFETY: the C library's own list of this thread, which is the only one.
+    unsafe {
+        (head as *mut usize).write(head);
+        (head as *mut usize).sub(1).write(head);
+        let _ = call(libc::SYS_set_robust_list, [head, ROBUST_WORDS * size_of::<usize>()]);
+    }
 }
 
 fn cast(f: extern "C" fn()) -> unsafe extern "C" fn() {
     f
-}
-
-/// The C library's `_Fork`, with what was registered around it: the child's number, 0 in the child.
-///
-/// # Errors
-/// The kernel's; the parent's handlers were called then.
-pub fn fork() -> Result<i32, Errno> {
-    const PREPARE: usize = 0;
-    const PARENT: usize = 1;
-    const CHILD: usize = 2;
-    let thread = Thread::this();
-    AROUND.iter().rev().for_each(|part| run(&part[PREPARE]));
-    let flags = libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID | libc::SIGCHLD;
-    // SAFETY: a copy of the process goes on from here on a copy of the stack; the address is the thread's own for its number.
-    let answer = unsafe { call(libc::SYS_clone, [flags as usize, 0, 0, thread.number_at, 0]) };
-    if answer == Ok(0) {
-        thread.forget_robust_mutexes();
-        AROUND.iter().for_each(|part| run(&part[CHILD]));
-    } else {
-        AROUND.iter().for_each(|part| run(&part[PARENT]));
-    }
-    answer.map(|pid| pid as i32)
-}
-
-fn run(handler: &AtomicUsize) {
-    let at = handler.load(Ordering::Relaxed);
-    if at != 0 {
-        // SAFETY: only `register` stores there, and only such functions.
-        unsafe { core::mem::transmute::<usize, extern "C" fn()>(at)() }
-    }
-}
-
-/// What the C library has the kernel know of a thread.
-struct Thread {
-    /// Where its number is.
-    number_at: usize,
-    /// Its list of robust mutexes, and how long the list's head is.
-    robust: usize,
-    robust_len: usize,
-}
-
-impl Thread {
-    fn this() -> Thread {
-        const PR_GET_TID_ADDRESS: usize = 40;
-        let mut thread = Thread { number_at: 0, robust: 0, robust_len: 0 };
-        // SAFETY: the kernel writes one word each into live variables.
-        let known = unsafe {
-            call(libc::SYS_prctl, [PR_GET_TID_ADDRESS, &raw mut thread.number_at as usize, 0, 0, 0]).and_then(
-                |_| {
-                    let (head, len) = (&raw mut thread.robust, &raw mut thread.robust_len);
-                    call(libc::SYS_get_robust_list, [0, head as usize, len as usize])
-                },
-            )
-        };
-        if known.is_err() || thread.number_at == 0 {
-            die("the kernel does not tell what a fork must set anew (CONFIG_CHECKPOINT_RESTORE is missing)");
-        }
-        thread
-    }
-
-    /// In the child: the mutexes are the parent's.
-    fn forget_robust_mutexes(&self) {
-        if self.robust == 0 {
-            return;
-        }
-        // SAFETY: the GNU C library's own list: its end points to the head, and so does the word before, the list's other end.
-        unsafe {
-            let head = self.robust as *mut usize;
-            head.write(self.robust);
-            head.sub(1).write(self.robust);
-            let _ = call(libc::SYS_set_robust_list, [self.robust, self.robust_len]);
-        }
-    }
 }
 
 /// A pipe by whose end-of-file a parent knows that a child, and all that the child forked, are gone: the read end
