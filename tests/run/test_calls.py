@@ -60,11 +60,11 @@ def test_limits_are_the_programs_own_and_end_with_it(tmp_path: Path, entry: str)
 
 def test_threads_of_other_libraries_do_not_run_while_the_c_library_is_changed(tmp_path: Path) -> None:
     library = tmp_path / "libbeginner.so"
-    subprocess.run([str(GCC), "-shared", "-fPIC", "-o", library, HERE / "beginner.c"], check=True, timeout=60)
+    subprocess.run([str(GCC), "-shared", "-fPIC", "-o", str(library), str(HERE / "beginner.c")], check=True, timeout=60)
     source = tmp_path / "main.c"
     source.write_text("extern volatile int stop; int main(void) { stop = 1; return 0; }")
     program = tmp_path / "main"
-    command = [str(GCC), "-o", program, source, f"-L{tmp_path}", "-lbeginner", f"-Wl,-rpath,{tmp_path}"]
+    command = [str(GCC), "-o", str(program), str(source), f"-L{tmp_path}", "-lbeginner", f"-Wl,-rpath,{tmp_path}"]
     subprocess.run(command, check=True, timeout=60)
     for _ in range(15):  # without care one in four fails
         _output([*TMEM, "run", "--ram", "64M", "--", str(program)])
