@@ -7,15 +7,25 @@
 
 use crate::rlimit;
 use core::ffi::c_long;
+use tmem_sys::guard;
+
+/// Where system calls are guarded, the guard needs room before the call: it is told what else is to be done.
+pub fn begin() {
+    guard::around_exec(rlimit::leave, rlimit::stay);
+}
 
 /// The kernel's limit becomes the program's own.
 extern "C" fn before() {
-    rlimit::leave();
+    if !guard::is_armed() {
+        rlimit::leave();
+    }
 }
 
 /// There is no such program, or the like: this one goes on.
 extern "C" fn failed(answer: isize) -> c_long {
-    rlimit::stay();
+    if !guard::is_armed() {
+        rlimit::stay();
+    }
     crate::hooks::fail(answer)
 }
 

@@ -3,6 +3,7 @@
 //! program and the C library itself, in any thread, from anywhere. Calls `space` with signals blocked, so that a handler of the
 //! program's that maps memory does not meet a lock of ours held by its own thread.
 
+use crate::altstack::{self, Stack};
 use crate::patch::Patch;
 use crate::{brk, exec, report, rlimit, space};
 use core::ffi::{c_int, c_long, c_void};
@@ -19,7 +20,7 @@ macro_rules! patches {
 const OPTIONAL: bool = true;
 
 /// What is to be replaced, and by what.
-pub fn patches() -> [Patch; 26] {
+pub fn patches() -> [Patch; 27] {
     patches! {
         c"mmap" mmap;
         c"munmap" munmap;
@@ -41,6 +42,7 @@ pub fn patches() -> [Patch; 26] {
         c"prlimit" prlimit;
         c"syscall" tmem_any_call;
         c"execve" exec::tmem_execve;
+        c"sigaltstack" sigaltstack;
         c"close" close;
         c"dup2" dup2;
         c"dup3" dup3;
@@ -171,6 +173,11 @@ extern "C" fn prlimit(
     status(unsafe { rlimit::change(pid, resource, new, old) })
 }
 
+extern "C" fn sigaltstack(new: *const Stack, old: *mut Stack) -> c_int {
+    // SAFETY: the program's pointers, as the kernel would have used them.
+    status(quietly(|| unsafe { altstack::change(new, old) }))
+}
+
 /// The kernel's answer, where tmem's own descriptors are not open: daemons begin by closing all there may be.
 fn closed(nr: c_long, a: [usize; 3]) -> c_int {
     let answer = close_call(nr, a);
@@ -193,17 +200,17 @@ extern "C" fn close_range(first: u32, last: u32, flags: c_int) -> c_int {
     closed(libc::SYS_close_range, [first as usize, last as usize, flags as usize])
 }
 
-extern "C" fn exit(code: c_int) -> ! {
-    report::at_exit();
-    space::end_process(code)
-}
-
 /// Also the second half of the C library's `fork`.
 extern "C" fn fork() -> c_int {
     match tmem_sys::fork::fork() {
         Ok(pid) => pid,
         Err(e) => status(Err(e)),
     }
+}
+
+extern "C" fn exit(code: c_int) -> ! {
+    report::at_exit();
+    space::end_process(code)
 }
 
 /// `syscall(2)` for the calls that `tmem_any_call` does not make itself.

@@ -12,6 +12,7 @@ mod hooks;
 mod patch;
 
 mod advice;
+mod altstack;
 mod brk;
 mod early;
 mod marks;

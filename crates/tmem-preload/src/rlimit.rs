@@ -19,6 +19,8 @@ const UNLIMITED: u64 = u64::MAX;
 
 /// Address space of ours, in bytes.
 static OURS: AtomicUsize = AtomicUsize::new(0);
+/// What the pager maps later for what it sends out, at most: the budget. While there is an arena the kernel leaves room for it.
+static ROOM: AtomicUsize = AtomicUsize::new(0);
 /// The program's soft limit on address space.
 static SOFT: AtomicU64 = AtomicU64::new(UNLIMITED);
 
@@ -40,14 +42,20 @@ pub fn arena_bytes() -> usize {
 /// Notes that the arena and its tables were made: they count no more.
 pub fn add_ours(bytes: usize) {
     OURS.fetch_add(bytes, Ordering::Relaxed);
+    ROOM.store(crate::door::settings().map_or(0, |s| s.ram), Ordering::Relaxed);
     let soft = SOFT.load(Ordering::Relaxed);
     if soft != UNLIMITED
         && let Some(limit) = kernel(libc::RLIMIT_AS)
     {
         // Where the hard limit is in the way, the program has less room than it was promised.
-        let raised = Limit { soft: soft.saturating_add(bytes as u64).min(limit.hard), hard: limit.hard };
+        let raised = Limit { soft: soft.saturating_add(extra()).min(limit.hard), hard: limit.hard };
         let _ = ask(0, libc::RLIMIT_AS as i32, Some(&raised));
     }
+}
+
+/// What the kernel's limit is above the program's.
+fn extra() -> u64 {
+    (OURS.load(Ordering::Relaxed) + ROOM.load(Ordering::Relaxed)) as u64
 }
 
 /// Before another program takes this one's place, which has no arena: the kernel's limit becomes the program's own. The hard one
@@ -58,7 +66,7 @@ pub fn leave() {
 
 /// It came to nothing.
 pub fn stay() {
-    set_soft(SOFT.load(Ordering::Relaxed).saturating_add(OURS.load(Ordering::Relaxed) as u64));
+    set_soft(SOFT.load(Ordering::Relaxed).saturating_add(extra()));
 }
 
 fn set_soft(soft: u64) {
@@ -110,7 +118,7 @@ pub unsafe fn change(pid: i32, resource: i32, new: *const Limit, old: *mut Limit
     // SAFETY: passed on to the caller.
     let wanted = unsafe { new.as_ref() }.copied();
     let own = resource == libc::RLIMIT_AS as i32 && (pid == 0 || pid == getpid());
-    let ours = OURS.load(Ordering::Relaxed) as u64;
+    let ours = extra();
     let more = |limit: u64| if limit == UNLIMITED { limit } else { limit.saturating_add(ours) };
     let less = |limit: u64| if limit == UNLIMITED { limit } else { limit.saturating_sub(ours) };
     let asked = wanted.map(|l| if own { Limit { soft: more(l.soft), hard: more(l.hard) } } else { l });

@@ -9,6 +9,7 @@ use super::hold::Holds;
 use super::ordinary::{Args, TOO_LARGE, issue};
 use super::{hooks, refuse, user};
 use crate::PAGE_SIZE;
+use std::sync::OnceLock;
 
 /// More than the kernel takes of strings and pointers to them together (6 MiB).
 const ROOM: usize = 16 << 20;
@@ -20,6 +21,13 @@ const MAX_STRING: usize = 32 * PAGE_SIZE;
 const TOO_MUCH: isize = -(libc::E2BIG as isize);
 /// No address of a program's: the kernel answers EFAULT when it comes to it.
 const UNREADABLE: usize = 1;
+
+static AROUND: OnceLock<(fn(), fn())> = OnceLock::new();
+
+/// Has one function called just before another program takes this one's place, and one where it does not come to that.
+pub fn around_exec(before: fn(), failed: fn()) {
+    let _ = AROUND.set((before, failed));
+}
 
 /// Issues `execve` or, with `first` 1, `execveat`.
 pub(super) fn call(nr: usize, mut a: Args, first: usize) -> isize {
@@ -34,7 +42,14 @@ pub(super) fn call(nr: usize, mut a: Args, first: usize) -> isize {
         Ok::<(), isize>(())
     })();
     match copied {
-        Ok(()) => issue(nr, a),
+        Ok(()) => {
+            // Not before: what is to hold for the next program may leave no room for the copies.
+            let around = AROUND.get();
+            around.inspect(|(before, _)| before());
+            let answer = issue(nr, a);
+            around.inspect(|(_, failed)| failed());
+            answer
+        }
         Err(answer) => answer,
     }
 }

@@ -39,6 +39,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use core::time::Duration;
 
 pub use descriptors::close_call;
+pub use exec::around_exec;
 pub use uncovered::{Uncovered, Why};
 
 /// What [`Hooks::hold`] answers: how many bytes from the start are present and held, and what to release them by.

@@ -229,7 +229,6 @@ static void advises(void) {
 
 static void locks(void) {
     unsigned char *p = fresh(), v[SIZE / PAGE];
-    TRY(mlock(p, HUGE_LEN));
     TRY(mlock2(p, PAGE, 64));
     TRY(mlock(p + 5, 0));
     TRY(munlock(p + 5, 0));
