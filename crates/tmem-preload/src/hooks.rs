@@ -4,7 +4,7 @@
 //! program's that maps memory does not meet a lock of ours held by its own thread.
 
 use crate::patch::Patch;
-use crate::{brk, exec, report, rlimit, space};
+use crate::{brk, exec, masks, report, rlimit, space};
 use core::ffi::{c_int, c_long, c_void};
 use tmem_sys::Errno;
 use tmem_sys::signals::Blocked;
@@ -18,7 +18,7 @@ macro_rules! patches {
 const OPTIONAL: bool = true;
 
 /// What is to be replaced, and by what.
-pub fn patches() -> [Patch; 22] {
+pub fn patches() -> [Patch; 23] {
     patches! {
         c"mmap" mmap;
         c"munmap" munmap;
@@ -41,6 +41,7 @@ pub fn patches() -> [Patch; 22] {
         c"syscall" tmem_any_call;
         c"execve" exec::tmem_execve;
         c"_exit" exit;
+        c"pthread_sigmask" pthread_sigmask;
         c"_Fork" fork_here, OPTIONAL;
     }
 }
@@ -174,6 +175,12 @@ extern "C" fn fork_here() -> c_int {
             -1
         }
     }
+}
+
+/// The number of an error is its answer.
+extern "C" fn pthread_sigmask(how: c_int, set: *const u64, old: *mut u64) -> c_int {
+    // SAFETY: the program's pointers, as the C library would have used them.
+    unsafe { masks::change(how, set, old) }.err().map_or(0, |e| e.0)
 }
 
 extern "C" fn exit(code: c_int) -> ! {

@@ -15,6 +15,7 @@ mod advice;
 mod brk;
 mod early;
 mod marks;
+mod masks;
 mod remap;
 mod space;
 
