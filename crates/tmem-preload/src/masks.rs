@@ -23,12 +23,8 @@ const BYTES: usize = 8;
 pub unsafe fn change(how: c_int, set: *const u64, old: *mut u64) -> Result<(), Errno> {
     let mut was = 0u64;
     // SAFETY: the caller's promise.
-    let wanted = if set.is_null() {
-        0
-    } else {
-        unsafe { set.read() }
-        &!RESERVED
-    };
+    let asked = if set.is_null() { 0 } else { unsafe { set.read() } };
+    let wanted = asked & !RESERVED;
     let takes = how != libc::SIG_UNBLOCK && wanted & OURS != 0 && ours_are_needed();
     let wanted = if takes { wanted & !OURS } else { wanted };
     let new = if set.is_null() { core::ptr::null() } else { &raw const wanted };
