@@ -6,7 +6,7 @@
 use crate::ledger;
 use crate::rlimit;
 use crate::settings::Settings;
-use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::ops::Range;
 use std::sync::OnceLock;
 use tmem_pager::{Backend, Choice, Config, Pager, PagerError};
@@ -132,6 +132,27 @@ fn choice(told: Choice) -> Choice {
     }
 }
 
+/// Whether faults, or system calls that are guarded, come as signals here.
+pub fn needs_signals() -> bool {
+    static NEEDED: OnceLock<bool> = OnceLock::new();
+    *NEEDED.get_or_init(|| {
+        settings().is_some_and(|s| match choice(s.faults) {
+            Choice::Only(entry) => Caps::probe().guarded(entry),
+            Choice::Auto => true,
+        })
+    })
+}
+
+/// Memory cannot be paged, so that allocations which pass the budget are refused: told once, with the thread or object that
+/// stands in the way and the remedy.
+#[cold]
+fn tell_unpageable(why: &str) {
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    if !TOLD.swap(true, Ordering::Relaxed) {
+        tell("memory cannot be paged, so what passes the budget is refused with ENOMEM", why);
+    }
+}
+
 /// A line on standard error.
 pub fn tell(what: &str, why: &str) {
     write_stderr("tmem: ");
@@ -146,7 +167,11 @@ pub fn errno(error: &PagerError) -> Errno {
     match error {
         PagerError::Kernel(_, e) | PagerError::Swap(e, _) => *e,
         PagerError::NotOurs => Errno::EINVAL,
-        PagerError::Budget(_) | PagerError::Unsupported(_) | PagerError::Closed => Errno::ENOMEM,
+        PagerError::Unsupported(why) => {
+            tell_unpageable(why);
+            Errno::ENOMEM
+        }
+        PagerError::Budget(_) | PagerError::Closed => Errno::ENOMEM,
     }
 }
 

@@ -91,7 +91,7 @@ impl Library {
 
     /// The addresses of its instructions, by the program headers at its beginning.
     pub fn text(&self) -> core::ops::Range<usize> {
-        let mut all = core::ops::Range { start: usize::MAX, end: 0 };
+        let (mut low, mut high) = (usize::MAX, 0);
         // SAFETY: a loaded object begins with its ELF header, and its program headers are mapped with that.
         unsafe {
             let header = &*(self.base as *const libc::Elf64_Ehdr);
@@ -99,11 +99,12 @@ impl Library {
             for entry in core::slice::from_raw_parts(entries, usize::from(header.e_phnum)) {
                 if entry.p_type == libc::PT_LOAD && entry.p_flags & libc::PF_X != 0 {
                     let start = self.base + entry.p_vaddr as usize;
-                    all = all.start.min(start)..all.end.max(start + entry.p_memsz as usize);
+                    low = low.min(start);
+                    high = high.max(start + entry.p_memsz as usize);
                 }
             }
         }
-        all
+        low..high
     }
 
     /// Where a function begins, and its length.

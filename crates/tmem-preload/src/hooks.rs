@@ -5,7 +5,7 @@
 
 use crate::altstack::{self, Stack};
 use crate::patch::Patch;
-use crate::{brk, exec, report, rlimit, space};
+use crate::{brk, exec, masks, report, rlimit, space};
 use core::ffi::{c_int, c_long, c_void};
 use tmem_sys::Errno;
 use tmem_sys::guard::close_call;
@@ -20,7 +20,7 @@ macro_rules! patches {
 const OPTIONAL: bool = true;
 
 /// What is to be replaced, and by what.
-pub fn patches() -> [Patch; 27] {
+pub fn patches() -> [Patch; 28] {
     patches! {
         c"mmap" mmap;
         c"munmap" munmap;
@@ -48,6 +48,7 @@ pub fn patches() -> [Patch; 27] {
         c"dup3" dup3;
         c"close_range" close_range, OPTIONAL;
         c"_exit" exit;
+        c"pthread_sigmask" pthread_sigmask;
         // The last: it is left out where `forks` could not take it over.
         c"_Fork" fork, OPTIONAL;
     }
@@ -200,17 +201,23 @@ extern "C" fn close_range(first: u32, last: u32, flags: c_int) -> c_int {
     closed(libc::SYS_close_range, [first as usize, last as usize, flags as usize])
 }
 
-extern "C" fn exit(code: c_int) -> ! {
-    report::at_exit();
-    space::end_process(code)
-}
-
 /// Also the second half of the C library's `fork`.
 extern "C" fn fork() -> c_int {
     match tmem_sys::fork::fork() {
         Ok(pid) => pid,
         Err(e) => status(Err(e)),
     }
+}
+
+/// The number of an error is its answer.
+extern "C" fn pthread_sigmask(how: c_int, set: *const u64, old: *mut u64) -> c_int {
+    // SAFETY: the program's pointers, as the C library would have used them.
+    unsafe { masks::change(how, set, old) }.err().map_or(0, |e| e.0)
+}
+
+extern "C" fn exit(code: c_int) -> ! {
+    report::at_exit();
+    space::end_process(code)
 }
 
 /// `syscall(2)` for the calls that `tmem_any_call` does not make itself.

@@ -16,6 +16,7 @@ mod altstack;
 mod brk;
 mod early;
 mod marks;
+mod masks;
 mod remap;
 mod space;
 

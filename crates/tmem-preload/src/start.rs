@@ -3,7 +3,7 @@
 //! mapped here and no descriptor opened: a program that needs no pager pays for the jumps alone.
 
 use crate::settings::{Settings, VARIABLE};
-use crate::{door, exec, forks, hooks, patch, report, rlimit, space};
+use crate::{door, exec, forks, hooks, masks, patch, report, rlimit, space};
 use core::ffi::{CStr, c_char, c_int};
 
 type Begin = extern "C" fn(c_int, *const *const c_char, *const *const c_char);
@@ -30,6 +30,7 @@ extern "C" fn begin(_argc: c_int, _argv: *const *const c_char, environment: *con
     rlimit::note_start();
     exec::begin();
     report::begin();
+    masks::begin();
     let patches = hooks::patches();
     let takes_fork = patch::has(c"_Fork") && tmem_sys::fork::take_over();
     if forks::register().is_err() {
