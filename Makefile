@@ -12,7 +12,7 @@ FUZZ_SECONDS ?= 60
 NATIVE := Cargo.toml setup.py $(wildcard Cargo.lock) $(shell find crates -name '*.rs' -o -name Cargo.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build counting test test-rust test-python lint long stress fuzz sanitize fmt bench bounds docs clean
+.PHONY: help demo build counting test test-rust test-python lint long programs stress fuzz sanitize fmt bench bounds docs clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ test-python: build counting
 long: build ## the marked long tests, and page states and hosts under every order of threads
 	$(BIN)/python -m pytest -q -m long
 	RUSTFLAGS="--cfg loom" cargo test -p tmem-pager -p tmem-store --test loom --release --quiet --target-dir target/loom
+
+programs: build ## whole programs, stressors and CPython's own tests under tmem run (with what apt provides; PROGRAMS=-k... for some)
+	$(BIN)/python -m pytest -q -m programs tests/programs $(PROGRAMS)
 
 stress: build ## ten minutes each at a host and at arrays, every byte compared, every law asked (TMEM_STRESS_SECONDS, _SEED)
 	cargo test -p tmem-store --test stress --release -- --ignored --nocapture

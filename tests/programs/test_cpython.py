@@ -28,7 +28,7 @@ from tools.programs.launch import Job, Ran, launch
 SECONDS = 500.0
 RAM = 48 << 20
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(SECONDS + 60)]
+pytestmark = [pytest.mark.programs, pytest.mark.timeout(SECONDS + 60)]
 
 MODULES = (
     "test_mmap",

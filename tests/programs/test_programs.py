@@ -28,7 +28,7 @@ from tests.programs.tmemrun import RAM, SECONDS, Under, assert_paged
 from tools.programs.catalogue import MAKE, PROGRAMS, Program
 from tools.programs.launch import Ran, launch
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(2 * SECONDS + 60)]
+pytestmark = [pytest.mark.programs, pytest.mark.timeout(2 * SECONDS + 60)]
 
 # These with the entry that a user without privilege has, too: their system calls read and write paged buffers.
 WITH_SIGNALS = ("sort", "gcc", "sqlite")

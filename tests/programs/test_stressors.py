@@ -21,7 +21,7 @@ import pytest
 from tests.programs.tmemrun import Under
 from tools.programs.launch import Job
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.programs, pytest.mark.timeout(300)]
 
 SECONDS = 200.0
 

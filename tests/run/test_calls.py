@@ -64,7 +64,8 @@ def test_threads_of_other_libraries_do_not_run_while_the_c_library_is_changed(tm
     source = tmp_path / "main.c"
     source.write_text("extern volatile int stop; int main(void) { stop = 1; return 0; }")
     program = tmp_path / "main"
-    command = [str(GCC), "-o", str(program), str(source), f"-L{tmp_path}", "-lbeginner", f"-Wl,-rpath,{tmp_path}"]
+    linking = ["-o", str(program), str(source), f"-L{tmp_path}", "-lbeginner", f"-Wl,-rpath,{tmp_path}"]
+    command = [str(GCC), *linking]
     subprocess.run(command, check=True, timeout=60)
     for _ in range(15):  # without care one in four fails
         _output([*TMEM, "run", "--ram", "64M", "--", str(program)])
