@@ -7,6 +7,7 @@ Owns: the names and units of the counters. Called by memory, cli, demo. Reads ot
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -153,11 +154,13 @@ def _descriptors(directory: Path) -> list[Path]:
     """Return the descriptors of a process that publish counters; each Memory once, however often it is open."""
     found: dict[int, Path] = {}
     try:
-        for path in (directory / "fd").iterdir():
+        paths = list((directory / "fd").iterdir())
+    except OSError:
+        return []  # not ours to look into, or gone meanwhile
+    for path in paths:
+        with suppress(OSError):  # the one that listed them, and others that were closed meanwhile
             if str(path.readlink()).startswith(_MEMFD):
                 found.setdefault(path.stat().st_ino, path)
-    except OSError:
-        pass  # not ours to look into, or gone meanwhile: what was found until then counts
     return list(found.values())
 
 

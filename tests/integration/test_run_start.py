@@ -122,7 +122,8 @@ def test_signals_and_descriptors_are_as_they_came(run: Run) -> None:
         plain = subprocess.run(show, capture_output=True, text=True, check=True, **options)
     assert ran.stdout == plain.stdout
     ignored = int(next(line for line in ran.stdout.splitlines() if line.startswith("SigIgn")).split()[1], 16)
-    assert ignored == 1 << (signal.SIGHUP - 1) | 1 << (signal.SIGINT - 1)
+    ordinary = (1 << 31) - 1  # whoever started the tests may have had others ignored
+    assert ignored & ordinary == 1 << (signal.SIGHUP - 1) | 1 << (signal.SIGINT - 1)
 
 
 @pytest.mark.parametrize(("code", "left"), [("exit 7", 7), ("kill -9 $$", -9), ("true", 0)])

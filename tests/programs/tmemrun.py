@@ -54,12 +54,17 @@ def prefix(ram: int, report: Path, faults: str = "auto") -> Sequence[str]:
     return [str(TMEM), "run", "--ram", str(ram), "--faults", faults, "--json", str(report)]
 
 
+def most(ram: int) -> int:
+    """Return what the thirteenth law lets a budget be, in bytes."""
+    return ram + ram // 20 + (16 << 20)
+
+
 def assert_paged(told: Report) -> None:
     """Hold a report to what is asked of one: pages went out and came back, within the budget, and most were ours."""
     assert told["evictions"] > 0, told
     assert told["faults"] > 0, told
     assert told["share"] >= SHARE, told
     assert told["share"] == pytest.approx(told["managed"] / (told["managed"] + told["unmanaged"]), abs=0.01), told
-    assert 0 < told["peak_resident"] <= told["ram"], told
+    assert 0 < told["peak_resident"] <= most(told["ram"]), told
     assert told["peak_managed"] > told["ram"], told
-    assert told["peak_tree"] <= told["ram"], told
+    assert told["peak_tree"] <= most(told["ram"]), told

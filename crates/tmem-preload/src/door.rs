@@ -20,7 +20,7 @@ use tmem_sys::{Errno, ThreadKey};
 pub const LARGE: usize = 64 << 10;
 
 /// What a process maps of large memory before it gets a pager: 4 MiB. It stays the kernel's.
-const EARLY: usize = 4 << 20;
+pub const EARLY: usize = 4 << 20;
 
 /// The pager and the addresses it serves.
 pub struct Door {

@@ -105,15 +105,17 @@ fn unmanaged(door: Option<&Door>) -> usize {
     }
 }
 
-/// What a pager may use of a grant. Memory that is not the pager's grows between two looks, too: there is room for a step of it.
-fn for_pager(grant: usize, unmanaged: usize) -> usize {
-    grant.saturating_sub(unmanaged + STEP).max(MIN_RAM)
+/// What a pager may use of a grant. Memory that is not the pager's grows between two looks, too: there is room for a step of it,
+/// and while memory is plain, when it cannot be told from the pager's, for all that was mapped before there was a pager.
+fn for_pager(grant: usize, unmanaged: usize, is_paging: bool) -> usize {
+    let room = if is_paging { STEP } else { STEP + door::EARLY };
+    grant.saturating_sub(unmanaged + room).max(MIN_RAM)
 }
 
 /// Enters this process; the budget its pager begins with.
 pub fn join(settings: &Settings) -> usize {
     let others = unmanaged(None);
-    let Some(shared) = shared() else { return for_pager(settings.ram, others) };
+    let Some(shared) = shared() else { return for_pager(settings.ram, others, false) };
     let pid = getpid();
     let start = procfs::start_time().unwrap_or(0);
     let grant = shared.alone(space(), || {
@@ -130,7 +132,7 @@ pub fn join(settings: &Settings) -> usize {
         SLOT.store(slot, Ordering::Relaxed);
         Some(grant)
     });
-    for_pager(grant.unwrap_or(MIN_RAM + others), others)
+    for_pager(grant.unwrap_or(MIN_RAM + others), others, false)
 }
 
 /// A slot for a process: its own from before an `execve`, else an empty one, else that of a process which is no more.
@@ -224,7 +226,7 @@ pub fn look() {
         shared.set(slot, Of::Grant, grant as u64);
         grant
     });
-    let (budget, has) = (for_pager(grant, others), door.pager.ram());
+    let (budget, has) = (for_pager(grant, others, door.pager.is_paging()), door.pager.ram());
     // A smaller one holds at once; a larger one is worth the change when it is some larger.
     if budget < has || budget - has >= STEP {
         let _ = door.pager.set_ram(budget);
