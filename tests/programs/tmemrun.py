@@ -65,6 +65,7 @@ def assert_paged(told: Report) -> None:
     assert told["faults"] > 0, told
     assert told["share"] >= SHARE, told
     assert told["share"] == pytest.approx(told["managed"] / (told["managed"] + told["unmanaged"]), abs=0.01), told
-    assert 0 < told["peak_resident"] <= most(told["ram"]), told
+    # The sum of the processes' own peaks, which need not come at one time.
+    assert 0 < told["peak_resident"] <= told["processes"] * most(told["ram"]), told
     assert told["peak_managed"] > told["ram"], told
     assert told["peak_tree"] <= most(told["ram"]), told
