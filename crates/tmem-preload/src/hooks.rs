@@ -240,13 +240,8 @@ extern "C" fn memory_call(nr: c_long, a: usize, b: usize, c: usize, d: usize, e:
     }
 }
 
-/// The kernel's answer to a call made by `tmem_any_call` was an error.
-extern "C" fn call_failed(answer: isize) -> c_long {
-    fail(answer)
-}
-
 /// -1, and `errno` by the kernel's answer.
-pub fn fail(answer: isize) -> c_long {
+pub extern "C" fn fail(answer: isize) -> c_long {
     set_errno(Errno(-answer as i32));
     -1
 }
@@ -314,11 +309,11 @@ tmem_any_call:
     jae 1f
     ret
 1:  movq %rax, %rdi
-    jmp {call_failed}
+    jmp {fail}
     .size tmem_any_call, . - tmem_any_call
     .popsection
 "#,
     memory_call = sym memory_call,
-    call_failed = sym call_failed,
+    fail = sym fail,
     options(att_syntax)
 );

@@ -188,9 +188,7 @@ impl Move<'_> {
         self.prepare(to, &managed, &let_go)?;
         let there = |run: &Range<usize>| to + (run.start - self.from.start);
         for (i, run) in managed.iter().enumerate() {
-            if let Err(e) = self.door.pager.relocate(run.start, there(run), run.len()).map_err(|e| errno(&e))
-                && (e != Errno::EBUSY || self.copy(run, there(run)).is_err())
-            {
+            if let Err(e) = self.shift(run, there(run)) {
                 self.bring_back(&managed[..i], there);
                 return Err(e);
             }
@@ -222,11 +220,18 @@ impl Move<'_> {
         self.door.pager.commit(range.start, range.len()).map_err(|e| errno(&e))
     }
 
-    /// Carries what the kernel will not move now, because somebody else holds a page of it for a moment.
-    fn copy(&self, run: &Range<usize>, there: usize) -> Result<(), Errno> {
-        // SAFETY: both are the program's, readable and writable, and do not overlap; no lock is held.
-        unsafe { core::ptr::copy_nonoverlapping(run.start as *const u8, there as *mut u8, run.len()) };
-        self.door.pager.discard(run.start, run.len()).map_err(|e| errno(&e))
+    /// Carries one run; what the kernel will not move now, because somebody else holds a page of it for a moment, is copied.
+    fn shift(&self, run: &Range<usize>, there: usize) -> Result<(), Errno> {
+        match self.door.pager.relocate(run.start, there, run.len()).map_err(|e| errno(&e)) {
+            Err(Errno::EBUSY) => {
+                // SAFETY: both are the program's, readable and writable, and do not overlap; no lock is held.
+                unsafe {
+                    core::ptr::copy_nonoverlapping(run.start as *const u8, there as *mut u8, run.len());
+                }
+                self.door.pager.discard(run.start, run.len()).map_err(|e| errno(&e))
+            }
+            done => done,
+        }
     }
 
     /// Makes the places of all runs ready.
@@ -245,7 +250,8 @@ impl Move<'_> {
 
     fn bring_back(&self, moved: &[Range<usize>], there: impl Fn(&Range<usize>) -> usize) {
         for run in moved {
-            if self.door.pager.relocate(there(run), run.start, run.len()).is_err() {
+            let back = there(run)..there(run) + run.len();
+            if self.shift(&back, run.start).is_err() {
                 die(TORN);
             }
         }
