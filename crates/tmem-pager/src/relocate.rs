@@ -18,11 +18,12 @@ use tmem_sys::syscall::{die, sched_yield};
 const STEP: usize = 512;
 
 impl Pager {
-    /// Moves the contents of committed pages to others that are committed and hold nothing yet. What is left reads as zeros.
+    /// Moves the contents of committed pages to others that are committed, whose own contents go: another thread's fault beside
+    /// them may have filled some ahead. What is left reads as zeros.
     ///
     /// # Errors
     /// `Closed`; `NotOurs` where a page of either range is not as said, or they overlap; `Kernel` with `EBUSY` where the kernel
-    /// is at a page: nothing has changed then.
+    /// is at a page: nothing has moved then.
     pub fn relocate(&self, from: usize, to: usize, bytes: usize) -> Result<(), PagerError> {
         let (from, to) = (self.inside(from, bytes)?, self.inside(to, bytes)?);
         let extents = self.extents();
@@ -59,10 +60,21 @@ impl Pager {
 
 impl State {
     fn may_relocate(&self, from: &Range<usize>, to: &Range<usize>) -> bool {
-        let gone = self.states.count(PageState::LetGo) > 0
-            && self.states.find(PageState::LetGo, from.start, from.end).is_some();
-        let fresh = self.states.find_other(PageState::Fresh, to.start, to.end).is_none();
-        !gone && fresh && self.count_free(from) == 0
+        let none_gone = |range: &Range<usize>| {
+            self.states.count(PageState::LetGo) == 0
+                || self.states.find(PageState::LetGo, range.start, range.end).is_none()
+        };
+        [from, to].into_iter().all(|range| none_gone(range) && self.count_free(range) == 0)
+    }
+
+    /// Empties pages that others are moved to. None may be at them any more: what a system call holds stays present.
+    fn clear_the_way(&mut self, to: Range<usize>) -> Result<(), Errno> {
+        if self.states.find_other(PageState::Fresh, to.start, to.end).is_none() {
+            return Ok(());
+        }
+        let emptied = self.discard(&to).is_ok();
+        let is_empty = self.states.find_other(PageState::Fresh, to.start, to.end).is_none();
+        if emptied && is_empty { Ok(()) } else { Err(Errno::EBUSY) }
     }
 
     /// Moves some of the pages; how many.
@@ -88,15 +100,23 @@ impl State {
     /// Moves a page, and those after it that are alike; how many. None yet where it had to be brought in first.
     fn shift_some(&mut self, page: usize, to: usize, most: usize) -> Result<usize, Errno> {
         let (state, end) = self.states.run(page, page + most);
+        let n = (end - page).min(BATCH);
         match state {
             PageState::Fresh => {
+                self.clear_the_way(to..to + (end - page))?;
                 self.carry_marks(&(page..end), to);
                 Ok(end - page)
             }
-            PageState::Resident => self.shift_frames(page, to, (end - page).min(BATCH)),
-            PageState::Standby => self.shift_standby(page, to),
+            PageState::Resident => {
+                self.clear_the_way(to..to + n)?;
+                self.shift_frames(page, to, n)
+            }
+            PageState::Standby => {
+                self.clear_the_way(to..to + 1)?;
+                self.shift_standby(page, to)
+            }
             _ => {
-                self.ensure(page, (end - page).min(BATCH));
+                self.ensure(page, n);
                 if !self.states.is(page, PageState::Resident) {
                     // Sent out again for those after it.
                     self.ensure(page, 1);

@@ -104,7 +104,7 @@ impl Frames {
         unsafe { move_frames(self.uffd(), dst, src, n) }
     }
 
-    /// Moves the contents of plain memory to other pages, which hold nothing. What is left is zeros.
+    /// Moves the contents of plain memory to other pages, whose own go. What is left is zeros.
     ///
     /// # Errors
     /// The kernel's, above all `ENOMEM`: then nothing has moved.
@@ -113,6 +113,7 @@ impl Frames {
         if pages.len() >= MAX_MOVE && self.arena.shift(bytes(&pages), to << PAGE_SHIFT).is_ok() {
             return Ok(());
         }
+        self.drop_small(to..to + pages.len())?;
         let (src, dst) = (self.page_addr(pages.start, pages.len()), self.page_addr(to, pages.len()));
         let mut present = [false; MAX_MOVE];
         for first in (0..pages.len()).step_by(MAX_MOVE) {
