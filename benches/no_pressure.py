@@ -35,6 +35,7 @@ QUICK = (
     "nbody", "pickle", "python_startup", "regex_compile", "richards", "spectral_norm", "unpack_sequence",
 )  # fmt: skip
 ALL = (*QUICK, "make")
+WORDS = {"pickle": ("pickle",)}  # which of its things a script is to measure, where it must be told
 TMEM = Path(sysconfig.get_path("scripts"), "tmem")
 RAM = 8 << 30
 SECONDS = 400.0
@@ -60,7 +61,8 @@ def _job(name: str, directory: Path) -> Job:
     if found is None or found.origin is None:
         raise TmemError(missing(name))
     script = Path(found.origin).parent / "data-files/benchmarks" / f"bm_{name}" / "run_benchmark.py"
-    return Job([sys.executable, str(script), *VALUES, "--inherit-environ", INHERIT, "--quiet", "-o", "values.json"])
+    words = (*VALUES, "--inherit-environ", INHERIT, "--quiet", "-o", "values.json", *WORDS.get(name, ()))
+    return Job([sys.executable, str(script), *words])
 
 
 def run(name: str, side: str, directory: Path, around: Sequence[str] = ()) -> tuple[Ran, dict[str, float]]:

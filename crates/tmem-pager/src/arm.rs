@@ -11,6 +11,7 @@ use crate::page::{Event, PageState};
 use crate::registry;
 use crate::state::State;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tmem_sys::caps::Caps;
 use tmem_sys::entry::{self, Entry};
@@ -28,6 +29,8 @@ pub enum Choice {
 
 /// How long other threads have to come under the guard.
 const GUARD_TIMEOUT: Duration = Duration::from_secs(2);
+/// The same once they did not: a program that goes on allocating is not to wait so long each time.
+const GUARD_TIMEOUT_AGAIN: Duration = Duration::from_millis(100);
 
 const HUGE_PAGES: usize = HUGE_SIZE / PAGE_SIZE;
 
@@ -61,7 +64,11 @@ fn start(entry: Entry) -> Result<bool, PagerError> {
         return Ok(false);
     }
     entry::own_threads().for_each(guard::exempt);
-    guard::arm(&HOOKS, GUARD_TIMEOUT).map_err(|u| PagerError::Unsupported(u.to_string()))?;
+    static UNCOVERED: AtomicBool = AtomicBool::new(false);
+    let timeout = if UNCOVERED.load(Ordering::Relaxed) { GUARD_TIMEOUT_AGAIN } else { GUARD_TIMEOUT };
+    let armed = guard::arm(&HOOKS, timeout);
+    UNCOVERED.store(armed.is_err(), Ordering::Relaxed);
+    armed.map_err(|u| PagerError::Unsupported(u.to_string()))?;
     Ok(true)
 }
 

@@ -91,7 +91,7 @@ fn make() -> Option<&'static Door> {
 
 fn make_with(settings: &Settings) -> Option<&'static Door> {
     let before = rlimit::mapped_bytes();
-    let grant = ledger::join(settings);
+    let grant = ledger::join(settings, None);
     let config = Config {
         // What is made for its size is made for the most that the process may come to have.
         ram: settings.ram,

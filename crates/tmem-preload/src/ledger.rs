@@ -27,6 +27,9 @@ use tmem_sys::{guard, own};
 const LOOK_MS: u64 = 250;
 /// A process takes so much more than it needs now: the next time comes later.
 const STEP: usize = 1 << 20;
+/// Tables of what is mapped: at most this, and this part of it.
+const TABLES: usize = 256 << 10;
+const TABLE_PART: usize = 64;
 const STACK: usize = 64 << 10;
 const NO_SLOT: usize = usize::MAX;
 
@@ -37,6 +40,8 @@ static SPACE: AtomicU64 = AtomicU64::new(0);
 static SLOT: AtomicUsize = AtomicUsize::new(NO_SLOT);
 /// The process whose thread keeps its share.
 static KEEPER: AtomicI32 = AtomicI32::new(0);
+/// How often this process has made room for itself.
+static GROWN: AtomicU64 = AtomicU64::new(0);
 
 /// The ledger, if there is one that can be used.
 fn shared() -> Option<Shared> {
@@ -108,20 +113,24 @@ fn unmanaged(door: Option<&Door>) -> usize {
 /// What a pager may use of a grant. Memory that is not the pager's grows between two looks, too: there is room for a step of it,
 /// and while memory is plain, when it cannot be told from the pager's, for all that was mapped before there was a pager.
 fn for_pager(grant: usize, unmanaged: usize, is_paging: bool) -> usize {
-    let room = if is_paging { STEP } else { STEP + door::EARLY };
-    grant.saturating_sub(unmanaged + room).max(MIN_RAM)
+    grant.saturating_sub(unmanaged + room_beside(is_paging)).max(MIN_RAM)
 }
 
-/// Enters this process; the budget its pager begins with.
-pub fn join(settings: &Settings) -> usize {
-    let others = unmanaged(None);
+fn room_beside(is_paging: bool) -> usize {
+    if is_paging { STEP } else { STEP + door::EARLY }
+}
+
+/// Enters this process; the budget its pager begins with, or that a forked child's goes on with.
+pub fn join(settings: &Settings, door: Option<&Door>) -> usize {
+    let others = unmanaged(door);
+    let needs = door.and_then(|door| door.pager.usage().ok()).unwrap_or(0).max(MIN_RAM);
     let Some(shared) = shared() else { return for_pager(settings.ram, others, false) };
     let pid = getpid();
     let start = procfs::start_time().unwrap_or(0);
     let grant = shared.alone(space(), || {
         let slot = free_slot(&shared, pid)?;
         let free = free_bytes(&shared, settings.ram);
-        let grant = (MIN_RAM + others).max((MIN_RAM + STEP + others).min(free));
+        let grant = (MIN_RAM + others).max((needs + STEP + others).min(free));
         shared.set(slot, Of::Pid, pid as u64);
         shared.set(slot, Of::Start, start);
         shared.set(slot, Of::Space, space());
@@ -157,12 +166,18 @@ fn free_bytes(shared: &Shared, ram: usize) -> usize {
 pub fn make_room(door: &Door, bytes: usize) {
     keep();
     let Some(shared) = shared() else { return };
+    // What is lacking by a table's size would begin paging.
+    let needs = door.pager.usage().unwrap_or(0) + bytes + bytes / TABLE_PART + TABLES;
+    if needs <= door.pager.ram() {
+        return;
+    }
+    rejoin(door);
     let slot = SLOT.load(Ordering::Relaxed);
-    let needs = door.pager.usage().unwrap_or(0) + bytes;
     let has = door.pager.ram();
     if slot == NO_SLOT || needs <= has {
         return;
     }
+    GROWN.fetch_add(1, Ordering::Relaxed);
     let ram = shared.head(Head::Ram) as usize;
     let more = shared.alone(space(), || {
         let more = (needs - has + STEP).min(free_bytes(&shared, ram));
@@ -195,23 +210,29 @@ fn watch() {
     }
 }
 
+/// Enters a forked child.
+fn rejoin(door: &Door) {
+    if SLOT.load(Ordering::Relaxed) == NO_SLOT
+        && let Some(settings) = door::settings()
+    {
+        let _ = door.pager.set_ram(join(settings, Some(door)));
+    }
+}
+
 /// Publishes what this process uses and wants, and takes the share that is its own now.
 pub fn look() {
     let Some(door) = door::door() else { return };
     let Some(shared) = shared() else { return };
-    if SLOT.load(Ordering::Relaxed) == NO_SLOT
-        && let Some(settings) = door::settings()
-    {
-        let _ = door.pager.set_ram(join(settings));
-    }
+    rejoin(door);
     let slot = SLOT.load(Ordering::Relaxed);
     if slot == NO_SLOT {
         return;
     }
     let others = unmanaged(Some(door));
-    publish(&shared, slot, door, others);
+    let want = publish(&shared, slot, door, others);
     let ram = shared.head(Head::Ram) as usize;
     let space = space();
+    let has_grown = has_grown();
     let grant = shared.alone(space, || {
         for slot in (0..SLOTS).filter(|&s| shared.slot(s, Of::Pid) != 0) {
             if !shared.lives(slot, space) {
@@ -223,9 +244,14 @@ pub fn look() {
         shared.head_word(Head::Peak).fetch_max(used, Ordering::Relaxed);
         let level = share::level(ram, wants);
         let grant = (shared.slot(slot, Of::Want) as usize).min(level).max(MIN_RAM + others.min(ram));
+        if has_grown && grant >= want {
+            // What it was given may not be in use yet, and nobody lacks it: without it, the program's next step would begin paging.
+            return None;
+        }
         shared.set(slot, Of::Grant, grant as u64);
-        grant
+        Some(grant)
     });
+    let Some(grant) = grant else { return };
     let (budget, has) = (for_pager(grant, others, door.pager.is_paging()), door.pager.ram());
     // A smaller one holds at once; a larger one is worth the change when it is some larger.
     if budget < has || budget - has >= STEP {
@@ -233,17 +259,27 @@ pub fn look() {
     }
 }
 
-fn publish(shared: &Shared, slot: usize, door: &Door, others: usize) {
+/// Whether this process has made room for itself since before the last time that was asked.
+fn has_grown() -> bool {
+    static BEFORE: AtomicU64 = AtomicU64::new(0);
+    let grown = GROWN.load(Ordering::Relaxed);
+    BEFORE.swap(grown, Ordering::Relaxed) != grown
+}
+
+/// Tells what this process uses and wants; the latter.
+fn publish(shared: &Shared, slot: usize, door: &Door, others: usize) -> usize {
     let now = crate::usage::now(door, others);
     let usage = door.pager.usage().unwrap_or(0) + others;
     if door.pager.is_paging() {
         shared.head_word(Head::Entry).store(door.pager.entry() as u64 + 1, Ordering::Relaxed);
     }
     // While memory is plain, what it wants is what it has, and a little to grow.
-    let want =
-        if door.pager.is_paging() { door.pager.committed() + MIN_RAM / 4 + others } else { usage + 2 * STEP };
+    let is_paging = door.pager.is_paging();
+    let all = door.pager.committed();
+    let all = if is_paging { all + all / TABLE_PART + MIN_RAM / 4 + others } else { usage + TABLES + STEP };
+    let want = (all + room_beside(is_paging)).max(MIN_RAM);
     shared.set(slot, Of::Usage, usage as u64);
-    shared.set(slot, Of::Want, want.max(MIN_RAM) as u64);
+    shared.set(slot, Of::Want, want as u64);
     let peak = |of: Of, value: u64| shared.set(slot, of, shared.slot(slot, of).max(value));
     peak(Of::Managed, now.managed);
     peak(Of::Unmanaged, others as u64);
@@ -258,6 +294,7 @@ fn publish(shared: &Shared, slot: usize, door: &Door, others: usize) {
     ] {
         shared.set(slot, of, value);
     }
+    want
 }
 
 /// So many bytes are about to be given back: what was in use until now may have been the most. Asked now and then, and always
