@@ -53,7 +53,6 @@ class Side:
         if self.plain.code or self.plain.late:
             raise TmemError(f"{name} by itself ended with {self.plain.code}: {self.plain.errors}")
         self.limit = self.plain.anonymous // 2
-        self._unmanaged = 0
 
     def kernel(self) -> Row:
         """Run it under the limit with zram behind it, again where the kernel kills it; TmemError for a wrong answer."""
@@ -70,7 +69,7 @@ class Side:
 
     def ours(self, memory: int) -> Row:
         """Run it under `tmem run` with that much memory in all; TmemError for a wrong answer."""
-        ram = max(MINIMUM_RAM, memory - self._unmanaged)
+        ram = max(MINIMUM_RAM, memory)
         report = self._directory / "tmem-report.json"
         report.unlink(missing_ok=True)
         command = [str(TMEM), "run", "--ram", str(ram), "--json", str(report), "--"]
@@ -83,10 +82,6 @@ class Side:
         told = json.loads(report.read_text(encoding="utf-8"))
         ended = "late" if ran.late else ""
         return {"seconds": ran.seconds, "ram": ram, "cgroup_peak": peak, "report": told, "ended": ended}
-
-    def look(self) -> None:
-        """See how much is not managed: it counts for nothing in our budget, and so is taken from it."""
-        self._unmanaged = int(self.ours(2 * self.plain.anonymous)["report"]["unmanaged"])
 
     def _run(self, prefix: Sequence[str]) -> Ran:
         return launch(self._program.job(self._directory), self._directory, prefix, SECONDS)
@@ -105,7 +100,6 @@ def measure(name: str, rounds: int, changes: Changes) -> Row:
     """Return all rounds of a program, both sides in turns, and the median of the rounds' ratios."""
     with tempfile.TemporaryDirectory(prefix="tmem-programs-") as directory:
         side = Side(name, ALL[name], Path(directory), changes)
-        side.look()
         found: list[Row] = []
         for _ in range(rounds):
             theirs = side.kernel()

@@ -26,6 +26,7 @@ mod admit;
 mod arm;
 mod budget;
 mod bulk;
+mod chance;
 mod check;
 mod fork;
 mod letgo;

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: the streams of faults that look like sequential, backward or strided access, and their windows.
 //! Callers: `fault`. A stream doubles its window each time the fault it predicted comes; anything else is random
-//! access, which is served one page at a time because unwanted pages cost a frame each.
+//! access, which is served as wide as has proved right, most often one page at a time: unwanted pages cost a frame each.
 //! What a stream has left behind gives the frames for what comes next: data larger than the budget that is read again and
 //! again would lose by age just what it needs next, all of it. But a part of the data that is gone over several times is to
 //! come to stay. So a stream keeps every other window, for which the oldest pages of all give way, and one in eight once it
 //! went over as much as half of the frames there are.
 
+use crate::chance::{Chance, Trial};
 use std::ops::Range;
 
 /// Streams followed at once.
@@ -28,6 +29,8 @@ struct Stream {
     /// Where it began.
     start: i64,
     stamp: u64,
+    /// How it began.
+    trial: Trial,
     /// The windows brought in last, the older one first; `count` is 0 where there is none.
     past: [Window; 2],
     turn: u32,
@@ -78,6 +81,7 @@ pub struct Plan {
 pub struct ReadAhead {
     streams: [Stream; STREAMS],
     clock: u64,
+    chance: Chance,
     /// Frames there are: whoever goes over more than these at once is to leave the others alone.
     pub frames: usize,
 }
@@ -123,17 +127,20 @@ impl ReadAhead {
         }
         self.clock += 1;
         let at = page as i64;
-        let index =
-            self.predicted(at).or_else(|| self.adjacent(at, in_ram)).unwrap_or_else(|| self.oldest(at));
+        let index = self
+            .predicted(at)
+            .or_else(|| self.adjacent(at, fresh, in_ram))
+            .unwrap_or_else(|| self.oldest(at, fresh));
         let (stream, frames) = (&mut self.streams[index], self.frames);
         stream.stamp = self.clock;
         if pattern == Pattern::Sequential && stream.stride == 0 {
-            (stream.stride, stream.window) = (1, MAX_WINDOW / 2);
+            (stream.stride, stream.window, stream.trial) = (1, MAX_WINDOW / 2, Trial::None);
         }
-        let stride = if stream.stride == 0 { 1 } else { stream.stride };
         let count = stream.window.max(1);
+        // Until a stride has come true, what lies beside the fault is worth more than what it would hit.
+        let stride = if stream.trial == Trial::None && stream.stride != 0 { stream.stride } else { 1 };
         stream.last = at + stride * (count as i64 - 1);
-        stream.next = at + stride * count as i64;
+        stream.next = if stride == stream.stride { stream.last } else { at } + stream.stride;
         let window = Window { first: page, stride, count };
         Plan { window, behind: stream.advance(window, fresh, frames), stream: Some(index) }
     }
@@ -146,26 +153,36 @@ impl ReadAhead {
     /// A stream that expected exactly this fault: it doubles.
     fn predicted(&mut self, at: i64) -> Option<usize> {
         let i = self.streams.iter().position(|s| s.stamp != 0 && s.stride != 0 && s.next == at)?;
-        self.streams[i].window = (self.streams[i].window * 2).clamp(2, MAX_WINDOW);
+        let s = &mut self.streams[i];
+        let width = if std::mem::take(&mut s.trial) == Trial::None { s.window } else { 1 };
+        s.window = (width * 2).clamp(2, MAX_WINDOW);
         Some(i)
     }
 
     /// A lone fault near this one: together they may begin a stream.
-    fn adjacent(&mut self, at: i64, in_ram: impl Fn(usize, usize) -> bool) -> Option<usize> {
+    fn adjacent(&mut self, at: i64, fresh: bool, in_ram: impl Fn(usize, usize) -> bool) -> Option<usize> {
         const REACH: i64 = 16;
         let near = |s: &Stream| s.stamp != 0 && s.last != at && (at - s.last).abs() <= REACH;
         let i = (0..STREAMS).filter(|&i| near(&self.streams[i])).max_by_key(|&i| self.streams[i].stamp)?;
         let s = &mut self.streams[i];
+        let trial = std::mem::take(&mut s.trial);
         let (low, high) = (at.min(s.last), at.max(s.last));
-        let next_door = in_ram((low + 1).max(0) as usize, high.max(0) as usize);
-        s.stride = if next_door { (at - s.last).signum() } else { at - s.last };
-        s.window = if next_door { 4 } else { 1 };
+        if in_ram((low + 1).max(0) as usize, high.max(0) as usize) {
+            if at > s.last {
+                self.chance.continued(trial);
+            }
+            (s.stride, s.window) = ((at - s.last).signum(), 4);
+        } else {
+            s.stride = at - s.last;
+            (s.window, s.trial) = self.chance.width_for(fresh);
+        }
         Some(i)
     }
 
-    fn oldest(&mut self, at: i64) -> usize {
+    fn oldest(&mut self, at: i64, fresh: bool) -> usize {
         let i = (0..STREAMS).min_by_key(|&i| self.streams[i].stamp).unwrap_or(0);
-        self.streams[i] = Stream { last: at, start: at, window: 1, ..Stream::default() };
+        let (window, trial) = self.chance.width_for(fresh);
+        self.streams[i] = Stream { last: at, start: at, window, trial, ..Stream::default() };
         i
     }
 }

@@ -4,8 +4,9 @@
 //! asked and told under neither.
 //!
 //! What is free is given to whoever grows first. When nothing is, each process gets what it wants, up to one level that is the
-//! same for all: four times a second each looks at what all want, and sets its own budget. A process that joins gets the
-//! least that a pager can work with at once; the others shrink at their next look, so that the budget may be passed until then.
+//! same for all: four times a second, and when a process comes that finds nothing free, or goes, each looks at what all want
+//! and sets its own budget. A process that joins gets the least that a pager can work with at once; the others shrink a moment
+//! later, so that the budget may be passed until then.
 
 use crate::door::{self, Door};
 use crate::procfs;
@@ -139,8 +140,12 @@ pub fn join(settings: &Settings, door: Option<&Door>) -> usize {
         shared.set(slot, Of::Want, grant as u64);
         shared.head_word(Head::Joined).fetch_add(1, Ordering::Relaxed);
         SLOT.store(slot, Ordering::Relaxed);
-        Some(grant)
+        Some((grant, grant > free))
     });
+    if let Some((_, true)) = grant {
+        shared.call();
+    }
+    let grant = grant.map(|(grant, _)| grant);
     for_pager(grant.unwrap_or(MIN_RAM + others), others, false)
 }
 
@@ -205,7 +210,12 @@ fn watch() {
     // It hands the kernel no memory but its own stack.
     guard::exempt(gettid());
     loop {
-        pause(LOOK_MS);
+        match shared() {
+            Some(shared) => shared.sleep(LOOK_MS),
+            None => pause(LOOK_MS),
+        }
+        // Several that come or go at once are one call.
+        pause(1);
         look();
     }
 }
@@ -347,6 +357,7 @@ pub fn leave() {
         && let Some(shared) = shared()
     {
         shared.alone(space(), || shared.retire(slot));
+        shared.call();
     }
 }
 

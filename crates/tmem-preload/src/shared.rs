@@ -9,6 +9,7 @@ use core::ffi::CStr;
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use tmem_sys::background::pause;
 use tmem_sys::syscall::{call, close, getpid, give_way};
 use tmem_sys::{Errno, PAGE_SIZE};
 
@@ -36,6 +37,8 @@ pub enum Head {
     Peak = 7,
     /// How faults arrive in the process that last began paging: the pager's number of it.
     Entry = 8,
+    /// How often all were called to look; what they sleep on.
+    Calls = 9,
     /// Of processes that have ended, from here on: as many words as [`Of::SUMMED`].
     Ended = 16,
     /// Calls of the programs that were refused for the budget's sake, by kind, from here on.
@@ -180,6 +183,29 @@ impl Shared {
         let done = work();
         let _ = holder.compare_exchange(me, 0, Ordering::Release, Ordering::Relaxed);
         done
+    }
+
+    /// Sleeps until all are called to look, `ms` at most.
+    pub fn sleep(&self, ms: u64) {
+        let word = self.head_word(Head::Calls);
+        let seen = word.load(Ordering::Relaxed) as u32;
+        let most = [ms / 1000, ms % 1000 * 1_000_000];
+        // The lower half of the word is what lies at its address. Not private: processes share the file.
+        let args = [word.as_ptr() as usize, libc::FUTEX_WAIT as usize, seen as usize, most.as_ptr() as usize];
+        // SAFETY: a live `timespec`, and a word that is mapped for good; one that is gone from its file is an error.
+        let slept = unsafe { call(libc::SYS_futex, args) };
+        if !matches!(slept, Ok(_) | Err(Errno(libc::EAGAIN | libc::EINTR | libc::ETIMEDOUT))) {
+            pause(ms);
+        }
+    }
+
+    /// Calls all to look.
+    pub fn call(&self) {
+        let word = self.head_word(Head::Calls);
+        word.fetch_add(1, Ordering::Relaxed);
+        let args = [word.as_ptr() as usize, libc::FUTEX_WAKE as usize, i32::MAX as usize];
+        // SAFETY: as above; nothing is read but the word.
+        let _ = unsafe { call(libc::SYS_futex, args) };
     }
 
     /// Whether a slot's process is one, as far as a process of `space` can tell: numbers of other namespaces say nothing here.
