@@ -3,10 +3,10 @@
 
 `python -m benches.programs [--rounds N] [--only NAME...] [--save]`, as root. The programs are those of
 tools/programs/catalogue.py. In each round the kernel's side runs first, with half of the plain run's peak of anonymous
-memory as its limit; ours then gets that limit and the peak of zram's pool as its budget, less what a run before the
-first round did not manage, so that both have the same memory in all. What is in no budget of ours but charged to a
-cgroup is given to the kernel's side besides: pages of files that are mapped, and page tables. Our side runs in a cgroup
-too, without a limit, whose peak is kept beside the results. Every answer must be the plain run's.
+memory as its limit; ours then gets that limit and the peak of zram's pool as its budget, with each fault entry in turn,
+so that all have the same memory. What is in no budget of ours but charged to a cgroup is given to the kernel's side
+besides: pages of files that are mapped, and page tables. Our side runs in a cgroup too, without a limit, whose peak is
+kept beside the results. Every answer must be the plain run's.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from tools.programs.catalogue import MAKE, PROGRAMS, Program
 from tools.programs.launch import Ran, launch
 
 ALL = PROGRAMS | {"make": MAKE}
+ENTRIES = ("thread", "signal")
 ZRAM = kernel.Need("zram", "lz4")
 NO_SWAP = kernel.Need("")
 TMEM = Path(sysconfig.get_path("scripts"), "tmem")
@@ -67,12 +68,12 @@ class Side:
                 return {"seconds": ran.seconds, "pool": pool, "killed": killed, "ended": "late" if ran.late else ""}
         return {"seconds": None, "pool": pool, "killed": TRIES, "ended": "killed by the kernel, for want of memory"}
 
-    def ours(self, memory: int) -> Row:
-        """Run it under `tmem run` with that much memory in all; TmemError for a wrong answer."""
+    def ours(self, memory: int, faults: str) -> Row:
+        """Run it under `tmem run` with that much memory in all, faults arriving so; TmemError for a wrong answer."""
         ram = max(MINIMUM_RAM, memory)
         report = self._directory / "tmem-report.json"
         report.unlink(missing_ok=True)
-        command = [str(TMEM), "run", "--ram", str(ram), "--json", str(report), "--"]
+        command = [str(TMEM), "run", "--ram", str(ram), "--faults", faults, "--json", str(report), "--"]
         with kernel.room(self._changes, NO_SWAP, 1 << 50, 0) as room:
             ran = self._run([*_into(room), *command])
             peak = room.peak()
@@ -103,20 +104,28 @@ def measure(name: str, rounds: int, changes: Changes) -> Row:
         found: list[Row] = []
         for _ in range(rounds):
             theirs = side.kernel()
-            found.append({"zram": theirs, "tmem": side.ours(side.limit + theirs["pool"])})
-    pairs = [(each["zram"], each["tmem"]) for each in found if not each["zram"]["ended"] and not each["tmem"]["ended"]]
-    ratios = [theirs["seconds"] / ours["seconds"] for theirs, ours in pairs]
+            memory = side.limit + theirs["pool"]
+            found.append({"zram": theirs} | {faults: side.ours(memory, faults) for faults in ENTRIES})
     return {
         "program": name,
         "plain_s": side.plain.seconds,
         "anonymous": side.plain.anonymous,
         "limit": side.limit,
-        "tmem_s": _median([each["tmem"]["seconds"] for each in found if not each["tmem"]["ended"]]),
         "zram_s": _median([each["zram"]["seconds"] for each in found if not each["zram"]["ended"]]),
+        "killed": sum(each["zram"]["killed"] for each in found),
+        "tmem": {faults: _compared(found, faults) for faults in ENTRIES},
+        "rounds": found,
+    }
+
+
+def _compared(found: list[Row], faults: str) -> Row:
+    """Return the median of our times, of the rounds' ratios, and their spread, over rounds that both sides ended."""
+    pairs = [(each["zram"], each[faults]) for each in found if not each["zram"]["ended"] and not each[faults]["ended"]]
+    ratios = [theirs["seconds"] / ours["seconds"] for theirs, ours in pairs]
+    return {
+        "seconds": _median([each[faults]["seconds"] for each in found if not each[faults]["ended"]]),
         "ratio": _median(ratios),
         "spread": [min(ratios), max(ratios)] if ratios else None,
-        "killed": sum(each["zram"]["killed"] for each in found),
-        "rounds": found,
     }
 
 
@@ -127,21 +136,23 @@ def _median(values: list[float]) -> float | None:
 def table(result: dict[str, Any]) -> str:
     """Return the result as a Markdown table; what was not measured is a dash."""
     head = (
-        "| program, half of its memory resident | MiB plainly | plain, s | tmem run, s | zram, s | zram / ours "
-        "| spread | killed by the kernel |"
+        "| program, half of its memory resident | MiB plainly | plain, s | zram, s | thread, s | signal, s "
+        "| zram / thread | zram / signal | killed by the kernel |"
     )
-    lines = [head, "| --- |" + " ---: |" * 7]
+    lines = [head, "| --- |" + " ---: |" * 8]
     for row in result["rows"]:
-        seconds = " | ".join(
-            f"{value:.1f}" if value else "-" for value in (row["plain_s"], row["tmem_s"], row["zram_s"])
-        )
-        ratio = f"{row['ratio']:.2f}" if row["ratio"] else "-"
-        spread = "{:.2f}-{:.2f}".format(*row["spread"]) if row["spread"] else "-"
-        size = row["anonymous"] >> 20
-        lines.append(f"| {row['program']} | {size} | {seconds} | {ratio} | {spread} | {row['killed'] or '-'} |")
-    mean = geometric(row["ratio"] for row in result["rows"])
-    lines.append(f"| geometric mean | | | | | {f'{mean:.2f}' if mean else '-'} | | |")
+        sides = [row["tmem"][faults] for faults in ENTRIES]
+        seconds = [row["plain_s"], row["zram_s"], *(side["seconds"] for side in sides)]
+        words = [row["program"], str(row["anonymous"] >> 20), *(f"{value:.1f}" if value else "-" for value in seconds)]
+        words += [_ratio(side) for side in sides]
+        lines.append(f"| {' | '.join(words)} | {row['killed'] or '-'} |")
+    means = [geometric(row["tmem"][faults]["ratio"] for row in result["rows"]) for faults in ENTRIES]
+    lines.append(f"| geometric mean | | | | | | {' | '.join(f'{mean:.2f}' if mean else '-' for mean in means)} | |")
     return "\n".join(lines)
+
+
+def _ratio(side: Row) -> str:
+    return f"{side['ratio']:.2f} ({side['spread'][0]:.2f}-{side['spread'][1]:.2f})" if side["ratio"] else "-"
 
 
 def main() -> None:
@@ -167,7 +178,7 @@ def main() -> None:
                     continue
                 result["rows"].append(measure(name, given.rounds, changes))
                 row = result["rows"][-1]
-                print(f"{name}: zram / ours {row['ratio']}, {row['spread']}", flush=True)
+                print(f"{name}: zram / ours {', '.join(_ratio(row['tmem'][each]) for each in ENTRIES)}", flush=True)
         finally:
             changes.undo()
     print(table(result))

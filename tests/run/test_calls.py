@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -107,3 +108,30 @@ print(os.getpid() in [int.from_bytes(slots[at : at + 8], "little") for at in ran
 def test_a_process_of_another_namespace_takes_nobody_for_dead() -> None:
     words = [*TMEM, "run", "--ram", "64M", "--", sys.executable, "-c", OUTER]
     assert _output(words) == f"{40 << 8}\nTrue\n"
+
+
+def test_a_report_comes_from_a_program_that_closes_its_standard_error() -> None:
+    words = [*TMEM, "run", "--ram", "64M", "--report", "--", "sh", "-c", "exec 2>&-; exit 3"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 3
+    assert "managed at the peak" in done.stderr
+
+
+GROWS = """
+import time
+kept = []
+for turn in range(250):
+    kept.append(bytearray(b"x") * ((1 << 20) - 4096))
+    if turn % 50 == 49:
+        time.sleep(0.3)  # the shares are looked at meanwhile
+"""
+
+
+@pytest.mark.parametrize("entry", ["signal", "thread"])
+def test_a_program_that_has_room_never_begins_paging(tmp_path: Path, entry: str) -> None:
+    report = tmp_path / "report.json"
+    words = [*_tmem(entry, "2G")[:-1], "--json", str(report), "--", sys.executable, "-c", GROWS]
+    subprocess.run(words, check=True, timeout=60)
+    told = json.loads(report.read_text(encoding="utf-8"))
+    assert told["peak_managed"] > 200 << 20
+    assert (told["faults"], told["evictions"], told["entry"]) == (0, 0, "none")

@@ -295,14 +295,14 @@ fn publish(shared: &Shared, slot: usize, door: &Door, others: usize) -> usize {
     peak(Of::Unmanaged, others as u64);
     peak(Of::Resident, usage as u64);
     peak(Of::SwapUsed, now.swap_used);
-    for (of, value) in [
-        (Of::Faults, now.faults),
-        (Of::Evictions, now.evictions),
-        (Of::FaultNs, now.fault_ns),
-        (Of::Packed, now.packed),
-        (Of::PackedInto, now.packed_into),
-    ] {
+    for (of, value) in [(Of::Faults, now.faults), (Of::Evictions, now.evictions), (Of::FaultNs, now.fault_ns)]
+    {
         shared.set(slot, of, value);
+    }
+    // The ratio is that of when the store held most: at the end of a process it is empty.
+    if now.packed >= shared.slot(slot, Of::Packed) {
+        shared.set(slot, Of::Packed, now.packed);
+        shared.set(slot, Of::PackedInto, now.packed_into);
     }
     want
 }

@@ -12,6 +12,7 @@ use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
 use tmem_sys::Errno;
 use tmem_sys::entry::Entry;
+use tmem_sys::kept;
 use tmem_sys::signals::Blocked;
 use tmem_sys::syscall::{call, close, getpid, write_stderr};
 use tmem_sys::time::now_ns;
@@ -20,15 +21,25 @@ use tmem_sys::time::now_ns;
 static PROCESS: AtomicI32 = AtomicI32::new(0);
 static BEGAN_NS: AtomicU64 = AtomicU64::new(0);
 
+/// Where standard error leads as the program begins, if a report is asked for: many programs close theirs as they end.
+static ERRORS: AtomicI32 = AtomicI32::new(-1);
+
 /// The program begins.
-pub fn begin() {
+pub fn begin(settings: &Settings) {
     PROCESS.store(getpid(), Ordering::Relaxed);
     BEGAN_NS.store(now_ns(), Ordering::Relaxed);
+    if settings.report && settings.root == getpid() {
+        ERRORS.store(kept::duplicate(libc::STDERR_FILENO).unwrap_or(-1), Ordering::Relaxed);
+    }
 }
 
-/// In a forked child.
+/// In a forked child: it tells nothing, and whoever reads what its parent writes does not wait for it.
 pub fn forked() {
     PROCESS.store(getpid(), Ordering::Relaxed);
+    let errors = ERRORS.swap(-1, Ordering::Relaxed);
+    if errors >= 0 {
+        kept::close(errors);
+    }
 }
 
 /// The process is about to end.
@@ -44,7 +55,11 @@ pub fn at_exit() {
     if is_root {
         let told = Told::gather(settings);
         if settings.report {
-            write_stderr(&told.text());
+            let text = told.text();
+            let errors = ERRORS.load(Ordering::Relaxed);
+            if errors < 0 || write_all(errors as usize, text.as_bytes()).is_err() {
+                write_stderr(&text);
+            }
         }
         if let Some(file) = &settings.json
             && let Err(e) = write_file(file.as_os_str().as_bytes(), told.json().as_bytes())
@@ -207,19 +222,20 @@ fn write_file(path: &[u8], bytes: &[u8]) -> Result<(), Errno> {
     let at = libc::AT_FDCWD as usize;
     // SAFETY: a live string.
     let fd = unsafe { call(libc::SYS_openat, [at, name.as_ptr() as usize, flags, 0o666])? };
+    let done = write_all(fd, bytes);
+    close(fd as i32);
+    done
+}
+
+fn write_all(fd: usize, bytes: &[u8]) -> Result<(), Errno> {
     let mut rest = bytes;
-    let mut done = Ok(());
     while !rest.is_empty() {
         // SAFETY: a live slice.
         match unsafe { call(libc::SYS_write, [fd, rest.as_ptr() as usize, rest.len()]) } {
             Ok(n) => rest = &rest[n.min(rest.len())..],
             Err(Errno::EINTR) => {}
-            Err(e) => {
-                done = Err(e);
-                break;
-            }
+            Err(e) => return Err(e),
         }
     }
-    close(fd as i32);
-    done
+    Ok(())
 }

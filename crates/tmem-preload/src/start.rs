@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: the beginning. The loader calls `begin` before the program's first instruction, while there is one thread. Nothing is
-//! mapped here and no descriptor opened: a program that needs no pager pays for the jumps alone.
+//! mapped here and no file opened: a program that needs no pager pays for the jumps alone.
 
 use crate::settings::{Settings, VARIABLE};
 use crate::{door, exec, forks, hooks, masks, patch, report, rlimit, space};
@@ -26,10 +26,10 @@ extern "C" fn begin(_argc: c_int, _argv: *const *const c_char, environment: *con
         );
         space::end_process(FAILED);
     };
+    report::begin(&settings);
     door::set_settings(settings);
     rlimit::note_start();
     exec::begin();
-    report::begin();
     masks::begin();
     let patches = hooks::patches();
     let takes_fork = patch::has(c"_Fork") && tmem_sys::fork::take_over();

@@ -50,6 +50,15 @@ pub fn raised(fd: i32) -> i32 {
     }
 }
 
+/// The open file of one of the program's descriptors, as tmem's own, where this process may have a number high enough.
+pub fn duplicate(fd: i32) -> Option<i32> {
+    // SAFETY: no pointers.
+    let made = unsafe { call(libc::SYS_fcntl, [fd as usize, libc::F_DUPFD_CLOEXEC as usize, LOWEST]) };
+    let fd = made.ok()? as i32;
+    keep(fd);
+    Some(fd)
+}
+
 /// A new descriptor becomes tmem's own; its number from then on.
 pub fn own(fd: i32) -> i32 {
     let fd = raised(fd);
