@@ -5,6 +5,7 @@
 
 use crate::background;
 use crate::bulk::next_kept;
+use crate::chance;
 use crate::error::PagerError;
 use crate::notices::Notice;
 use crate::page::{Event, PageState};
@@ -114,6 +115,7 @@ impl State {
         self.find_frames(0..self.top).map_err(|e| PagerError::Kernel("reading /proc/self/pagemap", e))?;
         self.huge.mark_used(self.top);
         self.entry = Some(entry);
+        self.ahead.enough = chance::enough(entry);
         self.guarded = guarded;
         self.frontswap.set_clock(background::clock());
         self.bring_kept();

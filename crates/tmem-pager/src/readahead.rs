@@ -7,8 +7,9 @@
 //! come to stay. So a stream keeps every other window, for which the oldest pages of all give way, and one in eight once it
 //! went over as much as half of the frames there are.
 
-use crate::chance::{Chance, Trial};
+use crate::chance::{Chance, Trial, enough};
 use std::ops::Range;
+use tmem_sys::entry::Entry;
 
 /// Streams followed at once.
 const STREAMS: usize = 16;
@@ -29,8 +30,9 @@ struct Stream {
     /// Where it began.
     start: i64,
     stamp: u64,
-    /// How it began.
+    /// How it began, and how it went on.
     trial: Trial,
+    again: Trial,
     /// The windows brought in last, the older one first; `count` is 0 where there is none.
     past: [Window; 2],
     turn: u32,
@@ -77,13 +79,28 @@ pub struct Plan {
     pub stream: Option<usize>,
 }
 
-#[derive(Default)]
 pub struct ReadAhead {
     streams: [Stream; STREAMS],
     clock: u64,
-    chance: Chance,
+    lone: Chance,
+    again: Chance,
+    /// Of a hundred windows that are not yet a stream's, how many must be continued for a page more.
+    pub enough: u32,
     /// Frames there are: whoever goes over more than these at once is to leave the others alone.
     pub frames: usize,
+}
+
+impl Default for ReadAhead {
+    fn default() -> ReadAhead {
+        ReadAhead {
+            streams: [Stream::default(); STREAMS],
+            clock: 0,
+            lone: Chance::LONE,
+            again: Chance::AGAIN,
+            enough: enough(Entry::Signal),
+            frames: 0,
+        }
+    }
 }
 
 /// How the program says it will use a range.
@@ -154,6 +171,7 @@ impl ReadAhead {
     fn predicted(&mut self, at: i64) -> Option<usize> {
         let i = self.streams.iter().position(|s| s.stamp != 0 && s.stride != 0 && s.next == at)?;
         let s = &mut self.streams[i];
+        self.again.continued(std::mem::take(&mut s.again));
         let width = if std::mem::take(&mut s.trial) == Trial::None { s.window } else { 1 };
         s.window = (width * 2).clamp(2, MAX_WINDOW);
         Some(i)
@@ -169,19 +187,20 @@ impl ReadAhead {
         let (low, high) = (at.min(s.last), at.max(s.last));
         if in_ram((low + 1).max(0) as usize, high.max(0) as usize) {
             if at > s.last {
-                self.chance.continued(trial);
+                self.lone.continued(trial);
             }
-            (s.stride, s.window) = ((at - s.last).signum(), 4);
+            s.stride = (at - s.last).signum();
+            (s.window, s.again) = if fresh { (4, Trial::None) } else { self.again.width(self.enough) };
         } else {
-            s.stride = at - s.last;
-            (s.window, s.trial) = self.chance.width_for(fresh);
+            (s.stride, s.again) = (at - s.last, Trial::None);
+            (s.window, s.trial) = self.lone.width_for(fresh, self.enough);
         }
         Some(i)
     }
 
     fn oldest(&mut self, at: i64, fresh: bool) -> usize {
         let i = (0..STREAMS).min_by_key(|&i| self.streams[i].stamp).unwrap_or(0);
-        let (window, trial) = self.chance.width_for(fresh);
+        let (window, trial) = self.lone.width_for(fresh, self.enough);
         self.streams[i] = Stream { last: at, start: at, window, trial, ..Stream::default() };
         i
     }

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Nanoseconds per tick in 32.32 fixed point; zero until calibrated.
 static SCALE: AtomicU64 = AtomicU64::new(0);
+static BEGAN_TICKS: AtomicU64 = AtomicU64::new(0);
+static BEGAN_NS: AtomicU64 = AtomicU64::new(0);
 
 /// The time-stamp counter.
 #[inline]
@@ -34,21 +36,49 @@ pub fn thread_ns() -> u64 {
     ts[0] * 1_000_000_000 + ts[1]
 }
 
-/// Measures the counter against the clock for about two milliseconds, once a process.
+/// The counter and the clock at one moment.
+fn moment() -> (u64, u64) {
+    // Between the two the thread may lose its processor: the closest of a few is taken.
+    let reads = [(); 4].map(|()| {
+        let (before, ns) = (ticks(), now_ns());
+        (ticks() - before, before, ns)
+    });
+    let (_, ticks, ns) = reads.into_iter().min().unwrap_or_default();
+    (ticks, ns)
+}
+
+/// Begins to measure the counter against the clock, once a process; whoever converts first ends it.
 pub fn calibrate() {
-    if SCALE.load(Ordering::Relaxed) != 0 {
-        return;
+    if BEGAN_NS.load(Ordering::Acquire) == 0 {
+        let (ticks, ns) = moment();
+        BEGAN_TICKS.store(ticks, Ordering::Relaxed);
+        BEGAN_NS.store(ns, Ordering::Release);
     }
-    let (t0, n0) = (ticks(), now_ns());
-    let mut n1 = n0;
-    while n1 - n0 < 2_000_000 {
-        n1 = now_ns();
+}
+
+/// Waits until the measurement is good for a thousandth, which it most often is by now: a process that never asks waits for nothing.
+#[cold]
+fn settle() -> u64 {
+    const LEAST_NS: u64 = 500_000;
+    calibrate();
+    let began = (BEGAN_TICKS.load(Ordering::Relaxed), BEGAN_NS.load(Ordering::Acquire));
+    loop {
+        let (ticks, ns) = moment();
+        let (ticks, ns) = (ticks.saturating_sub(began.0), ns.saturating_sub(began.1));
+        if ns >= LEAST_NS {
+            let per_tick = ((u128::from(ns) << 32) / u128::from(ticks.max(1))).max(1) as u64;
+            SCALE.store(per_tick, Ordering::Relaxed);
+            return per_tick;
+        }
     }
-    let per_tick = (u128::from(n1 - n0) << 32) / u128::from((ticks() - t0).max(1));
-    SCALE.store(per_tick as u64, Ordering::Relaxed);
 }
 
 /// Converts a difference of [`ticks`] to nanoseconds.
 pub fn ns_from_ticks(delta: u64) -> u64 {
-    ((u128::from(delta) * u128::from(SCALE.load(Ordering::Relaxed))) >> 32) as u64
+    if delta == 0 {
+        return 0;
+    }
+    let known = SCALE.load(Ordering::Relaxed);
+    let scale = if known == 0 { settle() } else { known };
+    ((u128::from(delta) * u128::from(scale)) >> 32) as u64
 }
