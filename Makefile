@@ -38,14 +38,14 @@ $(VENV)/.native: $(VENV)/.deps $(NATIVE)
 counting:
 	cargo build --quiet --profile=counting -p tmem-pager --bin fault_cost --features fake-kernel
 
-test: test-rust test-python ## the fast tests: Rust, then Python (about three minutes after the build)
+test: test-rust test-python ## the fast tests: Rust, then Python (about three minutes after the build, two at a time)
 
 test-rust:
 	cargo test --workspace --exclude tmem-py --quiet
 	cargo test -p tmem-pager --lib --features fake-kernel --quiet
 
 test-python: build counting
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2
 
 long: build ## the marked long tests, and page states and hosts under every order of threads
 	$(BIN)/python -m pytest -q -m long

@@ -163,7 +163,7 @@ def test_bad_indexes_are_refused_whole(pool: Pool, indexes: Any, error: type[Exc
         np.arange(10, dtype=np.uint64)[::2],
         (np.int64(n) for n in range(5)),
     ],
-    ids=str,
+    ids=lambda indexes: type(indexes).__name__,
 )
 def test_any_integers_are_indexes(pool: Pool, indexes: Any) -> None:
     wanted = [int(i) for i in indexes] if not hasattr(indexes, "__next__") else list(range(5))
@@ -232,7 +232,7 @@ def test_column_order_is_kept_byte_for_byte(pool: Pool) -> None:
         (None, TypeError),
         (np.zeros(512, object), TypeError),
     ],
-    ids=str,
+    ids=lambda given: getattr(given, "__name__", type(given).__name__),
 )
 def test_what_is_no_page_is_refused_and_loses_nothing(pool: Pool, page: Any, error: Any) -> None:
     pool.put(0, 0, noise(3))
@@ -242,7 +242,9 @@ def test_what_is_no_page_is_refused_and_loses_nothing(pool: Pool, page: Any, err
 
 
 @pytest.mark.parametrize(
-    "into", [bytes(PAGE), bytearray(PAGE - 1), np.zeros(512, object), memoryview(bytes(PAGE))], ids=repr
+    "into",
+    [bytes(PAGE), bytearray(PAGE - 1), np.zeros(512, object), memoryview(bytes(PAGE))],
+    ids=lambda into: type(into).__name__,
 )
 def test_what_cannot_be_written_to_is_refused(pool: Pool, into: Any) -> None:
     pool.put(0, 0, noise(3))
