@@ -3,7 +3,7 @@
 
 use crate::door::{Door, LARGE, door, door_for, errno, touches_arena};
 use crate::space::{self, READ_WRITE, Wish, pages, runs};
-use crate::{early, rlimit};
+use crate::{early, procfs, rlimit};
 use core::ffi::c_int;
 use std::ops::Range;
 use tmem_pager::Kind;
@@ -25,6 +25,9 @@ pub fn remap(at: usize, old: usize, new: usize, flags: c_int, to: usize) -> Resu
     }
     match door().filter(|_| touches_arena(&from)) {
         Some(door) => Move { door, from, new, flags, into: fixed.then_some(into) }.run(),
+        None if fixed && flags & libc::MREMAP_DONTUNMAP == 0 && can_be_ours(&from, &into) => {
+            take_in(&from, &into)
+        }
         None if fixed && touches_arena(&into) => {
             // The kernel maps over it, as it would over anything.
             make_way(&into)?;
@@ -57,13 +60,38 @@ fn is_sound(old: usize, new: usize, flags: c_int) -> bool {
         && (!keeps || (moves && old == new))
 }
 
+/// Whether memory outside the arena may become managed by being moved into it.
+fn can_be_ours(from: &Range<usize>, into: &Range<usize>) -> bool {
+    let inside = door().is_some_and(|d| into.start >= d.arena.start && into.end <= d.arena.end);
+    inside && !from.is_empty() && into.len() >= LARGE && procfs::is_plain(from)
+}
+
+/// Moves memory into the arena, over whatever is there.
+fn take_in(from: &Range<usize>, into: &Range<usize>) -> Result<usize, Errno> {
+    let door = door().ok_or(Errno::ENOMEM)?;
+    space::forget(into);
+    door.pager.claim(into.start, into.len()).map_err(|e| errno(&e))?;
+    if let Err(e) = space::commit(door, into.clone()) {
+        let _ = door.pager.unmap(into.start, into.len());
+        return Err(e);
+    }
+    let len = from.len().min(into.len());
+    // SAFETY: both are the program's, readable and writable, and do not overlap; no lock is held.
+    unsafe { core::ptr::copy_nonoverlapping(from.start as *const u8, into.start as *mut u8, len) };
+    space::unmap(from.start, from.len())?;
+    Ok(into.start)
+}
+
 /// Gives a range of the arena to the kernel, whatever was there.
 fn make_way(range: &Range<usize>) -> Result<(), Errno> {
     let door =
         door().filter(|d| range.start >= d.arena.start && range.end <= d.arena.end).ok_or(Errno::ENOMEM)?;
     space::forget(range);
     door.pager.claim(range.start, range.len()).map_err(|e| errno(&e))?;
-    space::hand_over(door, range)?;
+    if let Err(e) = space::hand_over(door, range) {
+        let _ = door.pager.unmap(range.start, range.len());
+        return Err(e);
+    }
     space::OTHERS.set(range, ())
 }
 
@@ -167,7 +195,12 @@ impl Move<'_> {
         }
         space::forget(&into);
         self.door.pager.claim(into.start, into.len()).map_err(|e| errno(&e))?;
-        self.carry(into.start)
+        let done = self.carry(into.start);
+        if done.is_err() {
+            // As in the kernel, what was there has gone.
+            let _ = self.door.pager.unmap(into.start, into.len());
+        }
+        done
     }
 
     /// Carries all runs to reserved memory at `to`, each as what it is, and ends the old mapping. Where that cannot be done, all
