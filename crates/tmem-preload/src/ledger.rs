@@ -229,6 +229,13 @@ fn rejoin(door: &Door) {
     }
 }
 
+/// As [`look`], for the last time. A forked child that never needed a share of its own does not take one now.
+pub fn look_at_exit() {
+    if SLOT.load(Ordering::Relaxed) != NO_SLOT {
+        look();
+    }
+}
+
 /// Publishes what this process uses and wants, and takes the share that is its own now.
 pub fn look() {
     let Some(door) = door::door() else { return };
@@ -379,4 +386,7 @@ pub fn forked() {
     SLOT.store(NO_SLOT, Ordering::Relaxed);
     SPACE.store(0, Ordering::Relaxed);
     KEEPER.store(0, Ordering::Relaxed);
+    if let Some(door) = door::door() {
+        crate::usage::forked(door);
+    }
 }

@@ -50,7 +50,7 @@ pub fn at_exit() {
         return;
     }
     let _blocked = Blocked::new();
-    ledger::look();
+    ledger::look_at_exit();
     let is_root = ledger::is_root(settings);
     if is_root {
         let told = Told::gather(settings);

@@ -2,6 +2,7 @@
 //! Owns: one reading of what this process's pager has done, for the ledger and the report. Callers: those two.
 
 use crate::door::Door;
+use core::sync::atomic::{AtomicU64, Ordering};
 use tmem_pager::stats::Stat;
 
 /// Sizes in bytes.
@@ -18,15 +19,28 @@ pub struct Now {
     pub packed_into: u64,
 }
 
+/// What a forked child's pager counted before it was one.
+static BEFORE: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
+const COUNTS: [Stat; 3] = [Stat::Faults, Stat::Evictions, Stat::FaultNs];
+
+/// In a forked child: what its parent did is not its own.
+pub fn forked(door: &Door) {
+    let counts = door.pager.stats(|stats| COUNTS.map(|stat| stats.get(stat))).unwrap_or_default();
+    BEFORE.iter().zip(counts).for_each(|(before, count)| before.store(count, Ordering::Relaxed));
+}
+
 /// `others`: anonymous memory of the process that is not the pager's.
 pub fn now(door: &Door, others: usize) -> Now {
     let page = tmem_sys::PAGE_SIZE as u64;
+    let own = |s: &tmem_pager::stats::Stats, i: usize| {
+        s.get(COUNTS[i]).saturating_sub(BEFORE[i].load(Ordering::Relaxed))
+    };
     let read = |s: &tmem_pager::stats::Stats| Now {
         managed: 0,
         swap_used: s.get(Stat::SwapUsed),
-        faults: s.get(Stat::Faults),
-        evictions: s.get(Stat::Evictions),
-        fault_ns: s.get(Stat::FaultNs),
+        faults: own(s, 0),
+        evictions: own(s, 1),
+        fault_ns: own(s, 2),
         packed: s.get(Stat::StorePages) * page,
         packed_into: s.get(Stat::StoreBytes),
     };
