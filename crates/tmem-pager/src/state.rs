@@ -78,7 +78,7 @@ pub struct Setup {
 
 /// Windows whose pages keep their packed copies while they are in RAM: those that streams are at. A copy takes memory that
 /// could keep another page in RAM, and saves one packing; that pays where the page is to leave again soon. Tried: keeping all
-/// copies where a page takes a quarter of its size and few are written. Of 22 % less packing 15 % more faults took most.
+/// copies where a page takes a quarter of its size at most. A sort that only reads took 8 % less time, with 15 % more faults.
 #[derive(Default)]
 pub struct Kept {
     windows: [Window; Kept::MOST],
