@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two users on one machine: neither can read, guess or exhaust the other's memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from host.daemonprocess import Daemon
+
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("need_root")]
+
+FIRST, SECOND = 54321, 54322
+MIB = 1 << 20
+
+# Everything is imported as root, because the interpreter may lie where others cannot read.
+BECOME = """
+import ctypes, errno, json, os, sys
+import msgspec, tmem
+from hostguest import RawGuest
+def become(uid):
+    os.setgroups([]); os.setresgid(uid, uid, uid); os.setresuid(uid, uid, uid)
+    ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # its /proc belongs to it again
+"""
+
+VICTIM = (
+    BECOME
+    + """
+become(int(sys.argv[2]))
+with RawGuest(sys.argv[1]) as guest:
+    assert guest.lease(8) == 8, "its reservation is there"
+    ids, fds = guest.extents()
+    for fd in fds:
+        os.pwrite(fd, b"a secret of the first user", 0)
+    print(json.dumps({"pid": os.getpid(), "ids": list(ids), "fds": list(fds)}), flush=True)
+    sys.stdin.readline()
+    same = all(os.pread(fd, 26, 0) == b"a secret of the first user" for fd in fds)
+    print(json.dumps({"same": same, "more": guest.lease(4)}), flush=True)
+"""
+)
+
+THIEF = (
+    BECOME
+    + """
+victim = json.loads(sys.argv[3])
+become(int(sys.argv[2]))
+told = {"opened": [], "read": 0}
+def note(what, path, flags):
+    try:
+        os.close(os.open(path, flags))
+        told["opened"].append(what)
+    except OSError as error:
+        assert error.errno in (errno.EACCES, errno.EPERM, errno.ENOENT), error
+for fd in victim["fds"]:
+    note("descriptor", f"/proc/{victim['pid']}/fd/{fd}", os.O_RDONLY)
+note("memory", f"/proc/{victim['pid']}/mem", os.O_RDONLY)
+note("administrator", sys.argv[1] + ".admin", os.O_RDWR)
+import socket
+admin = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+try:
+    admin.connect(sys.argv[1] + ".admin")
+    told["opened"].append("administrator's socket")
+except PermissionError:
+    pass
+# Everything it can get, on as many connections as it may have: what is reserved for the first stays.
+guests, got = [], 0
+try:
+    for _ in range(40):
+        guest = RawGuest(sys.argv[1]).__enter__()
+        guests.append(guest)
+        while (more := guest.lease(32)) > 0:
+            got += more
+            _, fds = guest.extents()
+            told["read"] += sum(any(os.pread(fd, 4096, 0)) for fd in fds)
+except (ConnectionError, OSError) as error:
+    told["refused"] = str(error)
+told["got"] = got
+with RawGuest(sys.argv[1]) as guest:
+    try:
+        guest.give(victim["ids"])
+    except (ConnectionError, AssertionError):
+        pass
+print(json.dumps(told))
+"""
+)
+
+
+def _python(script: str, *arguments: str) -> subprocess.Popen[str]:
+    here = Path(__file__).parents[1]
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(here), *sys.path])},
+    )
+
+
+@pytest.fixture
+def shared_directory(tmp_path: Path) -> Path:
+    """A directory that other users may enter, as /run/tmem is."""
+    for directory in [tmp_path, *tmp_path.parents]:
+        if directory.stat().st_mode & 0o001 == 0 and directory.owner() == "root" and directory != Path("/"):
+            directory.chmod(directory.stat().st_mode | 0o011)
+    return tmp_path
+
+
+def test_neither_reads_guesses_or_exhausts_the_others(shared_directory: Path) -> None:
+    config = f"""
+[[guest]]
+uid = {FIRST}
+reservation = "12M"
+[[guest]]
+uid = {SECOND}
+cap = "16M"
+"""
+    with Daemon(shared_directory, "--capacity", "64M", "--extent", "1M", config=config) as daemon:
+        victim = _python(VICTIM, str(daemon.path), str(FIRST))
+        assert victim.stdin is not None
+        assert victim.stdout is not None
+        held = json.loads(victim.stdout.readline())
+        thief = _python(THIEF, str(daemon.path), str(SECOND), json.dumps(held))
+        out, _ = thief.communicate(timeout=60)
+        told: dict[str, Any] = json.loads(out.splitlines()[-1])
+        assert told["opened"] == []
+        assert told["read"] == 0, "an extent came with something in it"
+        assert told["got"] * MIB <= 64 * MIB - 12 * MIB
+        victim.stdin.write("go on\n")
+        victim.stdin.flush()
+        assert json.loads(victim.stdout.readline()) == {"same": True, "more": 4}
+        victim.stdin.close()
+        assert victim.wait(30) == 0
