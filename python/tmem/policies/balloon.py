@@ -30,7 +30,7 @@ class Balloon:
     name: ClassVar[str] = "balloon"
 
     def decide(self, view: HostView, request: Request | None) -> Decision:
-        """Grant nothing. Let who is in need and has least for its weight grow by what was given; else ask the largest."""
+        """Grant nothing. What was given goes to who needs it and has least for its weight; else the largest gives."""
         if request is None:
             return Decision(balloon=_move(view))
         return Decision(reason="frozen" if view.guest(request.guest).frozen else "no-policy")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from tmem.policies import NAMES, get
 from tmem.policies.view import EPHEMERAL, PERSISTENT, GuestView, HostView, Policy, Request, broken
 
-__all__ = ["EXTENT", "Guest", "Run", "busy_then_idle", "greedy", "main", "scene", "simulate"]
+__all__ = ["EXTENT", "Guest", "Run", "greedy", "main", "scene", "simulate", "since", "until"]
 
 EXTENT = 4 << 20
 TICK = 1.0
@@ -33,9 +33,14 @@ def greedy(_now: float) -> int:
     return 1 << 20
 
 
-def busy_then_idle(extents: int, until: float) -> Need:
+def until(then: float, extents: int) -> Need:
     """Work with so many extents until then, and with none after."""
-    return lambda now: extents if now < until else 0
+    return lambda now: extents if now < then else 0
+
+
+def since(then: float, extents: int) -> Need:
+    """Work with none until then, and with so many extents after."""
+    return lambda now: 0 if now < then else extents
 
 
 @dataclass(slots=True, kw_only=True)
@@ -176,8 +181,8 @@ def scene() -> list[Guest]:
     """Return three guests: a hog, one that falls asleep after ten seconds, and one that wakes up then."""
     return [
         Guest(id=1, need=greedy, weight=1, kind=EPHEMERAL),
-        Guest(id=2, need=busy_then_idle(600, 10.0), weight=2),
-        Guest(id=3, need=lambda now: 0 if now < 10.0 else 600, weight=4),
+        Guest(id=2, need=until(10.0, 600), weight=2),
+        Guest(id=3, need=since(10.0, 600), weight=4),
     ]
 
 

@@ -20,12 +20,12 @@ NEEDY = 0.01
 """A guest that waits less than this part of the time does not stall."""
 PRESSED = 0.10
 """Where somebody on the machine waits for memory so often, who does not stall is granted no more, and what can be
-revoked of who stalls least goes back to the machine."""
+revoked of such guests goes back to the machine."""
 
 _TIMES = 2.0
 """A guest gives only to one that stalls so many times as much."""
-_STEP = 16
-"""Of what a guest has, and of the capacity, at most this part moves at once: its effect is to be seen first."""
+_STEP, _PIECE = 16, 8
+"""At most this part of the capacity moves at once, and of what one guest has: its effect is to be seen first."""
 
 
 class Stall:
@@ -66,7 +66,7 @@ def _tick(view: HostView) -> Decision:
     parts = weights(view)
     most = max(1, view.capacity // _STEP)
     if view.pressure >= PRESSED:
-        spare = {guest.id: min(_piece(guest), guest.ephemeral) for guest in view.guests}
+        spare = {guest.id: min(_piece(guest), guest.ephemeral) for guest in view.guests if not _need(guest, parts)}
         return Decision(revoke=tuple(take(view, spare, most, most, _least(parts)).revoke.items()))
     needy = [guest for guest in view.guests if guest.want and _may_grow(guest) and _need(guest, parts) > 0]
     if not needy:
@@ -100,7 +100,7 @@ def _worse(one: GuestView, other: GuestView, parts: dict[int, int]) -> bool:
 def _piece(guest: GuestView) -> int:
     """Return what a guest can be made to give at once."""
     over = guest.held - guest.asked - guest.reservation
-    return min(over, max(1, guest.held // _STEP) - guest.asked)
+    return min(over, max(1, guest.held // _PIECE) - guest.asked)
 
 
 def _least(parts: dict[int, int]) -> Order:

@@ -11,13 +11,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 from tmem.policies.shares import lendable, targets
-from tmem.policies.take import Order, take, under_way
+from tmem.policies.take import Order, Taken, take, under_way
 from tmem.policies.view import Decision, GuestView, HostView, Request
 
 __all__ = ["Weighted", "divide"]
 
 _SLACK = 32
-"""Nobody gives or takes for less than this part of its target: what moves for ever helps nobody."""
+"""Who lacks less than this part of its target takes nothing from others: what moves for ever helps nobody."""
 _TICK = 8
 """Of the capacity, at most this part is set moving in one tick."""
 
@@ -44,12 +44,14 @@ def divide(view: HostView, request: Request | None, target: dict[int, int]) -> D
         count = min(count, guest.cap - guest.held)
     if count <= 0:
         return Decision(reason="over-cap")
-    count = min(count, target[guest.id] - guest.held)
+    lacks = target[guest.id] - guest.held
+    count = min(count, lacks)
     if count <= 0:
         return Decision(reason="host-full")
     free = min(count, lendable(view, guest))
-    short = count - free
-    taken = take(view, _spare(view, target), short, under_way(view), _most_over(target))
+    taken = Taken()
+    if lacks > target[guest.id] // _SLACK:
+        taken = take(view, _spare(view, target), count - free, under_way(view), _most_over(target))
     grant = min(count, free + taken.revoked)
     return Decision(
         grant=grant,
@@ -73,13 +75,8 @@ def _tick(view: HostView, target: dict[int, int]) -> Decision:
 
 
 def _spare(view: HostView, target: dict[int, int]) -> dict[int, int]:
-    """Return what each guest has beyond its target, where that is worth moving, less what it was asked for already."""
-    spare = {}
-    for guest in view.guests:
-        over = guest.held - guest.asked - target[guest.id]
-        if over > target[guest.id] // _SLACK:
-            spare[guest.id] = over
-    return spare
+    """Return what each guest has beyond its target, less what it was asked for already."""
+    return {guest.id: guest.held - guest.asked - target[guest.id] for guest in view.guests}
 
 
 def _most_over(target: dict[int, int]) -> Order:
