@@ -48,6 +48,7 @@ __all__ = [
     "pack",
     "pack_answer",
     "pack_request",
+    "unpack_answer",
     "unpack_from_guest",
     "unpack_from_host",
     "unpack_request",
@@ -276,6 +277,7 @@ _ENCODER = msgspec.msgpack.Encoder()
 _FROM_GUEST: msgspec.msgpack.Decoder[GuestMessage] = msgspec.msgpack.Decoder(GuestMessage)
 _FROM_HOST: msgspec.msgpack.Decoder[HostMessage] = msgspec.msgpack.Decoder(HostMessage)
 _REQUEST = msgspec.msgpack.Decoder(tuple[Annotated[str, Meta(max_length=32)], dict[str, Any]])
+_ANSWER = msgspec.msgpack.Decoder(tuple[str, Any])
 
 
 def pack(message: GuestMessage | HostMessage) -> bytes:
@@ -309,6 +311,14 @@ def unpack_request(packet: bytes | bytearray | memoryview) -> tuple[str, dict[st
 def pack_answer(result: object, failed: str | None = None) -> bytes:
     """Return the packet of an answer to an administrator: `result`, or why there is none."""
     return _ENCODER.encode(("ok", result) if failed is None else ("failed", failed))
+
+
+def unpack_answer(packet: bytes | bytearray | memoryview) -> tuple[str, Any]:
+    """Return the word and what stands behind it of an answer to an administrator. WireError where it is none."""
+    try:
+        return _ANSWER.decode(packet)
+    except msgspec.MsgspecError as error:
+        raise WireError(str(error)) from None
 
 
 def _unpack(decoder: msgspec.msgpack.Decoder[T], packet: bytes | bytearray | memoryview) -> T:

@@ -138,11 +138,12 @@ class Flow:
     def revoke(self, guest: Guest, extents: list[Extent]) -> None:
         """Empty extents of a guest at once, without its help, and tell it afterwards."""
         self.host.counters["revoked"] += len(extents)
-        self._end(guest, extents)
+        self.end(guest, extents)
         guest.unsaid += [one.id for one in extents]
         guest.tell_revoked()
 
-    def _end(self, guest: Guest, extents: list[Extent]) -> None:
+    def end(self, guest: Guest, extents: list[Extent]) -> None:
+        """Empty extents of a guest, which knows or will be told."""
         self.pools.before_end(extents)
         for one in extents:
             self.host.ledger.end(one)
@@ -161,7 +162,7 @@ class Flow:
                 raise MisuseError("it gives what is not its own")
             if one is not None:
                 extents[number] = one
-        self._end(guest, list(extents.values()))
+        self.end(guest, list(extents.values()))
         self.host.counters["given"] += len(extents)
         guest.gave(sum(one.kind == PERSISTENT for one in extents.values()))
         guest.link.send(pack(Done(given.seq)))

@@ -125,8 +125,10 @@ class State:
         """Return how the operator had set a guest."""
         return dict(self._set.get(key, {}))
 
-    def forget(self, process: Process) -> None:
-        """A process has ended: nothing about it has to be known any more."""
+    def left(self, process: Process) -> None:
+        """A guest has ended; when its process has too, nothing about it has to be known any more."""
+        if _lives(process):
+            return
         for table in (self._allowed, self._set):
             for key in [key for key in table if key[:2] == process]:
                 del table[key]
