@@ -13,8 +13,9 @@ import os
 import socket
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import msgspec
 
@@ -107,6 +108,11 @@ class GuestRow(msgspec.Struct, frozen=True, kw_only=True):
         return self.persistent_bytes + self.ephemeral_bytes + self.shared_bytes
 
     @property
+    def stored_bytes(self) -> int:
+        """What its stored pages take, in its own memory and in what it leased."""
+        return self.store_bytes + self.leased_used
+
+    @property
     def owner(self) -> str:
         """The user's name, or the number where there is none."""
         return self.user or str(self.uid)
@@ -142,7 +148,8 @@ def overview_of(answer: object, path: str = "") -> Overview:
 class Operator:
     """A connection to the daemon whose guests meet at `path`, or to the one found here. Made with the first question.
 
-    After an error it is closed, and the next question makes it anew: a daemon may come back. Not for two threads at once.
+    After an error it is closed, and the next question makes it anew: a daemon may come back. Not for two threads at
+    once.
     """
 
     def __init__(self, path: str | None = None) -> None:
@@ -150,7 +157,7 @@ class Operator:
         self._open: socket.socket | None = None
         self.path = ""  # the administrator's socket, from the first question on
 
-    def __enter__(self) -> Operator:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -162,7 +169,14 @@ class Operator:
             self._open.close()
             self._open = None
 
-    def ask(self, verb: str, **arguments: object) -> Any:  # noqa: ANN401 - as each verb answers
+    def interrupt(self) -> None:
+        """End the wait for an answer. The one thing that another thread may do."""
+        link = self._open
+        if link is not None:
+            with suppress(OSError):
+                link.shutdown(socket.SHUT_RDWR)
+
+    def ask(self, verb: str, **arguments: object) -> Any:
         """Ask, and return the answer. HostAwayError where no daemon is there; TmemError where it says no."""
         try:
             link = self._open = self._open or self._connect()
@@ -178,26 +192,10 @@ class Operator:
             raise TmemError(str(answer[1]))
         return answer[1]
 
-    def ping(self) -> Any:  # noqa: ANN401
-        """Ask whether it is there."""
-        return self.ask("ping")
-
     def list(self, guest: str | None = None, *, long: bool = False) -> Overview:
         """Return the host, the guests that `guest` names (None: all) and the pools."""
         answer = self.ask("list", guest=guest, long=long)
         return overview_of(answer, self.path)
-
-    def freeze(self, guest: str | None) -> Any:  # noqa: ANN401
-        """No more leases and no more puts for these guests; None is all."""
-        return self.ask("freeze", guest=guest)
-
-    def thaw(self, guest: str | None) -> Any:  # noqa: ANN401
-        """End a freeze."""
-        return self.ask("thaw", guest=guest)
-
-    def destroy(self, guest: str, *, force: bool = False) -> Any:  # noqa: ANN401
-        """Take back all that a guest holds; with `force` also what cannot be missed, and its program ends."""
-        return self.ask("destroy", guest=guest, force=force)
 
     def _connect(self) -> socket.socket:
         self.path = admin_path(self._given)
@@ -236,7 +234,9 @@ class Operator:
         """Return what is the matter, and the next step."""
         at = self.path
         if isinstance(error, TimeoutError):
-            return HostAwayError(f"the daemon at {at} does not answer within {TIMEOUT:.0f} s: see whether it is stopped")
+            return HostAwayError(
+                f"the daemon at {at} does not answer within {TIMEOUT:.0f} s: see whether it is stopped"
+            )
         if isinstance(error, PermissionError):
             return TmemError(f"you may not ask the daemon at {at}: do so as root or as the user that it runs as")
         if isinstance(error, FileNotFoundError):

@@ -6,9 +6,10 @@ from __future__ import annotations
 import copy
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -57,11 +58,12 @@ class OperatorServer:
         self.known = record() if known is None else known
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.raw: bytes | None = None  # answered instead, where it is set
+        self.grow: Callable[[dict[str, Any]], None] = lambda _known: None  # done at each `list`
         self._links: list[socket.socket] = []
         self._listener: socket.socket | None = None
         self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> OperatorServer:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -107,6 +109,7 @@ class OperatorServer:
 
     def _answer(self, verb: str, arguments: dict[str, Any]) -> list[Any]:
         if verb == "list":
+            self.grow(self.known)
             found = copy.deepcopy(self.known)
             found["guests"] = self._matching(arguments["guest"])
             return ["ok", found]

@@ -4,19 +4,18 @@
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
 
 from rich.markup import escape
 
 from tmem.cli.guests import add_guest, guest_of
-from tmem.cli.render import console, print_json, table
+from tmem.cli.hosttable import age, show_guests, show_host
+from tmem.cli.render import console, print_json
 from tmem.errors import TmemError
 from tmem.operator import GuestRow, HostRow, Operator, overview_of
 from tmem.units import format_size
 
-__all__ = ["add_arguments", "run", "show_guests", "show_host"]
+__all__ = ["add_arguments", "run"]
 
 _SIZES = ("ram", "resident", "standby", "store_bytes", "leased_used", "swap_bytes", "want_bytes", "reservation")
 
@@ -49,59 +48,6 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def show_host(host: HostRow) -> None:
-    """Print the host in two lines."""
-    guests, pools = _count(host.guests, "guest"), _count(host.pools, "shared pool")
-    age = f", up {_age(time.time() - host.since)}" if host.since else ""
-    said = f"policy {host.policy}, {guests}, {pools}, pressure {host.pressure:.0%}{age}"
-    sizes = f"{format_size(host.leased_bytes)} of {format_size(host.capacity)} leased"
-    rest = f"{format_size(host.free_bytes)} free, {format_size(host.freeable_bytes)} freeable"
-    for line in (said, f"{sizes}, {rest}"):
-        console().print(line, markup=False, soft_wrap=True)
-
-
-def show_guests(guests: Iterable[GuestRow]) -> None:
-    """Print one line a guest; a narrow terminal gets the columns that matter most."""
-    out = console()
-    columns = _COLUMNS if out.width >= _ROOM else tuple(one for one in _COLUMNS if one.heading in _MATTER)
-    shown = table(*(one.heading for one in columns))
-    for guest in guests:
-        shown.add_row(*(escape(one.value(guest)) for one in columns))
-    out.print(shown)
-
-
-def _state(guest: GuestRow) -> str:
-    found = ("frozen" if guest.frozen else "", "ballooned" if guest.balloon else "")
-    return ", ".join(word for word in found if word) or "-"
-
-
-class _Column(NamedTuple):
-    heading: str
-    value: Callable[[GuestRow], str]
-
-
-_COLUMNS = (
-    _Column(">id", lambda guest: str(guest.id)),
-    _Column("name", lambda guest: guest.name),
-    _Column(">pid", lambda guest: str(guest.pid)),
-    _Column("user", lambda guest: guest.owner),
-    _Column("state", _state),
-    _Column(">weight", lambda guest: str(guest.weight)),
-    _Column(">cap", lambda guest: "-" if guest.cap is None else format_size(guest.cap)),
-    _Column(">lease", lambda guest: format_size(guest.lease_bytes)),
-    _Column(">share", lambda guest: format_size(guest.share_bytes)),
-    _Column(">resident", lambda guest: format_size(guest.resident)),
-    _Column(">standby", lambda guest: format_size(guest.standby)),
-    _Column(">store", lambda guest: format_size(guest.store_bytes)),
-    _Column(">swap", lambda guest: format_size(guest.swap_bytes)),
-    _Column(">faults/s", lambda guest: f"{guest.faults_s:,.0f}"),
-    _Column(">stalled", lambda guest: f"{guest.stall:.0%}"),
-    _Column(">refused", lambda guest: f"{sum(guest.refused.values()):,}"),
-)
-_MATTER = {">id", "name", "state", ">lease", ">share", ">resident", ">stalled"}
-_ROOM = 150
-
-
 def _show_long(host: HostRow | None, guests: Iterable[GuestRow]) -> None:
     """Print what the table has no room for: one block for the host, one for each guest."""
     if host is not None:
@@ -115,22 +61,22 @@ def _show_long(host: HostRow | None, guests: Iterable[GuestRow]) -> None:
             "shared": format_size(guest.shared_bytes),
             "balloon": format_size(guest.balloon) if guest.balloon else "-",
             "compress": "on" if guest.compress else "off",
-            "connected": _age(guest.connected),
+            "connected": age(guest.connected),
             "cgroup": guest.cgroup or "-",
         }
         sizes = {name.removesuffix("_bytes"): format_size(getattr(guest, name)) for name in _SIZES}
         counts = {name: getattr(guest, name) for name in ("stored_pages", "faults", "loads", "stores")}
         sampled = f"{guest.active / guest.sampled:.0%}" if guest.sampled else "-"
-        _block(
-            f"guest {guest.id} ({guest.name})", held | sizes | counts | {"active": sampled}, _counts(guest.refused)
-        )
+        _block(f"guest {guest.id} ({guest.name})", held | sizes | counts | {"active": sampled}, _counts(guest.refused))
 
 
 def _block(title: str, values: Mapping[str, object], refused: str) -> None:
     out = console()
     out.print(f"\n[bold]{escape(title)}[/bold]", soft_wrap=True)
     for name, value in (*values.items(), ("refused", refused)):
-        said = f"{value:,}" if isinstance(value, int) else str(value)
+        said = (
+            f"{value:,}" if isinstance(value, int) else "".join(one if one.isprintable() else "?" for one in str(value))
+        )
         out.print(f"  {name:<13} {said}", markup=False, soft_wrap=True)
 
 
@@ -153,16 +99,3 @@ def _plain(value: object) -> str:
 
 def _counts(counted: Mapping[str, int]) -> str:
     return ", ".join(f"{reason} {count:,}" for reason, count in sorted(counted.items())) or "-"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _age(seconds: float) -> str:
-    """Return a time as people say it: `3 h 12 min`."""
-    whole = max(0, int(seconds))
-    for unit, size, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // part} {smaller}"
-    return f"{whole} s"

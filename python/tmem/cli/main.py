@@ -25,8 +25,8 @@ _INTERRUPTED = 130
 _VERBS = {
     name: name.replace("-", "")
     for name in (
-        "run", "doctor", "stats", "daemon", "top", "list", "freeze", "thaw", "set", "balloon", "shared-auth", "freeable",
-        "destroy", "demo", "bench",
+        "run", "doctor", "stats", "daemon", "top", "list", "freeze", "thaw", "set", "balloon", "shared-auth",
+        "freeable", "destroy", "demo", "bench",
     )
 }  # fmt: skip
 """Each verb, with the module that it is in."""

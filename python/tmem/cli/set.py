@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-w", "--weight", type=_weight, metavar="N", help="its part of the memory, against the others' weights; first 1"
     )
     parser.add_argument("-c", "--cap", metavar="SIZE", help="what it may hold at most: 2G, 512MiB, or none")
-    parser.add_argument("-r", "--reservation", metavar="SIZE", help="what is kept for it, whatever the others want, or none")
+    parser.add_argument(
+        "-r", "--reservation", metavar="SIZE", help="what is kept for it, whatever the others want, or none"
+    )
     parser.add_argument("-p", "--compress", choices=("on", "off"), help="whether it packs the pages that it stores")
     parser.epilog = "What is not named stays as it is."
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where top's numbers come from: asks the daemon, keeps the reading before, and bears its going away.
 
-Owns: the connection, the last two readings. Called by app (in a thread beside the terminal's) and cli.top. Calls operator.
-Lock: one, held while the daemon is asked, at most as long as the operator waits.
+Owns: the connection, the last two readings. Called by app, in a thread beside the terminal's, and by
+cli.top. Calls operator. Lock: one, held while the daemon is asked, at most as long as the operator waits.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ class Feed:
         return self._do("destroy", guest, "ended: what it held is the host's again", force=True)
 
     def close(self) -> None:
-        """Hang up."""
+        """Hang up, also where an answer is waited for."""
+        self._operator.interrupt()
         with self._lock:
             self._operator.close()
 
     def _do(self, verb: str, guest: int, done: str, **more: object) -> str:
         with self._lock:
-            try:
-                self._operator.ask(verb, guest=str(guest), **more)
-            except HostAwayError:  # a kept connection may be of a daemon that was started anew meanwhile
-                self._operator.ask(verb, guest=str(guest), **more)
+            if self._last is None:  # and the numbers of a daemon that was started anew may be other guests'
+                raise HostAwayError("the daemon is away: wait until it is back")
+            self._operator.ask(verb, guest=str(guest), **more)
         return f"guest {guest} is {done}"

@@ -38,6 +38,10 @@ class Row:
     stall: float = 0.0  # seconds that its threads waited for pages, in a second: more than 1 where several did
     refused_s: float = 0.0
 
+    def rated(self) -> GuestRow:
+        """Return the guest with these rates in the places of the daemon's."""
+        return msgspec.structs.replace(self.guest, faults_s=self.faults_s, stall=self.stall)
+
     @property
     def refused(self) -> int:
         """How often it was refused, for any reason."""
@@ -57,10 +61,10 @@ class HostRates:
 class View:
     """All that is shown at one time."""
 
-    host: HostRow = HostRow()
-    rates: HostRates = HostRates()
+    host: HostRow = field(default_factory=HostRow)
+    rates: HostRates = field(default_factory=HostRates)
     rows: tuple[Row, ...] = ()
-    pools: tuple[Mapping[str, Any], ...] = field(default=())
+    pools: tuple[Mapping[str, Any], ...] = ()
 
 
 def view_of(now: Reading, before: Reading | None = None) -> View:
@@ -102,7 +106,7 @@ def _counter(host: HostRow, name: str) -> int:
 SORTS: Mapping[str, tuple[Callable[[Row], Any], bool]] = {
     "lease": (lambda row: row.guest.lease_bytes, True),
     "resident": (lambda row: row.guest.resident, True),
-    "store": (lambda row: row.guest.store_bytes, True),
+    "store": (lambda row: row.guest.stored_bytes, True),
     "swap": (lambda row: row.guest.swap_bytes, True),
     "faults": (lambda row: row.faults_s, True),
     "stall": (lambda row: row.stall, True),
@@ -130,17 +134,11 @@ def _names(guest: GuestRow) -> tuple[str, ...]:
     return tuple(name.lower() for name in (*known, *state))
 
 
-def document(view: View, seconds: float) -> dict[str, Any]:
-    """Return a view for scripts: what the daemon said, with the rates of the last `seconds` in their places."""
+def document(view: View, rows: Iterable[Row], seconds: float) -> dict[str, Any]:
+    """Return the host and these rows for scripts, with rates of the last `seconds`."""
     guests = [
-        msgspec.to_builtins(row.guest)
-        | {
-            "lease_bytes": row.guest.lease_bytes,
-            "faults_s": round(row.faults_s, 3),
-            "stall": round(row.stall, 6),
-            "refused_s": round(row.refused_s, 3),
-        }
-        for row in view.rows
+        msgspec.to_builtins(row.rated()) | {"lease_bytes": row.guest.lease_bytes, "refused_s": row.refused_s}
+        for row in rows
     ]
     rates = {name: getattr(view.rates, name) for name in HostRates.__dataclass_fields__}
     host = msgspec.to_builtins(view.host) | rates
