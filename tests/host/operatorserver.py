@@ -124,6 +124,12 @@ class OperatorServer:
             return ["failed", f"{len(meant)} guests are {arguments['guest']!r}: name one"]
         if verb == "destroy":
             self.known["guests"].remove(meant[0])
+            return [
+                "ok",
+                {"guest": meant[0]["id"], "bytes": meant[0]["persistent_bytes"] + meant[0]["ephemeral_bytes"]},
+            ]
+        if verb == "shared-auth":
+            return ["ok", {"guest": meant[0]["id"], "allowed": arguments["allow"]}]
         for one in meant:
             if verb in {"freeze", "thaw"}:
                 one["frozen"] = verb == "freeze"

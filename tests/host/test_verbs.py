@@ -109,6 +109,7 @@ def test_names_of_guests_are_no_markup(tmem: Tmem, server: OperatorServer) -> No
             ("set", {"guest": "3", "weight": 4, "cap": 1024 * MIB, "compress": False, "reservation": 64 * MIB}),
             "set: 1 guest (3)\n",
         ),
+        ("set web -c 0 -r 0", ("set", {"guest": "web", "cap": 0, "reservation": 0}), "set: 1 guest (4)\n"),
         ("set -a -w 0", ("set", {"guest": None, "weight": 0}), "set: 3 guests (3, 4, 11)\n"),
         (
             "set pid:4004 -c none -r none -p on",
@@ -129,13 +130,13 @@ def test_names_of_guests_are_no_markup(tmem: Tmem, server: OperatorServer) -> No
         (
             "destroy web",
             ("destroy", {"guest": "web", "force": False}),
-            "guest web is destroyed: what it held is the host's again\n",
+            "guest web is destroyed: 112.0 MiB are the host's again\n",
         ),
         (
             "destroy web --force",
             ("destroy", {"guest": "web", "force": True}),
             (
-                "guest web is destroyed: what it held is the host's again; its program stops with a report when it "
+                "guest web is destroyed: 112.0 MiB are the host's again; its program stops with a report when it "
                 "next touches a page that was there\n"
             ),
         ),
@@ -159,7 +160,7 @@ def test_each_verb_asks_and_tells(arguments: str, asked: object, said: str, tmem
     "arguments",
     [
         "freeze", "freeze web -a", "thaw", "set web", "set -w 2", "set web -w -1", "set web -w 4294967296",
-        "set web --cap 2gb", "set web --cap 0", "set web -p maybe", "shared-auth web -A 1",
+        "set web --cap 2gb", "set web --cap 0K", "set web -p maybe", "shared-auth web -A 1",
         "shared-auth web -u 12 -A 1", f"shared-auth web -u {SECRET}", f"shared-auth web -u {SECRET} -A 2", "destroy",
         "balloon batch", "balloon batch lots", "balloon batch -5", "freeable x", "list a b", "top --interval 0",
         "top --sort nonsense",

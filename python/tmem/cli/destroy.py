@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 
 from tmem.cli.guests import add_guest, ask, guest_of, tell
+from tmem.units import format_size
 
 __all__ = ["add_arguments", "run"]
 
@@ -28,5 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Take it back."""
     answer = ask(options, "destroy", guest=guest_of(options), force=options.force)
+    freed = answer.get("bytes") if isinstance(answer, dict) else None
+    what = f"{format_size(freed)} are" if isinstance(freed, int) else "what it held is"
     more = "; its program stops with a report when it next touches a page that was there" if options.force else ""
-    return tell(options, answer, f"guest {options.guest} is destroyed: what it held is the host's again{more}")
+    return tell(options, answer, f"guest {options.guest} is destroyed: {what} the host's again{more}")

@@ -33,9 +33,9 @@ def run(options: argparse.Namespace) -> int:
     """Set what was named."""
     wanted = {
         "weight": options.weight,
-        "cap": options.cap if options.cap in {None, _NONE} else parse_size(options.cap, what="--cap"),
+        "cap": _NONE if options.cap == _NONE else _size(options.cap, "--cap"),
         "compress": None if options.compress is None else options.compress == "on",
-        "reservation": _reservation(options.reservation),
+        "reservation": 0 if options.reservation == _NONE else _size(options.reservation, "--reservation"),
     }
     named = {name: value for name, value in wanted.items() if value is not None}
     if not named:
@@ -44,10 +44,11 @@ def run(options: argparse.Namespace) -> int:
     return tell(options, answer, changed(answer, "set"))
 
 
-def _reservation(given: str | None) -> int | None:
+def _size(given: str | None, what: str) -> int | None:
+    """Return a size in bytes; unlike elsewhere none at all can be meant."""
     if given is None:
         return None
-    return 0 if given == _NONE else parse_size(given, what="--reservation")
+    return 0 if given == "0" else parse_size(given, what=what)
 
 
 def _weight(text: str) -> int:
