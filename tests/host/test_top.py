@@ -43,23 +43,42 @@ def test_the_first_reading_has_the_daemons_rates() -> None:
 
 def test_rates_are_of_the_time_between_two_readings() -> None:
     before = _reading(10.0, faults=100, fault_ns=0, refused={"host-full": 1})
-    now = _reading(12.0, faults=300, fault_ns=3 * 10**9, refused={"host-full": 2, "over-cap": 4})
+    now = _reading(14.0, faults=500, fault_ns=6 * 10**9, refused={"host-full": 2, "over-cap": 9})
     view = view_of(now, before)
     assert (view.rows[0].faults_s, view.rows[0].stall, view.rows[0].refused_s) == (100.0, 1.5, 2.5)
+    soon = view_of(_reading(12.0, faults=500, refused={"host-full": 2}), before).rows[0]
+    assert (soon.faults_s, soon.stall, soon.refused_s) == (9.0, 0.5, 0.5)  # guests report once a second
     assert (view.rates.granted_s, view.rates.refused_s, view.rates.revoked_s) == (10.0, 1.0, 0.0)
     assert view.rows[0].rated().faults_s == 100.0
 
 
 @pytest.mark.parametrize(
-    "before", [_reading(10.0, pid=8), _reading(10.0, id=2), _reading(10.0, since=2.0), _reading(12.0)]
+    "before", [_reading(10.0, pid=8), _reading(10.0, id=2), _reading(10.0, since=2.0), _reading(14.0)]
 )
 def test_no_rate_is_of_two_guests_or_two_daemons_or_no_time(before: Reading) -> None:
-    assert view_of(_reading(12.0, faults=10**6), before).rows[0].faults_s == 9.0
+    assert view_of(_reading(14.0, faults=10**6), before).rows[0].faults_s == 9.0
 
 
 def test_a_counter_that_went_back_is_no_negative_rate() -> None:
-    view = view_of(_reading(12.0, faults=1), _reading(11.0, faults=5, refused={"x": 3}))
+    view = view_of(_reading(14.0, faults=1), _reading(11.0, faults=5, refused={"x": 3}))
     assert (view.rows[0].faults_s, view.rows[0].refused_s) == (0.0, 0.0)
+
+
+def test_the_feed_compares_with_a_reading_that_is_old_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(float(at) for at in range(100))
+    monkeypatch.setattr("tmem.top.feed.time.monotonic", lambda: next(clock))
+    with OperatorServer(tmp_path / "t.sock") as server:
+
+        def grow(known: dict[str, Any]) -> None:
+            known["guests"][0]["faults"] += 70
+            known["host"]["counters"]["granted"] += 10
+
+        server.grow = grow
+        feed = Feed(str(server.path))
+        rates = [(view.rows[0].faults_s, view.rates.granted_s) for view in (feed.read() for _ in range(8))]
+        feed.close()
+    assert rates[:3] == [(5200.0, None), (5200.0, 10.0), (5200.0, 10.0)]
+    assert rates[3:] == [(70.0, 10.0)] * 5
 
 
 def _rows() -> list[Row]:

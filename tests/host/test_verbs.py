@@ -198,7 +198,11 @@ def test_without_a_daemon_each_verb_ends_with_125(tmem: Tmem, server: OperatorSe
         assert "start one with `tmem daemon`" in err
 
 
-def test_top_once_prints_rates_of_its_own_two_readings(tmem: Tmem, server: OperatorServer) -> None:
+def test_top_once_prints_rates_of_its_own_two_readings(
+    tmem: Tmem, server: OperatorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tmem.top.model.LEAST_SECONDS", 0.1)
+
     def grow(_known: dict[str, object]) -> None:
         train = server.known["guests"][0]
         train["faults"] += 1000
@@ -215,6 +219,7 @@ def test_top_once_prints_rates_of_its_own_two_readings(tmem: Tmem, server: Opera
     assert train["lease_bytes"] == 448 * MIB
     assert (document["host"]["granted_s"], document["seconds"]) == (0, 0.2)
     assert len(server.asked) == 2
+    monkeypatch.undo()
     code, out, _ = tmem("top", "--once", "--interval", "0.1")
     assert code == 0
     assert out.splitlines()[:3] == LIST.splitlines()[:3]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where top's numbers come from: asks the daemon, keeps the reading before, and bears its going away.
+"""Where top's numbers come from: asks the daemon, keeps the readings before, and bears its going away.
 
-Owns: the connection, the last two readings. Called by app, in a thread beside the terminal's, and by
+Owns: the connection, the last readings. Called by app, in a thread beside the terminal's, and by
 cli.top. Calls operator. Lock: one, held while the daemon is asked, at most as long as the operator waits.
 """
 
@@ -12,7 +12,7 @@ import time
 
 from tmem.errors import TmemError
 from tmem.operator import HostAwayError, Operator
-from tmem.top.model import Reading, View, view_of
+from tmem.top.model import LEAST_SECONDS, Reading, View, view_of
 
 __all__ = ["Feed"]
 
@@ -22,7 +22,7 @@ class Feed:
 
     def __init__(self, path: str | None) -> None:
         self._operator = Operator(path)
-        self._last: Reading | None = None
+        self._before: list[Reading] = []  # the oldest first; one is as old as rates need, or all are younger
         self._lock = threading.Lock()
 
     @property
@@ -36,11 +36,13 @@ class Feed:
             try:
                 seen = self._operator.list()
             except TmemError:
-                self._last = None  # no rate over the time in which nobody counted
+                self._before.clear()  # no rate over the time in which nobody counted
                 raise
             now = Reading(time.monotonic(), seen)
-            view = view_of(now, self._last)
-            self._last = now
+            while len(self._before) > 1 and now.when - self._before[1].when >= LEAST_SECONDS:
+                del self._before[0]
+            view = view_of(now, self._before[0] if self._before else None)
+            self._before.append(now)
             return view
 
     def freeze(self, guest: int) -> str:
@@ -63,7 +65,7 @@ class Feed:
 
     def _do(self, verb: str, guest: int, done: str, **more: object) -> str:
         with self._lock:
-            if self._last is None:  # and the numbers of a daemon that was started anew may be other guests'
+            if not self._before:  # and the numbers of a daemon that was started anew may be other guests'
                 raise HostAwayError("the daemon is away: wait until it is back")
             self._operator.ask(verb, guest=str(guest), **more)
         return f"guest {guest} is {done}"

@@ -2,8 +2,8 @@
 """What top shows, as numbers: rows of guests with rates from two readings, sorted and filtered.
 
 Owns: the rates, the orders. Called by looks, feed, app and cli.top. Calls operator for the rows it reads. Pure.
-Law: a rate is of one and the same guest of one and the same daemon; where there is no earlier reading of it, it is what
-the daemon says, or nothing.
+Law: a rate is of one and the same guest of one and the same daemon; where there is no reading of it that is old enough, it is
+what the daemon says, or nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ import msgspec
 from tmem.operator import GuestRow, HostRow, Overview
 
 __all__ = ["SORTS", "HostRates", "Reading", "Row", "View", "chosen", "document", "view_of"]
+
+LEAST_SECONDS = 2.5
+"""Guests report once a second: over less time than this, one report more or less makes a difference wrong."""
 
 _NS = 1e9
 
@@ -81,13 +84,11 @@ def view_of(now: Reading, before: Reading | None = None) -> View:
 def _row(guest: GuestRow, before: GuestRow | None, seconds: float) -> Row:
     if before is None:
         return Row(guest, guest.faults_s, guest.stall)
-    refused = sum(guest.refused.values()) - sum(before.refused.values())
-    return Row(
-        guest,
-        max(0, guest.faults - before.faults) / seconds,
-        max(0, guest.fault_ns - before.fault_ns) / _NS / seconds,
-        max(0, refused) / seconds,
-    )
+    refused = max(0, sum(guest.refused.values()) - sum(before.refused.values())) / seconds
+    if seconds < LEAST_SECONDS:
+        return Row(guest, guest.faults_s, guest.stall, refused)
+    faults = max(0, guest.faults - before.faults) / seconds
+    return Row(guest, faults, max(0, guest.fault_ns - before.fault_ns) / _NS / seconds, refused)
 
 
 def _rates(now: HostRow, before: HostRow, seconds: float) -> HostRates:
