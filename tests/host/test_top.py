@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -355,6 +357,20 @@ def test_it_starts_without_a_daemon(tmp_path: Path) -> None:
                 await _until(pilot, lambda: len(_names(app)) == 3)
 
     asyncio.run(look())
+
+
+def test_q_waits_for_no_daemon_that_is_silent(tmp_path: Path) -> None:
+    async def look() -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
+            silent.bind(str(tmp_path / "t.sock.admin"))
+            silent.listen()
+            async with TopApp(Feed(str(tmp_path / "t.sock"))).run_test(size=(80, 24)) as pilot:
+                await pilot.pause(0.2)
+                await pilot.press("q")
+
+    begun = time.monotonic()
+    asyncio.run(look())
+    assert time.monotonic() - begun < 4  # an answer is waited for longer
 
 
 @pytest.mark.parametrize("size", [(140, 40), (80, 24), (60, 16), (20, 5)])

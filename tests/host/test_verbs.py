@@ -159,7 +159,7 @@ def test_each_verb_asks_and_tells(arguments: str, asked: object, said: str, tmem
 @pytest.mark.parametrize(
     "arguments",
     [
-        "freeze", "freeze web -a", "thaw", "set web", "set -w 2", "set web -w -1", "set web -w 4294967296",
+        "freeze", "freeze web -a", "thaw", "set web", "set -w 2", "set web -w -1", "set web -w 1048577",
         "set web --cap 2gb", "set web --cap 0K", "set web -p maybe", "shared-auth web -A 1",
         "shared-auth web -u 12 -A 1", f"shared-auth web -u {SECRET}", f"shared-auth web -u {SECRET} -A 2", "destroy",
         "balloon batch", "balloon batch lots", "balloon batch -5", "freeable x", "list a b", "top --interval 0",

@@ -11,7 +11,7 @@ from tmem.units import parse_size
 
 __all__ = ["add_arguments", "run"]
 
-_MOST_WEIGHT = 2**32 - 1
+_MOST_WEIGHT = 1 << 20
 _NONE = "none"
 
 
