@@ -15,14 +15,21 @@ from tmem.errors import SizeError, TmemError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from types import ModuleType
 
 __all__ = ["FAILED", "main", "make_parser"]
 
 FAILED = 125
 _INTERRUPTED = 130
-_VERBS = ("run", "doctor", "stats", "demo", "bench")
+_VERBS = {
+    name: name.replace("-", "")
+    for name in (
+        "run", "doctor", "stats", "daemon", "top", "list", "freeze", "thaw", "set", "balloon", "shared-auth",
+        "freeable", "destroy", "demo", "bench",
+    )
+}  # fmt: skip
+"""Each verb, with the module that it is in."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,7 +67,7 @@ def _finish(verb: str, work: Callable[[], int]) -> int:
         return _INTERRUPTED
 
 
-def make_parser(verbs: Sequence[str] = _VERBS) -> argparse.ArgumentParser:
+def make_parser(verbs: Iterable[str] = _VERBS) -> argparse.ArgumentParser:
     """Return the parser of the command line, a sub-parser for each of these verbs."""
     import argparse  # noqa: PLC0415 - `tmem run` has no time for it
 
@@ -86,7 +93,7 @@ def _module(verb: str) -> ModuleType:
     """Import a verb."""
     import importlib  # noqa: PLC0415 - `tmem run` has no time for it
 
-    return importlib.import_module(f"tmem.cli.{verb}")
+    return importlib.import_module(f"tmem.cli.{_VERBS[verb]}")
 
 
 def _reader_left() -> int:
