@@ -133,6 +133,25 @@ class RawGuest:
         self.held |= dict(zip(message.ids, fds, strict=True))
         return len(fds)
 
+    def ask_lease(self, count: int = 1, kind: int = 0) -> None:
+        """Ask for extents without waiting for the answer."""
+        self._asked = self.next_seq()
+        self.send(wire.Lease(self._asked, kind, 0, count))
+
+    def granted(self) -> int:
+        """Wait for the answer to `ask_lease`; return how many came."""
+        message, fds = self.answer(self._asked)
+        if isinstance(message, wire.Refused):
+            return 0
+        self.held |= dict(zip(message.ids, fds, strict=True))
+        return len(fds)
+
+    def give_all(self) -> None:
+        """Give everything back."""
+        ids = list(self.held)
+        for start in range(0, len(ids), wire.MOST_IDS):
+            self.give(ids[start : start + wire.MOST_IDS])
+
     def extents(self) -> tuple[list[int], list[int]]:
         """Return numbers and descriptors of what it holds."""
         return list(self.held), list(self.held.values())

@@ -59,6 +59,11 @@ class Daemon:
         with Operator(str(self.path)) as operator:
             return operator.ask(verb, **arguments)
 
+    def host(self) -> dict[str, Any]:
+        """Return what it tells of the host."""
+        told: dict[str, Any] = self.ask("list", guest=None, long=False)["host"]
+        return told
+
     def kill(self) -> None:
         """`kill -9`."""
         self._end(signal.SIGKILL)

@@ -26,7 +26,7 @@ def verify_accounts(daemon: Daemon, flock: Flock) -> dict[str, int]:
     settled: dict[str, Any] = {}
 
     def is_settled() -> bool:
-        settled.update(daemon.ask("list")["host"])
+        settled.update(daemon.host())
         return bool(settled["leased_bytes"] == daemon.blocks() and settled["guests"] == len(flock.guests))
 
     wait_for(is_settled, f"the ledger to be what the memfds hold: {settled}")
@@ -50,9 +50,9 @@ def test_guests_that_come_and_are_killed_leave_nothing(tmp_path: Path, guests: i
             _phases(daemon, flock, guests, seconds)
         finally:
             flock.end()
-        wait_for(lambda: daemon.ask("list")["host"]["leased_bytes"] == 0, "all leases to end")
+        wait_for(lambda: daemon.host()["leased_bytes"] == 0, "all leases to end")
         assert daemon.blocks() == 0
-        assert daemon.ask("list")["host"]["counters"]["malformed"] == 0
+        assert daemon.host()["counters"]["malformed"] == 0
 
 
 def _phases(daemon: Daemon, flock: Flock, guests: int, seconds: int) -> None:
@@ -77,7 +77,7 @@ def _phases(daemon: Daemon, flock: Flock, guests: int, seconds: int) -> None:
         flock.all("verify")
         verify_accounts(daemon, flock)
         memory.append(daemon.own_memory())
-        descriptors.append(daemon.descriptors() - daemon.ask("list")["host"]["leased_bytes"] // MIB)
+        descriptors.append(daemon.descriptors() - daemon.host()["leased_bytes"] // MIB)
         flock.add(len(doomed))
         flock.all("grow", flock.guests[-len(doomed) :], mib=24)
     assert not [broken for told in flock.all("check") for broken in told["broken"]]
@@ -111,7 +111,7 @@ def test_a_killed_daemon_loses_no_page(tmp_path: Path, guests: int, kills: int) 
             for guest in flock.guests:
                 guest.answer()
             flock.all("verify")
-            wait_for(lambda: daemon.ask("list")["host"]["guests"] == guests, "all guests to rejoin")
+            wait_for(lambda: daemon.host()["guests"] == guests, "all guests to rejoin")
             verify_accounts(daemon, flock)
         assert not [broken for told in flock.all("check") for broken in told["broken"]]
     finally:

@@ -157,8 +157,8 @@ def test_no_message_stops_the_daemon_or_reaches_anothers_memory(tmp_path: Path, 
             fuzzer.run(messages)
             assert fuzzer.thrown_out > 0, "nothing that was sent was malformed"
             flock.all("verify")  # not a byte of theirs has changed
-            wait_for(lambda: daemon.ask("list")["host"]["guests"] == 2, "the fuzzer's connections to end")
-            listed = daemon.ask("list")["host"]
+            wait_for(lambda: daemon.host()["guests"] == 2, "the fuzzer's connections to end")
+            listed = daemon.host()
             assert listed["leased_bytes"] == daemon.blocks()
             assert listed["counters"]["malformed"] > 0
             assert daemon.own_memory() < held + 32 * MIB
@@ -182,7 +182,7 @@ def test_a_reader_that_reads_nothing_holds_nobody_up(tmp_path: Path) -> None:
             assert other.lease(1) == 1
         assert time.monotonic() - begin < 5
         slow.close()
-        wait_for(lambda: daemon.ask("list")["host"]["guests"] == 0, "both to be gone")
+        wait_for(lambda: daemon.host()["guests"] == 0, "both to be gone")
 
 
 def test_what_another_guest_holds_cannot_be_claimed_given_back_or_guessed(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_what_another_guest_holds_cannot_be_claimed_given_back_or_guessed(tmp_pa
             with RawGuest(daemon.path) as second, contextlib.suppress(ConnectionError, AssertionError):
                 second.claim(ids, [os.dup(fd) for fd in fds])
             assert os.pread(fds[0], 4, 0) == b"mine"
-            assert daemon.ask("list")["host"]["leased_bytes"] == 4 * MIB
+            assert daemon.host()["leased_bytes"] == 4 * MIB
         with RawGuest(daemon.path) as guesser:
             for _ in range(200):
                 assert guesser.join(os.urandom(16)) == "not-granted"

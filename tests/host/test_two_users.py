@@ -135,3 +135,4 @@ cap = "16M"
         assert json.loads(victim.stdout.readline()) == {"same": True, "more": 4}
         victim.stdin.close()
         assert victim.wait(30) == 0
+        victim.stdout.close()
