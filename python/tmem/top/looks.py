@@ -211,13 +211,13 @@ def host_lines(view: View, width: int, order: str) -> list[Text]:
     )
     pressure = Text(f"pressure {host.pressure:.0%}", "bold red" if host.pressure >= _HIGH else "")
     _spread(first, pressure, width)
-    second = Text.assemble(
-        "host [", bar(((RESIDENT, kept), (STORE, host.freeable_bytes)), host.capacity, width - 7), "]"
-    )
-    third = _legend(
-        ((RESIDENT, "kept", kept), (STORE, "freeable", host.freeable_bytes), (EMPTY, "free", host.free_bytes))
-    )
-    third.append(f"of {short_size(host.capacity)}")
+    parts = [(RESIDENT, "kept", kept), (STORE, "freeable", host.freeable_bytes)]
+    if host.reserved_bytes:
+        parts.append((SWAP, "awaited", host.reserved_bytes))
+    whole = short_size(host.capacity)
+    filled = bar(((glyph, size) for glyph, _, size in parts), host.capacity, width - len(f"host [] {whole}"))
+    second = Text.assemble("host [", filled, f"] {whole}")
+    third = _legend((*parts, (EMPTY, "free", host.free_bytes)))
     third = _spread(Text("     ").append_text(third), Text(order, "bold"), width)
     return [first, second, third, _counts_line(rates.granted_s, rates.refused_s, host.refused)]
 
