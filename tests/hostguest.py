@@ -33,15 +33,18 @@ class RawGuest:
         try:
             self.socket.connect(str(path))
             if name is not None:
-                self.send(wire.Hello(wire.VERSION, name))
-                answer, _ = self.recv()
-                if isinstance(answer, wire.Error):
-                    raise ConnectionError(answer.text)
-                assert isinstance(answer, wire.Welcome), answer
-                self.welcome = answer
+                self.welcome = self._hello(name)
         except BaseException:
             self.socket.close()
             raise
+
+    def _hello(self, name: str) -> wire.Welcome:
+        self.send(wire.Hello(wire.VERSION, name))
+        answer, _ = self.recv()
+        if isinstance(answer, wire.Error):
+            raise ConnectionError(answer.text)
+        assert isinstance(answer, wire.Welcome), answer
+        return answer
 
     # Packets
 

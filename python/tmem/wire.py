@@ -265,9 +265,7 @@ class Error(_Message, frozen=True):
 
 
 GuestMessage = Hello | Lease | Give | Claim | Report | Shrunk | Ballooned | Join | Leave
-HostMessage = (
-    Welcome | Granted | Refused | Done | Shrink | Balloon | Set | Revoked | Joined | Member | Gone | Error
-)
+HostMessage = Welcome | Granted | Refused | Done | Shrink | Balloon | Set | Revoked | Joined | Member | Gone | Error
 GUEST_MESSAGES: Final = (Hello, Lease, Give, Claim, Report, Shrunk, Ballooned, Join, Leave)
 HOST_MESSAGES: Final = (
     Welcome, Granted, Refused, Done, Shrink, Balloon, Set, Revoked, Joined, Member, Gone, Error,

@@ -2,8 +2,8 @@
 """The administrator's door: Xen's verbs over a socket of its own, for root and the user that the daemon runs as.
 
 Owns: that socket and what each verb does. Called by main, and by operators. Calls flow, pools, rows.
-Law: whoever asks is known by the kernel's word; an answer comes to every question, and it is "failed" with the next step
-where nothing was done.
+Law: whoever asks is known by the kernel's word; an answer comes to every question, and it is "failed" with the next
+step where nothing was done.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ _LOG = logging.getLogger(__name__)
 _MOST_CONNECTIONS: Final = 32
 _MOST_GRANTS: Final = 256  # secrets of one guest
 _ANSWER_ROOM: Final = 8 << 20  # bytes of the largest answer: all guests, if the kernel lets a packet be so large
+_SHORTER: Final = 200_000  # bytes that every kernel's sockets take
 _SO_SNDBUFFORCE: Final = 32
 
 Bytes = Annotated[int, Meta(ge=0, le=1 << 60)]
@@ -101,7 +102,7 @@ class Admin:
 
     def listen(self, sock: socket.socket) -> None:
         """Take connections from a socket that listens."""
-        sock.setblocking(False)
+        sock.settimeout(0)
         self._listening = sock
         self._loop.add_reader(sock.fileno(), self._accept)
 
@@ -136,7 +137,7 @@ class Admin:
     @staticmethod
     def _turn_away(sock: socket.socket, why: str) -> None:
         with suppress(OSError), sock:
-            sock.setblocking(False)
+            sock.settimeout(0)
             sock.send(pack(Error(why)))
 
     # Connection's handler
@@ -149,7 +150,7 @@ class Admin:
             answer = pack_answer(self.do(verb, arguments))
         except (WireError, VerbError) as error:
             answer = pack_answer(None, str(error))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - no question stops the daemon
             self._host.counters["internal_errors"] += 1
             _LOG.exception("an administrator's question met an error of ours")
             answer = pack_answer(None, f"the daemon failed at this ({type(error).__name__}): see its log")
@@ -158,19 +159,32 @@ class Admin:
         except OSError as error:
             if error.errno != errno.EMSGSIZE:
                 raise
-            connection.send(pack_answer(None, "the answer is too long for this user's sockets: name a guest, or be root"))
+            connection.send(
+                pack_answer(None, "the answer is too long for this user's sockets: name a guest, or be root")
+            )
+
+    def _shorter(self, verb: str, arguments: dict[str, Any]) -> bytes:
+        """Return a long answer without what is zero in it; a client takes what is not there for that."""
+        result = self.do(verb, arguments)
+        kept = ("weight", "compress")
+        for number, row in enumerate(result.get("guests", ())):
+            result["guests"][number] = {name: value for name, value in row.items() if value or name in kept}
+        answer = pack_answer(result)
+        if len(answer) > _SHORTER:
+            return pack_answer(None, "the answer is too long for this user's sockets: name a guest, or be root")
+        return answer
 
     def drained(self, connection: Connection) -> None:
         """Nothing waits for it."""
 
     def closed(self, connection: Connection, why: str) -> None:
-        """An administrator has gone."""
+        """Forget an administrator that has gone."""
         del why
         self._connections.discard(connection)
 
     # Verbs
 
-    def do(self, verb: str, arguments: dict[str, Any]) -> Any:  # noqa: ANN401 - as each verb answers
+    def do(self, verb: str, arguments: dict[str, Any]) -> Any:
         """Do what a verb says and return its answer. VerbError where nothing was done."""
         if verb not in self._verbs:
             raise VerbError(f"unknown verb {verb[:32]!r}: this daemon knows {', '.join(self._verbs)}")

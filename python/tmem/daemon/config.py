@@ -147,7 +147,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         _size(self.limits.user_bytes, whole, "user_bytes")
         for rule in self.guest:
             if rule.user is None and rule.uid is None and rule.name is None:
-                raise ConfigError("a [[guest]] without user, uid and name fits everybody: use one of them, or name = '*'")
+                raise ConfigError("a [[guest]] without user, uid and name fits everybody: use one, or name = '*'")
             if rule.user is not None:
                 user_number(rule.user)
             if rule.cap is not None:

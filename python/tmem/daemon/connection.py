@@ -60,10 +60,10 @@ class Handler(Protocol):
         """Take a packet. What is left in `fds` afterwards is closed; `packet` is gone. `busy`: over the rate."""
 
     def drained(self, connection: Connection) -> None:
-        """What waited has gone out."""
+        """Take note that what waited has gone out."""
 
     def closed(self, connection: Connection, why: str) -> None:
-        """The connection has ended, by whichever side."""
+        """Take note that the connection has ended, by whichever side."""
 
 
 class Connection:
@@ -77,7 +77,7 @@ class Connection:
         self._reading = self._writing = False
         self._resume: asyncio.TimerHandle | None = None
         self.open = True
-        sock.setblocking(False)
+        sock.settimeout(0)
         self._read_on()
 
     @property

@@ -111,7 +111,7 @@ def inspect(fd: int, most: int) -> tuple[int, int]:
     """
     try:
         about = os.fstat(fd)
-        name = os.readlink(f"/proc/self/fd/{fd}")
+        name = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - no file, though it has a name
         if not stat.S_ISREG(about.st_mode) or not name.startswith(f"/memfd:{_NAME}"):
             raise ExtentError("not a memfd of a host")
         seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)

@@ -2,8 +2,8 @@
 """The flow of a lease: a guest asks, the ledger knows, the policy decides, the host grants; and the way back.
 
 Owns: the order of these steps. Called by server, admin and the clock. Calls ledger, policies, pools, guests.
-Law: whatever a policy says, nobody gets more than there is, than its cap, than its quota, or anything while frozen. What
-breaks that is an error of ours: logged, counted, refused.
+Law: whatever a policy says, nobody gets more than there is, than its cap, than its quota, or anything while frozen.
+What breaks that is an error of ours: logged, counted, refused.
 """
 
 from __future__ import annotations
@@ -168,12 +168,12 @@ class Flow:
         guest.link.send(pack(Done(given.seq)))
 
     def shrunk(self, guest: Guest, said: Shrunk) -> None:
-        """A guest gave what it could."""
+        """Note that a guest gave what it could."""
         if guest.shrunk(said.seq, said.bytes_given, self.host.now()):
             self.host.counters["answered"] += 1
 
     def ballooned(self, guest: Guest, _: Ballooned) -> None:
-        """A guest keeps less resident, or more again."""
+        """Note that a guest keeps less resident, or more again."""
         if guest.balloon_at:
             guest.balloon_at = 0.0
             self.host.counters["answered"] += 1

@@ -31,9 +31,9 @@ class Guest:
     """A guest of the host, from its welcome to its end. Sizes are bytes, `want` and `asked` are extents."""
 
     __slots__ = (
-        "_ask_at", "_ask_seq", "_seq", "_view", "_want", "_want_at", "asked", "balloon", "balloon_at", "born", "budget", "cap",
-        "compress", "faults_s", "frozen", "grants", "holding", "id", "link", "memberships", "name", "not_before", "peer",
-        "refused", "report", "report_at", "reservation", "stall", "unsaid", "weight",
+        "_ask_at", "_ask_seq", "_seq", "_view", "_want", "_want_at", "asked", "balloon", "balloon_at", "born",
+        "budget", "cap", "compress", "faults_s", "frozen", "grants", "holding", "id", "link", "memberships",
+        "name", "not_before", "peer", "refused", "report", "report_at", "reservation", "stall", "unsaid", "weight",
     )  # fmt: skip
 
     def __init__(self, number: int, name: str, peer: Peer, link: Connection, now: float) -> None:
@@ -136,12 +136,12 @@ class Guest:
         return True
 
     def gave(self, count: int) -> None:
-        """It gave persistent extents back, asked or not."""
+        """Note that it gave persistent extents back, asked or not."""
         self.asked = max(0, self.asked - count)
         self._view = None
 
     def shrunk(self, seq: int, given: int, now: float) -> bool:
-        """It says that it gave what it could; return whether this answers what it was asked."""
+        """Note that it gave what it could; return whether this answers what it was asked."""
         if not self._ask_at or seq != self._ask_seq:
             return False
         if not given:

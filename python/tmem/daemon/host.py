@@ -73,10 +73,9 @@ class Host:
         """Return how many bytes more a guest may hold by what no policy decides, and what it runs into there."""
         held = guest.holding.bytes
         mine = sum(held)
-        limits = [
-            ((self.config.limits.extents_per_guest - guest.holding.count) * self.unit, "quota"),
-            (self.user_bytes - self.held_by_user(guest.peer.uid), "quota"),
-        ]
+        limits = [((self.config.limits.extents_per_guest - guest.holding.count) * self.unit, "quota")]
+        if self.user_bytes < self.ledger.capacity:  # else the capacity is met first
+            limits.append((self.user_bytes - self.held_by_user(guest.peer.uid), "quota"))
         if guest.cap is not None:
             limits.append((guest.cap - mine, "over-cap"))
         return min(limits)
@@ -89,8 +88,6 @@ class Host:
 
     def held_by_user(self, uid: int) -> int:
         """Return the bytes that all guests of a user hold."""
-        if self.user_bytes >= self.ledger.capacity:
-            return 0  # the capacity is met first
         return sum(sum(guest.holding.bytes) for guest in self.guests.values() if guest.peer.uid == uid)
 
     def reload(self, config: Config) -> None:

@@ -131,7 +131,7 @@ class Ledger:
             self.end_some(1)
 
     def oldest(self, guest: int, count: int) -> list[Extent]:
-        """Return up to `count` extents of a guest that may be taken back at once: private ones first, the oldest first."""
+        """Return up to `count` extents of a guest that may be taken back: private ones first, the oldest first."""
         kinds = self._holdings[guest].kinds
         found: list[Extent] = []
         for kind in (extent.EPHEMERAL, extent.SHARED_DATA, extent.SHARED_INDEX):

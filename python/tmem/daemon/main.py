@@ -135,7 +135,7 @@ class Daemon:
         self._timers["tick"] = self._loop.call_later(_TICK_SECONDS, self._tick)
         try:
             self.server.flow.tick()
-        except Exception:
+        except Exception:  # noqa: BLE001 - the next tick may do better
             self.host.counters["internal_errors"] += 1
             _LOG.exception("the clock met an error of ours")
 
@@ -149,7 +149,7 @@ class Daemon:
             config, stays = self.host.config.reloaded(read())
             self.host.reload(config)
         except ConfigError as error:
-            _LOG.error("the configuration stays as it was: %s", error)  # noqa: TRY400 - the text says it all
+            _LOG.error("the configuration stays as it was: %s", error)
         else:
             _LOG.info("the configuration was read again")
             if stays:
@@ -177,17 +177,19 @@ class Daemon:
 
 
 def _make_directory(directory: str) -> None:
-    """Make the directory of a socket: open to all for root's, whose guests are everybody, and for nobody else else."""
+    """Make the directory of a socket: root's is open to all, who may be its guests."""
     uid = os.geteuid()
     with suppress(FileExistsError):
         os.makedirs(os.path.dirname(directory), exist_ok=True)  # noqa: PTH103, PTH120 - a name, kept as text
-        os.mkdir(directory, 0o755 if uid == 0 else 0o700)  # noqa: PTH102 - as above
+        os.mkdir(directory, 0o700)  # noqa: PTH102 - as above
+        if uid == 0:
+            os.chmod(directory, 0o755)  # noqa: PTH101 - whatever the umask is
         return
     about = os.stat(directory)  # noqa: PTH116 - as above
     safe = about.st_uid in {0, uid} and (not about.st_mode & 0o022 or about.st_mode & stat.S_ISVTX)
     if not safe:
         raise DaemonError(
-            f"{directory} can be written to by others, who could put a socket of theirs there: use another --socket PATH"
+            f"{directory} can be written to by others, who could put a socket of theirs there: use --socket PATH"
         )
 
 
@@ -195,10 +197,7 @@ def _listen(path: str, mode: int) -> socket.socket:
     """Return a socket that listens at a path; one that a dead daemon left there goes."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        with suppress(FileNotFoundError):
-            if not stat.S_ISSOCK(os.lstat(path).st_mode):
-                raise DaemonError(f"{path} is there and no socket: remove it, or use another --socket PATH")
-            os.unlink(path)  # noqa: PTH108 - as above
+        _remove_socket(path)
         before = os.umask(0o777 & ~mode)
         try:
             sock.bind(path)
@@ -214,9 +213,16 @@ def _listen(path: str, mode: int) -> socket.socket:
     return sock
 
 
+def _remove_socket(path: str) -> None:
+    with suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise DaemonError(f"{path} is there and no socket: remove it, or use another --socket PATH")
+        os.unlink(path)  # noqa: PTH108 - a name, kept as text
+
+
 def _answers(path: str) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
-        sock.setblocking(False)
+        sock.settimeout(0)
         try:
             sock.connect(path)
         except BlockingIOError:

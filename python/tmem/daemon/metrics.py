@@ -62,7 +62,7 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the numbers as they are now."""
 
-        async def ask() -> dict[str, Any]:  # noqa: RUF029 - runs in the loop, which is the point
+        async def ask() -> dict[str, Any]:
             return self._numbers()
 
         row = asyncio.run_coroutine_threadsafe(ask(), self._loop).result(_SECONDS)

@@ -27,19 +27,19 @@ class Notifier:
         """Seconds within which it wants a sign of life; 0 for never."""
 
     def ready(self, status: str) -> None:
-        """Guests can connect."""
+        """Tell that guests can connect."""
         self._tell(f"READY=1\nSTATUS={status}")
 
     def stopping(self) -> None:
-        """The end has begun."""
+        """Tell that the end has begun."""
         self._tell("STOPPING=1")
 
     def reloading(self) -> None:
-        """The configuration is being read again; `ready` ends it."""
+        """Tell that the configuration is being read again; `ready` ends it."""
         self._tell("RELOADING=1")
 
     def alive(self) -> None:
-        """Still here."""
+        """Tell that this process is not stuck."""
         if self.watchdog:
             self._tell("WATCHDOG=1")
 
@@ -47,6 +47,6 @@ class Notifier:
         if not self._path:
             return
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link:
-            link.setblocking(False)
+            link.settimeout(0)
             link.connect(self._path)
             link.send(text.encode())

@@ -67,7 +67,7 @@ def look(link: socket.socket, *, allow_overflow_uid: bool = False, allow_invisib
     if pid <= 0:
         if not allow_invisible_pid:
             raise PeerRefusedError(
-                "this host cannot see your process: start it in the host's process namespace, or set allow_invisible_pid"
+                "this host cannot see your process: share its process namespace, or set allow_invisible_pid"
             )
         return Peer(0, uid, gid, -1)
     return Peer(pid, uid, gid, _pidfd(link, pid, uid))
@@ -84,16 +84,17 @@ def _pidfd(link: socket.socket, pid: int, uid: int) -> int:
         fd = os.pidfd_open(pid)
     except OSError:
         raise PeerRefusedError("the process that connected has ended") from None
-    try:  # the number may have gone to another process since the connection was made
-        if os.stat(f"/proc/{pid}").st_uid not in {uid, 0}:  # noqa: PTH116 - root has what is not dumpable
-            raise PeerRefusedError("the process that connected has ended")
-    except OSError:
+    if not _is_of(pid, uid):  # the number may have gone to another process since the connection was made
         os.close(fd)
-        raise PeerRefusedError("the process that connected has ended") from None
-    except PeerRefusedError:
-        os.close(fd)
-        raise
+        raise PeerRefusedError("the process that connected has ended")
     return fd
+
+
+def _is_of(pid: int, uid: int) -> bool:
+    try:
+        return os.stat(f"/proc/{pid}").st_uid in {uid, 0}  # noqa: PTH116 - root has what is not dumpable
+    except OSError:
+        return False
 
 
 def _overflow_uid() -> int:

@@ -58,12 +58,12 @@ class Board:
         self._words[_FLOOR] = max(self._words[_FLOOR], time.monotonic_ns() + ahead_ns)
 
     def enter(self, member: int, generation: int) -> None:
-        """A member is there."""
+        """Enter a member."""
         self._words[_GENERATIONS + member] = generation
         self._words[_BITMAP] |= 1 << member
 
     def strike(self, member: int) -> None:
-        """A member is gone, and nothing of it is to be read."""
+        """Strike a member out: nothing of it is to be read any more."""
         self._words[_BITMAP] &= ~(1 << member)
         self._words[_GENERATIONS + member] = 0
 
@@ -212,14 +212,14 @@ class Pools:
         return held
 
     def tell_others(self, number: int, guest: Guest) -> None:
-        """A member has new extents."""
+        """Tell the others what is new of a member."""
         pool = self._host.pools[number]
         for member, seat in pool.seats.items():
             if seat.guest is not guest:
                 pool.tell(member)
 
     def drained(self, guest: Guest) -> None:
-        """A member listens again."""
+        """Tell a member that listens again what could wait."""
         for number, member in guest.memberships.items():
             self._host.pools[number].tell(member)
 

@@ -80,7 +80,7 @@ class Server:
 
     def listen(self, sock: socket.socket) -> None:
         """Take connections from a socket that listens."""
-        sock.setblocking(False)
+        sock.settimeout(0)
         self._listening = sock
         self._loop.add_reader(sock.fileno(), self._accept)
 
@@ -146,7 +146,7 @@ class Server:
     def _turn_away(self, sock: socket.socket, why: str) -> None:
         self.host.counters["turned_away"] += 1
         with suppress(OSError), sock:
-            sock.setblocking(False)
+            sock.settimeout(0)
             sock.send(pack(Error(why)))
 
     def _throw_out(self, connection: Connection, why: str) -> None:
@@ -166,7 +166,7 @@ class Server:
         except (WireError, MisuseError) as error:
             self.host.counters["malformed"] += 1
             self._throw_out(connection, f"malformed: {error}")
-        except Exception:
+        except Exception:  # noqa: BLE001 - no message stops the daemon
             self.host.counters["internal_errors"] += 1
             _LOG.exception("a guest's message met an error of ours; its connection ends")
             self._throw_out(connection, "the host failed at this: see its log")
@@ -188,7 +188,9 @@ class Server:
         if not isinstance(said, Hello) or fds:
             raise MisuseError("the first message is to be hello")
         if said.version != VERSION:
-            raise MisuseError(f"version {said.version} is not spoken here, only {VERSION}: use the same tmem on both sides")
+            raise MisuseError(
+                f"version {said.version} is not spoken here, only {VERSION}: use the same tmem on both sides"
+            )
         if len(said.name.encode("utf-8", "surrogatepass")) > LONGEST_NAME or not said.name.isprintable():
             raise MisuseError(f"a name is to be printable and at most {LONGEST_NAME} bytes long")
         who, timer = self._new.pop(connection)
@@ -215,7 +217,7 @@ class Server:
         return guest
 
     def drained(self, connection: Connection) -> None:
-        """A guest reads again: tell it what could wait."""
+        """Tell a guest that reads again what could wait."""
         if (guest := self._guests.get(connection)) is not None:
             guest.tell_revoked()
             self.pools.drained(guest)
@@ -239,7 +241,7 @@ class Server:
     # The end of a guest
 
     def closed(self, connection: Connection, why: str) -> None:
-        """A connection has ended."""
+        """Let go of what belongs to a connection that has ended."""
         if (new := self._new.pop(connection, None)) is not None:
             who, timer = new
             timer.cancel()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a daemon leaves behind for the next one: who holds which memory, who was granted which shared pool, who was set how.
+"""What a daemon leaves behind for the next: who holds which memory, may join which shared pool, and was set how.
 
 Owns: one small file beside the socket, a line for each change. Called by flow, pools and admin. Calls nothing above the
 kernel. It is read once, at the start. A line that was cut off by a kill is passed over; lines of processes that have
@@ -97,17 +97,17 @@ class State:
     # What is now
 
     def held(self, process: Process, inode: int, kind: int, size: int) -> None:
-        """A process holds this memory from now on."""
+        """Note that a process holds this memory from now on."""
         self._now[inode] = (process, kind, size)
         self._write([_HELD, *process, inode, kind, size])
 
     def ended(self, inode: int) -> None:
-        """It holds it no longer."""
+        """Note that it holds it no longer."""
         if self._now.pop(inode, None) is not None:
             self._write([_ENDED, inode])
 
     def allow(self, key: Key, digest: str, *, allowed: bool) -> None:
-        """A guest may, or may no longer, join the pool of a secret, which is kept as its digest."""
+        """Note that a guest may, or may no longer, join the pool of a secret, which is kept as its digest."""
         found = self._allowed.setdefault(key, set())
         (found.add if allowed else found.discard)(digest)
         self._write([_ALLOWED, *key, digest, allowed])
@@ -117,7 +117,7 @@ class State:
         return set(self._allowed.get(key, ()))
 
     def set(self, key: Key, terms: dict[str, Any]) -> None:
-        """The operator has set a guest so."""
+        """Note how the operator has set a guest."""
         self._set[key] = terms
         self._write([_SET, *key, terms])
 
@@ -126,7 +126,7 @@ class State:
         return dict(self._set.get(key, {}))
 
     def left(self, process: Process) -> None:
-        """A guest has ended; when its process has too, nothing about it has to be known any more."""
+        """Forget what was set for the guests of a process, if it has ended and not only its connection."""
         if _lives(process):
             return
         for table in (self._allowed, self._set):
