@@ -49,11 +49,9 @@ class IdleTax:
         if request is None:
             return _tick(view, parts)
         guest = view.guest(request.guest)
-        if guest.frozen:
-            return Decision(reason="frozen")
-        count = request.count if guest.cap is None else min(request.count, guest.cap - guest.held)
-        if count <= 0:
-            return Decision(reason="over-cap")
+        count = guest.may_grow(request.count)
+        if not count:
+            return Decision(reason="frozen" if guest.frozen else "over-cap")
         free = lendable(view, guest)
         grant = min(count, free, max(view.free - _mark(view, HIGH), guest.reservation - guest.held, 0))
         spare = _cheaper(view, guest, grant, count - grant, parts)

@@ -16,8 +16,6 @@ from tmem.policies.view import GuestView, HostView, Request
 
 __all__ = ["lendable", "shares", "targets", "weights"]
 
-_ROUNDS = 100
-
 
 @dataclass(slots=True)
 class _Cup:
@@ -76,6 +74,8 @@ def _pour(view: HostView, bounds: Mapping[int, int | None]) -> dict[int, int]:
         bound = bounds[guest.id]
         high = view.capacity if bound is None else bound
         cups.append(_Cup(guest.id, parts[guest.id], min(low, view.capacity), max(low, min(high, view.capacity))))
+    if sum(cup.high for cup in cups) <= view.capacity:
+        return {cup.id: cup.high for cup in cups}
     promised = sum(cup.low for cup in cups)
     if promised >= view.capacity:  # more was promised than there is: each gets its part of it
         return _whole({cup.id: view.capacity * cup.low / promised if promised else 0.0 for cup in cups}, view.capacity)
@@ -90,24 +90,21 @@ def _pour(view: HostView, bounds: Mapping[int, int | None]) -> dict[int, int]:
 
 def _level(cups: list[_Cup], room: float) -> float:
     """Return the level at which the cups hold `room`, or one at which all are full."""
-    full = max((cup.high / cup.weight for cup in cups), default=0.0)
-    if sum(cup.high for cup in cups) <= room:
-        return full
-    low, high = 0.0, full
-    for _ in range(_ROUNDS):
-        middle = (low + high) / 2
-        if middle in (low, high):
-            break
-        if sum(cup.at(middle) for cup in cups) <= room:
-            low = middle
-        else:
-            high = middle
-    return low
+    bends = sorted(
+        [(cup.low / cup.weight, cup.weight) for cup in cups] + [(c.high / c.weight, -c.weight) for c in cups]
+    )
+    level, width, left = 0.0, 0, room - sum(cup.low for cup in cups)
+    for height, change in bends:
+        if width and left < (height - level) * width:
+            return level + max(0.0, left) / width
+        left -= (height - level) * width
+        level, width = height, width + change
+    return level
 
 
 def _whole(exact: Mapping[int, float], capacity: int) -> dict[int, int]:
     """Return whole extents: the largest remainders are rounded up while there is room; of equals, the older guest's."""
-    tiny = 1e-6  # what the halving left below a whole number
+    tiny = 1e-6  # what rounding left below a whole number
     result = {number: int(value + tiny) for number, value in exact.items()}
     left = min(capacity, int(sum(exact.values()) + tiny)) - sum(result.values())
     order = sorted(exact, key=lambda number: (round(result[number] - exact[number], 6), number))

@@ -45,12 +45,11 @@ class GuestView:
         """Extents it has."""
         return self.persistent + self.ephemeral
 
-    @property
-    def most(self) -> int | None:
-        """Extents it may ever have; None for no limit of its own. A frozen guest may only shrink."""
+    def may_grow(self, count: int) -> int:
+        """Return how many of so many extents more it may have; none while it is frozen."""
         if self.frozen:
-            return self.held
-        return self.cap
+            return 0
+        return count if self.cap is None else max(0, min(count, self.cap - self.held))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
