@@ -17,6 +17,9 @@ from tmem.policies.view import GuestView, HostView, Request
 __all__ = ["lendable", "shares", "targets", "weights"]
 
 
+_NONE: Mapping[int, int] = {}
+
+
 @dataclass(slots=True)
 class _Cup:
     """What one guest may have: at least `low`, at most `high`."""
@@ -44,6 +47,7 @@ def shares(view: HostView) -> dict[int, int]:
 def targets(view: HostView, request: Request | None = None) -> dict[int, int]:
     """Return what each guest is to have, now that some want less than their shares: that is lent to the others.
 
+    What a deaf guest cannot be made to give is not there to be divided.
     None is to have less than the smaller of its share and what it holds: to want nothing more is no reason to lose.
     """
     bounds: dict[int, int | None] = {}
@@ -51,7 +55,13 @@ def targets(view: HostView, request: Request | None = None) -> dict[int, int]:
         asks = request.count if request is not None and request.guest == guest.id else 0
         wish = guest.held + (0 if guest.frozen else max(guest.want, asks))
         bounds[guest.id] = wish if guest.cap is None else min(wish, guest.cap)
-    return _pour(view, bounds)
+    deaf = {guest.id: guest.persistent for guest in view.guests if guest.deaf}
+    found = _pour(view, bounds, deaf)
+    if not deaf:
+        return found
+    # What the deaf keep is missed by those over their shares, and by nobody else.
+    parts = shares(view)
+    return {guest.id: max(found[guest.id], min(parts[guest.id], guest.held)) for guest in view.guests}
 
 
 def lendable(view: HostView, guest: GuestView) -> int:
@@ -65,12 +75,13 @@ def _unused(guest: GuestView) -> int:
     return max(0, reserved - guest.held)
 
 
-def _pour(view: HostView, bounds: Mapping[int, int | None]) -> dict[int, int]:
-    """Divide the capacity; `bounds` is what each guest may have at most, beyond its reservation."""
+def _pour(view: HostView, bounds: Mapping[int, int | None], kept: Mapping[int, int] = _NONE) -> dict[int, int]:
+    """Divide the capacity; `bounds`: what each may have at most beyond its reservation; `kept`: what some will have."""
     parts = weights(view)
     cups = []
     for guest in view.guests:
-        low = max(0, guest.reservation if guest.cap is None else min(guest.reservation, guest.cap))
+        low = guest.reservation if guest.cap is None else min(guest.reservation, guest.cap)
+        low = max(0, low, kept.get(guest.id, 0))
         bound = bounds[guest.id]
         high = view.capacity if bound is None else bound
         cups.append(_Cup(guest.id, parts[guest.id], min(low, view.capacity), max(low, min(high, view.capacity))))

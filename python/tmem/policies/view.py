@@ -39,6 +39,7 @@ class GuestView:
     stall: float = 0.0  # seconds it waited for pages, per second
     asked: int = 0  # extents it was asked for and has not given
     balloon: int | None = None  # target of the resident set that it was asked for
+    deaf: bool = False  # it did not give what it was asked for, and is not to be asked for a while
 
     @property
     def held(self) -> int:
