@@ -183,7 +183,7 @@ def _make_directory(directory: str) -> None:
         os.makedirs(os.path.dirname(directory), exist_ok=True)  # noqa: PTH103, PTH120 - a name, kept as text
         os.mkdir(directory, 0o700)  # noqa: PTH102 - as above
         if uid == 0:
-            os.chmod(directory, 0o755)  # noqa: PTH101 - whatever the umask is
+            os.chmod(directory, 0o755)  # noqa: PTH101, S103 - whatever the umask is; guests look it up
         return
     about = os.stat(directory)  # noqa: PTH116 - as above
     safe = about.st_uid in {0, uid} and (not about.st_mode & 0o022 or about.st_mode & stat.S_ISVTX)
