@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from tests.host.daemonthread import ThreadDaemon
 from tests.hostguest import RawGuest
 from tmem import wire
+from tmem.daemon.config import parse
 from tmem.daemon.main import DaemonError
 from tmem.policies import Decision, HostView, Request
 
@@ -205,6 +207,52 @@ def test_who_is_asked_to_shrink_answers_or_is_counted(tmp_path: Path) -> None:
         assert holder.wait_for(wire.Shrink).seq == shrink.seq + 1
         daemon.wait_until(lambda: daemon.host.counters["unanswered"] == 1)
         assert daemon.call(lambda: daemon.host.guests[1].asked) == 0
+        assert daemon.call(daemon.host.view).guests[0].deaf  # and left alone for a while
+
+
+def test_a_policy_or_a_step_of_ours_that_fails_costs_nobody_what_it_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(Told):
+        def decide(self, view: HostView, request: Request | None) -> Decision:
+            if request is not None and request.count == 13:
+                raise KeyError(13)
+            return super().decide(view, request)
+
+    def fails(*_: object) -> None:
+        raise RuntimeError
+
+    with ThreadDaemon(tmp_path, policy=Failing()) as daemon, daemon.guest() as guest:
+        assert guest.lease(2) == 2
+        assert (guest.lease(13), guest.refused) == (0, "host-full")
+        monkeypatch.setattr(daemon.daemon.server.flow, "_make", fails)
+        assert (guest.lease(1), guest.refused) == (0, "busy")
+        monkeypatch.undo()
+        assert guest.lease(1) == 1
+        assert daemon.ask("list")["host"]["counters"]["internal_errors"] == 2
+        daemon.call(daemon.host.counters.clear)
+
+
+def test_a_smaller_capacity_is_reached_by_taking_and_by_asking(tmp_path: Path) -> None:
+    with ThreadDaemon(tmp_path, capacity="16M", policy=Told()) as daemon, daemon.guest() as guest:
+        assert guest.lease(6) == 6
+        assert guest.lease(6, kind=1) == 6
+        smaller = parse("", told={"capacity": "4M", "extent": "1M"})
+        daemon.call(lambda: daemon.host.reload(smaller))
+        assert len(guest.wait_for(wire.Revoked).ids) == 6
+        shrink = guest.wait_for(wire.Shrink)
+        assert shrink.bytes == 2 * MIB
+        assert (guest.lease(1), guest.refused) == (0, "host-full")
+        guest.give(list(guest.held)[:2])
+        guest.send(wire.Shrunk(shrink.seq, 2 * MIB))
+        daemon.wait_until(lambda: not daemon.host.ledger.over)
+
+
+def test_descriptors_are_kept_for_guests_that_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256 + 2 + 5, 4096))
+    with ThreadDaemon(tmp_path) as daemon, daemon.guest() as guest:
+        assert guest.lease(9) == 5
+        assert (guest.lease(1), guest.refused) == (0, "host-full")
 
 
 def test_a_ballooned_guest_is_served_first_from_what_is_free(tmp_path: Path) -> None:

@@ -110,6 +110,12 @@ class Daemon:
         self._loop.add_signal_handler(signal.SIGHUP, self._reload, read)
         status = f"{format_size(self.host.ledger.capacity)} for guests, policy {self.host.policy.name}, at {self.path}"
         _LOG.info("%s", status)
+        if self.host.ledger.capacity // self.host.unit > self.host.most_extents:
+            _LOG.warning(
+                "this process may have %d extents open, less than the capacity: raise its limit of open files, or use "
+                "a larger --extent",
+                self.host.most_extents,
+            )
         self._notifier.ready(status)
         await self._end.wait()
         _LOG.info("ending: guests keep what they hold")
