@@ -50,6 +50,7 @@ class HostRow(msgspec.Struct, frozen=True, kw_only=True):
     leased_bytes: int = 0  # what the guests hold
     free_bytes: int = 0  # what nobody holds
     freeable_bytes: int = 0  # of the leased: ephemeral, and so taken back at once
+    reserved_bytes: int = 0  # held by guests of the last daemon, who are awaited for a while
     guests: int = 0
     pools: int = 0
     pressure: float = 0.0  # the share of time in which somebody waited for memory, from 0 to 1

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -156,3 +157,36 @@ def test_the_administrators_socket_is_beside_the_guests(monkeypatch: pytest.Monk
     monkeypatch.setenv("TMEM_HOST", "/x/y.sock")
     assert admin_path() == "/x/y.sock.admin"
     assert admin_path("/z") == admin_path("/z.admin") == "/z.admin"
+
+
+def test_the_first_socket_in_a_directory_of_root_or_this_user_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TMEM_HOST", raising=False)
+    places = [str(tmp_path / name / "tmem.sock") for name in ("none", "file", "other", "mine", "later")]
+    monkeypatch.setattr(hostpath, "_places", lambda: places)
+    assert hostpath.find(None) is hostpath.find("auto") is None
+    for place in places[1:]:
+        Path(place).parent.mkdir()
+    Path(places[1]).touch()
+    with contextlib.ExitStack() as open_ones:
+        for place in places[2:]:
+            made = open_ones.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            made.bind(place)
+        if os.geteuid() == 0:
+            os.chown(Path(places[2]).parent, 4242, 4242)
+        else:
+            Path(places[2]).unlink()
+        assert hostpath.find("auto") == places[3]
+    assert hostpath.find("/as/told") == "/as/told"
+
+
+def test_the_places_are_the_machines_then_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 7)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
+    assert hostpath._places() == ["/run/tmem/tmem.sock", "/run/user/7/tmem/tmem.sock", "/tmp/tmem-7/tmem.sock"]
+    assert hostpath.default_path() == "/run/user/7/tmem/tmem.sock"
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    assert hostpath.default_path() == "/tmp/tmem-7/tmem.sock"
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert hostpath.default_path() == "/run/tmem/tmem.sock"

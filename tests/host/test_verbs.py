@@ -60,6 +60,11 @@ def test_list_prints_host_and_guests(tmem: Tmem) -> None:
     assert tmem("list", "-a") == (0, LIST, "")
 
 
+def test_list_tells_what_is_awaited_after_a_restart(tmem: Tmem, server: OperatorServer) -> None:
+    server.known["host"] |= {"reserved_bytes": 64 * MIB, "counters": {}}
+    assert "128.0 MiB freeable, 64.0 MiB awaited with guests of the last daemon\n" in tmem("list")[1]
+
+
 def test_list_of_some_prints_no_host(tmem: Tmem) -> None:
     code, out, _ = tmem("list", "user:alice")
     assert code == 0

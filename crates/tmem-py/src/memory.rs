@@ -20,21 +20,18 @@ pub struct Memory {
     pager: Arc<Pager>,
     #[pyo3(get)]
     name: String,
-    #[pyo3(get)]
-    ram: usize,
 }
 
 /// The pagers of this process, for whoever has an array and no `Memory`.
-static LIVE: Mutex<Vec<(Weak<Pager>, String, usize)>> = Mutex::new(Vec::new());
+static LIVE: Mutex<Vec<(Weak<Pager>, String)>> = Mutex::new(Vec::new());
 
 /// Every memory that has a handle or an array left.
 #[pyfunction]
 pub fn memories() -> Vec<Memory> {
     let mut live = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
     live.retain(|(pager, ..)| pager.strong_count() > 0);
-    let alive = |(pager, name, ram): &(Weak<Pager>, String, usize)| {
-        Some(Memory { pager: pager.upgrade()?, name: name.clone(), ram: *ram })
-    };
+    let alive =
+        |(pager, name): &(Weak<Pager>, String)| Some(Memory { pager: pager.upgrade()?, name: name.clone() });
     live.iter().filter_map(alive).collect()
 }
 
@@ -92,9 +89,9 @@ impl Memory {
         };
         let pager = py.detach(|| Pager::new(config)).map_err(|e| to_python(py, e))?;
         let pager = Arc::new(pager);
-        let entry = (Arc::downgrade(&pager), name.clone(), ram);
+        let entry = (Arc::downgrade(&pager), name.clone());
         LIVE.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
-        Ok(Memory { pager, name, ram })
+        Ok(Memory { pager, name })
     }
 
     /// A zeroed extent of at least `nbytes`, freed with the last reference to it.
@@ -114,6 +111,22 @@ impl Memory {
             }
         };
         Allocator::new(py, Arc::clone(&self.pager), threshold, packs_small)
+    }
+
+    /// Changes the budget.
+    fn resize(&self, py: Python<'_>, ram: usize) -> PyResult<()> {
+        self.run(py, |p| p.resize(ram))
+    }
+
+    /// Has up to so many pages leave the store for RAM that is unused, the oldest first; how many did.
+    fn unstore(&self, py: Python<'_>, pages: usize) -> PyResult<usize> {
+        self.run(py, |p| p.unstore(pages))
+    }
+
+    /// The budget in bytes.
+    #[getter]
+    fn ram(&self) -> usize {
+        self.pager.ram()
     }
 
     /// Packs everything stored as tightly as can be.

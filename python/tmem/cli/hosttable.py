@@ -26,6 +26,8 @@ def show_host(host: HostRow) -> None:
     said = f"policy {host.policy}, {guests}, {pools}, pressure {host.pressure:.0%}{since}"
     sizes = f"{format_size(host.leased_bytes)} of {format_size(host.capacity)} leased"
     rest = f"{format_size(host.free_bytes)} free, {format_size(host.freeable_bytes)} freeable"
+    if host.reserved_bytes:
+        rest += f", {format_size(host.reserved_bytes)} awaited with guests of the last daemon"
     for line in (said, f"{sizes}, {rest}"):
         console().print(line, markup=False, soft_wrap=True)
 

@@ -38,13 +38,13 @@ def run(options: argparse.Namespace) -> int:
     if options.once or options.json:
         return _once(options)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise TmemError("top needs a terminal: use --once for a table, or --json for a document")
+        raise TmemError("it needs a terminal: use --once for a table, or --json for a document")
     try:
         from tmem.top.app import TopApp  # noqa: PLC0415 - the one thing here that needs textual
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "textual":
             raise
-        raise TmemError("top needs textual: pip install 'tmem[host]', or use --once, which does without") from None
+        raise TmemError("it needs textual: pip install 'tmem[host]', or use --once, which does without") from None
     app = TopApp(Feed(options.socket), options.interval, options.sort)
     app.run()
     return app.return_code or 0

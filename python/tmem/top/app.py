@@ -112,6 +112,11 @@ class TopApp(App[None]):
         self.call_after_refresh(self._draw)
 
     @property
+    def _is_there(self) -> bool:
+        """Whether there is a screen: messages and timers come also while it is taken down."""
+        return self.is_running and bool(self.screen_stack)
+
+    @property
     def _guests(self) -> Guests:
         return self.screen_stack[0].query_one(Guests)
 
@@ -132,7 +137,7 @@ class TopApp(App[None]):
 
     def _draw(self) -> None:
         """Show what is known."""
-        if not self.is_running or not self.screen_stack:
+        if not self._is_there:
             return
         self._shown = chosen(self._view.rows, self._sort, self._words, turned=self._turned)
         width = self.size.width
@@ -190,6 +195,8 @@ class TopApp(App[None]):
         return next((row for row in self._shown if row.guest.id == number), None)
 
     def _draw_detail(self) -> None:
+        if not self._is_there:
+            return
         row = self._selected()
         if row is not None:
             text = Text("\n").join(detail_lines(row, self.size.width - _SIDES))
@@ -198,7 +205,7 @@ class TopApp(App[None]):
         elif self._away:
             text = Text("No guest is known.")
         else:
-            text = Text("No guest is here. `tmem run --host -- prog args` and tmem.Memory(host=...) make one.")
+            text = Text("No guest is here: `tmem run --host -- prog args` makes one.")
         self.screen_stack[0].query_one("#detail", Static).update(text)
 
     def on_data_table_row_highlighted(self, _event: DataTable.RowHighlighted) -> None:
@@ -310,6 +317,8 @@ class TopApp(App[None]):
 
     def _say(self, text: str) -> None:
         """Say something for a while in the line above the keys."""
+        if not self._is_there:
+            return
         line = self.screen_stack[0].query_one("#said", Static)
         line.update(text)
         line.set_class(bool(text), "shown")

@@ -20,7 +20,9 @@ __all__ = ["Column", "Scale", "bar", "columns_for", "detail_lines", "host_lines"
 
 RESIDENT, STANDBY, STORE, SWAP, EMPTY = "█", "▓", "▒", "░", "·"
 SHARE_MARK, CAP_MARK = "|", "]"
-_STYLES = {RESIDENT: "green", STANDBY: "cyan", STORE: "yellow", SWAP: "magenta", EMPTY: "bright_black"}
+# Light ones: without colour, and on the row that is selected, they are greys that can still be read.
+_GREEN, _BLUE, _YELLOW, _PINK, _RED, _DIM = "#87d75f", "#5fd7ff", "#ffd75f", "#ff87d7", "#ff8787", "#808080"
+_STYLES = {RESIDENT: _GREEN, STANDBY: _BLUE, STORE: _YELLOW, SWAP: _PINK, EMPTY: _DIM}
 _HIGH, _SOME = 0.25, 0.05
 _LEAST_MEMORY, _LEAST_LEASE, _LEAST_NAME = 16, 13, 11
 _MOST_NAME = 24
@@ -120,19 +122,19 @@ def _plain(show: Callable[[Row], str]) -> Callable[[Row, Scale, int], Text]:
 def _size(show: Callable[[GuestRow], int | None]) -> Callable[[Row, Scale, int], Text]:
     def shown(row: Row, _scale: Scale, _width: int) -> Text:
         size = show(row.guest)
-        return Text("-" if size is None else short_size(size), "bright_black" if not size else "")
+        return Text("-" if size is None else short_size(size), _DIM if not size else "")
 
     return shown
 
 
 def _state(row: Row, _scale: Scale, _width: int) -> Text:
     if row.guest.frozen:
-        return Text("F", "bold cyan")
-    return Text("B", "bold yellow") if row.guest.balloon else Text(" ")
+        return Text("F", f"bold {_BLUE}")
+    return Text("B", f"bold {_YELLOW}") if row.guest.balloon else Text(" ")
 
 
 def _stall(row: Row, _scale: Scale, _width: int) -> Text:
-    style = "bold red" if row.stall >= _HIGH else "yellow" if row.stall >= _SOME else ""
+    style = f"bold {_RED}" if row.stall >= _HIGH else _YELLOW if row.stall >= _SOME else ""
     return Text(f"{row.stall * 100:.0f}%", style)
 
 
@@ -209,15 +211,15 @@ def host_lines(view: View, width: int, order: str) -> list[Text]:
     first = Text.assemble(
         ("tmem top", "bold"), f"  policy {host.policy}  {guests}", f"  {pools} shared pool{'' if pools == 1 else 's'}"
     )
-    pressure = Text(f"pressure {host.pressure:.0%}", "bold red" if host.pressure >= _HIGH else "")
+    pressure = Text(f"pressure {host.pressure:.0%}", f"bold {_RED}" if host.pressure >= _HIGH else "")
     _spread(first, pressure, width)
-    second = Text.assemble(
-        "host [", bar(((RESIDENT, kept), (STORE, host.freeable_bytes)), host.capacity, width - 7), "]"
-    )
-    third = _legend(
-        ((RESIDENT, "kept", kept), (STORE, "freeable", host.freeable_bytes), (EMPTY, "free", host.free_bytes))
-    )
-    third.append(f"of {short_size(host.capacity)}")
+    parts = [(RESIDENT, "kept", kept), (STORE, "freeable", host.freeable_bytes)]
+    if host.reserved_bytes:
+        parts.append((SWAP, "awaited", host.reserved_bytes))
+    whole = short_size(host.capacity)
+    filled = bar(((glyph, size) for glyph, _, size in parts), host.capacity, width - len(f"host [] {whole}"))
+    second = Text.assemble("host [", filled, f"] {whole}")
+    third = _legend((*parts, (EMPTY, "free", host.free_bytes)))
     third = _spread(Text("     ").append_text(third), Text(order, "bold"), width)
     return [first, second, third, _counts_line(rates.granted_s, rates.refused_s, host.refused)]
 
@@ -258,9 +260,9 @@ def detail_lines(row: Row, width: int) -> list[Text]:
     title.append(f"  guest {guest.id}  pid {guest.pid}  {guest.owner}  weight {guest.weight}", "not bold")
     title.append(f"  compress {'on' if guest.compress else 'off'}", "not bold")
     if guest.frozen:
-        title.append("  FROZEN", "bold cyan")
+        title.append("  FROZEN", f"bold {_BLUE}")
     if guest.balloon:
-        title.append(f"  ballooned to {short_size(guest.balloon)}", "bold yellow")
+        title.append(f"  ballooned to {short_size(guest.balloon)}", f"bold {_YELLOW}")
     side = max(_SIDE_BAR, (width - 2 * 18) // 2 - 4)
     whole = max(guest.ram, _memory(guest))
     pairs = (

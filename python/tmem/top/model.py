@@ -2,8 +2,8 @@
 """What top shows, as numbers: rows of guests with rates from two readings, sorted and filtered.
 
 Owns: the rates, the orders. Called by looks, feed, app and cli.top. Calls operator for the rows it reads. Pure.
-Law: a rate is of one and the same guest of one and the same daemon; where no reading of it is old enough, it is what the
-daemon says, or nothing.
+Law: a rate is of one and the same guest of one and the same daemon; where no reading of it is old enough, it is what
+the daemon says, or nothing.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ _HELP = f"""\
   LEASED  {RESIDENT} kept until given back  {STORE} taken back at any time
           {SHARE_MARK} the share of its weight  {CAP_MARK} its cap
   host    {RESIDENT} kept  {STORE} freeable at once  {EMPTY} free
+          {SWAP} awaited: of guests who have not come back since it started
 [b]Columns[/b]
   F  B    frozen, ballooned
   FLT/S   pages that were missing, in a second
