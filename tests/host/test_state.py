@@ -65,6 +65,11 @@ def test_half_a_line_and_damage_are_passed_over(tmp_path: Path) -> None:
     for damage in (b"", b"x\n", b"[1]\n", path.read_bytes().replace(b"[1,", b"[9,", 1), path.read_bytes() + b"[5]\n"):
         path.write_bytes(damage)
         again(path).close()
+    path.chmod(0o666)  # anybody could have written it
+    path.write_bytes(path.read_bytes().split(b"\n")[0] + b'\n["allow",%d,%d,"raw","ab",true]\n' % ME)
+    state = again(path)
+    assert state.allowed(KEY) == set()
+    state.close()
     path.unlink()
     path.mkdir()
     state = again(path)  # not even a file: guests claim without it

@@ -124,7 +124,7 @@ class Flow:
                 if host.ledger.free < host.unit:
                     break
                 host.ledger.make_room(host.unit)
-                one = extent.make(host.unit, kind)
+                one = self._make_one(kind)
                 made.append(one)
                 host.ledger.add(one, guest.id, pool)
                 host.state.held(guest.peer.process, one.inode, kind, one.bytes)
@@ -133,6 +133,11 @@ class Flow:
             self._say_seldom("room", f"no extent can be made ({error}): the capacity is more than is left here")
         guest.changed()
         return made
+
+    def _make_one(self, kind: int) -> Extent:
+        if not self.host.left.take(self.host.unit):
+            raise NoRoomError("the machine or this cgroup is almost full")
+        return extent.make(self.host.unit, kind)
 
     # The host takes back
 
@@ -244,6 +249,7 @@ class Flow:
         """Once a second: what the policy wants of whom, and who has not answered."""
         host, now = self.host, self.host.now()
         host.read_pressure()
+        host.left.look()
         for guest in host.guests.values():
             host.counters["unanswered"] += guest.overdue(now, host.config.limits.answer_seconds)
         decision = self._decision(None)
@@ -253,7 +259,7 @@ class Flow:
             self._fit()
 
     def _fit(self) -> None:
-        """Take and ask back what is held beyond a capacity that was made smaller, first of who has most for its weight."""
+        """Take and ask back what is held beyond a smaller capacity, first of who has most for its weight."""
         host, now = self.host, self.host.now()
         guests = sorted(host.guests.values(), key=lambda guest: -sum(guest.holding.bytes) / max(guest.weight, 1))
         for guest in guests:

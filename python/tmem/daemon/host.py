@@ -16,6 +16,7 @@ from tmem import policies
 from tmem.daemon.config import Config
 from tmem.daemon.guest import Guest
 from tmem.daemon.ledger import Ledger
+from tmem.daemon.room import Room
 from tmem.daemon.state import State
 from tmem.policies import HostView, Policy
 
@@ -40,6 +41,7 @@ class Host:
         self.user_bytes = config.user_bytes
         # Numbers of extents go on where the last daemon's ended, without a file: it gave less than one a microsecond.
         self.ledger = Ledger(config.capacity_bytes, first=time.monotonic_ns() // 1000 + 1)
+        self.left = Room()
         self.guests: dict[int, Guest] = {}
         self.pools: dict[int, SharedPool] = {}
         self.counters: Counter[str] = Counter()

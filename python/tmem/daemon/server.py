@@ -127,7 +127,7 @@ class Server:
             who = peers.look(
                 sock, allow_overflow_uid=config.allow_overflow_uid, allow_invisible_pid=config.allow_invisible_pid
             )
-        except (PeerRefusedError, OSError) as error:
+        except (PeerRefusedError, OSError, ValueError, IndexError) as error:  # /proc shows less and less of who ends
             self._turn_away(sock, str(error))
             return
         limits = config.limits

@@ -9,8 +9,10 @@ Law: the file can only make the next daemon more careful. Without it guests stil
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -137,7 +139,7 @@ class State:
 
     def _read(self) -> None:
         try:
-            data = Path(self._path or "").read_bytes()
+            data = _read_own(self._path or "")
         except FileNotFoundError:
             return
         except OSError as error:
@@ -206,6 +208,15 @@ class State:
             _LOG.warning("%s cannot be written (%s): the next daemon will know less", self._path, error.strerror)
             self.close()
         self._lines = len(changes)
+
+
+def _read_own(path: str) -> bytes:
+    """Return a file of this user's, that nobody else can have written. OSError for any other."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        about = os.fstat(file.fileno())
+        if about.st_uid != os.geteuid() or about.st_mode & 0o022 or not stat.S_ISREG(about.st_mode):
+            raise PermissionError(errno.EPERM, "it is not this user's alone")
+        return file.read()
 
 
 def _boot() -> str:
