@@ -6,7 +6,7 @@
 use crate::class::CLASSES;
 use crate::entry::{EntryPlace, Form};
 use crate::pool::PageStore;
-use crate::slab::Loc;
+use crate::slab::{Loc, Slab};
 use tmem_sys::PAGE_SIZE;
 
 impl PageStore {
@@ -42,8 +42,17 @@ impl PageStore {
         Some(moved)
     }
 
-    /// Moves one slot's data, and tells its entry.
+    /// Moves one slot's data within its class, and tells its entry.
     fn move_slot(&mut self, loc: Loc) -> bool {
+        self.move_slot_by(loc, Slab::leave)
+    }
+
+    /// Moves one slot's data to where `leave` finds a place, and tells its entry.
+    pub(crate) fn move_slot_by(
+        &mut self,
+        loc: Loc,
+        leave: impl FnOnce(&mut Slab, Loc, usize) -> Option<Loc>,
+    ) -> bool {
         let PageStore { slab, objects, dedup, .. } = self;
         let entry = slab.owner(loc).and_then(|owner| match owner.place() {
             // What several pages share moves once, with its share.
@@ -52,8 +61,8 @@ impl PageStore {
         });
         let Some(entry) = entry else { return false };
         let to = match entry.form() {
-            Form::Packed(at, len) if at == loc => slab.leave(loc, len),
-            Form::Raw(at) if at == loc => slab.leave(loc, PAGE_SIZE),
+            Form::Packed(at, len) if at == loc => leave(slab, loc, len),
+            Form::Raw(at) if at == loc => leave(slab, loc, PAGE_SIZE),
             _ => None,
         };
         let Some(to) = to else { return false };
@@ -63,7 +72,8 @@ impl PageStore {
 
     /// Whether so much of the slab is free slots that compaction is worth its time.
     pub fn is_sparse(&self) -> bool {
-        self.slab.free_bytes() > self.slab.mapped_bytes() / SPARSE_PART + SPARSE_LEAST
+        let all = self.slab.mapped_bytes() + self.slab.leased_chunk_bytes();
+        self.slab.free_bytes() > all / SPARSE_PART + SPARSE_LEAST
     }
 }
 

@@ -54,6 +54,7 @@ pub mod kept;
 pub mod lease;
 pub mod lz4;
 pub mod memory;
+pub mod overlay;
 pub mod pack;
 pub mod proc;
 pub mod zstd;
