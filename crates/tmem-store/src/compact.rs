@@ -29,10 +29,18 @@ impl PageStore {
 
     /// Moves all pages out of a chunk that was chosen for it; `None` where one cannot be moved.
     fn empty_chunk(&mut self, chunk: usize) -> Option<usize> {
+        self.empty_chunk_by(chunk, Slab::leave)
+    }
+
+    pub(crate) fn empty_chunk_by(
+        &mut self,
+        chunk: usize,
+        leave: fn(&mut Slab, Loc, usize) -> Option<Loc>,
+    ) -> Option<usize> {
         let (mut moved, mut from) = (0, 0);
         while let Some(loc) = self.slab.next_taken(chunk, from) {
-            if !self.move_slot(loc) {
-                // Stray writes broke the way from slot to entry, and `check` will tell.
+            if !self.move_slot_by(loc, leave) {
+                // There is no room, or stray writes broke the way from slot to entry, and `check` will tell.
                 self.slab.settle(chunk);
                 return None;
             }
@@ -40,11 +48,6 @@ impl PageStore {
             from = loc.slot() + 1;
         }
         Some(moved)
-    }
-
-    /// Moves one slot's data within its class, and tells its entry.
-    fn move_slot(&mut self, loc: Loc) -> bool {
-        self.move_slot_by(loc, Slab::leave)
     }
 
     /// Moves one slot's data to where `leave` finds a place, and tells its entry.

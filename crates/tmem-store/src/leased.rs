@@ -51,6 +51,16 @@ impl Chunks {
         self.partial_of(LEASED, class)
     }
 
+    /// The first private chunk with pages from a number on, or else of all: no slot of it is given out from now on.
+    pub fn choose_private(&mut self, from: usize) -> Option<usize> {
+        let known = self.private.min(self.end);
+        let used = |at: &usize| self.table[*at].used > 0;
+        let at = (from.min(known)..known).find(used).or_else(|| (0..from.min(known)).find(used))?;
+        self.unlink(at);
+        (self.table[at].list, self.table[at].leaving) = (FULL, 1);
+        Some(at)
+    }
+
     /// An idle leased chunk, for a class.
     pub fn open_leased(&mut self, class: usize) -> Option<usize> {
         let at = self.pop_idle_leased()?;

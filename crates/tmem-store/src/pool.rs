@@ -74,6 +74,8 @@ pub struct PageStore {
     pub(crate) traffic: Traffic,
     pub(crate) moved: u64,
     pub(crate) compact_from: u32,
+    /// Where the search for a private chunk to be emptied into leased memory goes on.
+    pub(crate) relieved: usize,
     /// Sparse chunks are being emptied, in steps.
     pub(crate) gathering: bool,
     pub(crate) saves: Saves,
@@ -120,6 +122,7 @@ impl PageStore {
             traffic: Traffic::default(),
             moved: 0,
             compact_from: 0,
+            relieved: 0,
             gathering: false,
             saves: Saves::default(),
         })

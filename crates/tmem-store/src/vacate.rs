@@ -8,6 +8,7 @@ use crate::guests::GuestId;
 use crate::lease::{Extent, Mailbox};
 use crate::leased::Draining;
 use crate::pool::PageStore;
+use crate::slab::Slab;
 use std::sync::Arc;
 use tmem_sys::Errno;
 
@@ -68,9 +69,9 @@ impl PageStore {
         self.slab.add_extent(extent)
     }
 
-    /// Every extent that is mapped: id and descriptor.
-    pub fn each_extent(&self, each: &mut dyn FnMut(u64, i32)) {
-        self.slab.extents().for_each(|extent| each(extent.id, extent.fd.raw()));
+    /// Every extent that is mapped and the host's: id and descriptor, after the first `skipped` of them.
+    pub fn extents_from(&self, skipped: usize) -> impl Iterator<Item = (u64, i32)> {
+        self.slab.held_extents().skip(skipped).map(|extent| (extent.id, extent.fd.raw()))
     }
 
     /// An extent has another id now. Whether it is here.
@@ -80,7 +81,8 @@ impl PageStore {
 
     /// Bytes of extents that could be given back with every page kept in the others.
     pub fn surplus_bytes(&self) -> usize {
-        let extent = self.slab.extent_bytes().max(1);
+        let largest = self.slab.extents().map(|extent| extent.bytes).max();
+        let extent = largest.unwrap_or(1);
         (self.slab.chunks.leased.idle * CHUNK / extent * extent).min(self.slab.leased_bytes())
     }
 
@@ -118,6 +120,30 @@ impl PageStore {
     /// The extent stays, and is filled again.
     pub fn end_vacating(&mut self, Vacating(window, _): Vacating) {
         self.slab.end_giving(window);
+    }
+
+    /// The host has cut an extent off. It goes where it is empty; a page in it is lost, and whoever asks for it is told.
+    pub fn cut_off(&mut self, id: u64) {
+        self.slab.cut_off(id);
+    }
+
+    /// Where the private part of the store is larger than it may be: moves up to so many pages to leased memory that is idle.
+    /// How many.
+    pub fn relieve(&mut self, pages: usize) -> usize {
+        let mut moved = 0;
+        while moved < pages
+            && let Some(chunk) = self.slab.choose_relieved(self.relieved)
+        {
+            self.relieved = chunk + 1;
+            let all = self.empty_chunk_by(chunk, Slab::leave_for_lease);
+            moved += all.unwrap_or(0);
+            if all.is_none() {
+                break;
+            }
+        }
+        self.slab.set_capacity(self.slab.capacity_bytes());
+        self.moved += moved as u64;
+        moved
     }
 
     /// Freezes or thaws all pools, and packs pages or does not. A pool that may not pack keeps pages as they are.

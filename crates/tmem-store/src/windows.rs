@@ -32,6 +32,8 @@ enum Use {
     Given,
     /// The host does not know it any more.
     Lost,
+    /// The host has cut it off: what is in it is gone, and whoever asks for it learns so.
+    Cut,
 }
 
 struct Window {
@@ -283,6 +285,12 @@ impl Slab {
         self.windows.iter().flat_map(|windows| &windows.all).filter_map(|w| w.extent.as_ref())
     }
 
+    /// Those that are the host's still.
+    pub fn held_extents(&self) -> impl Iterator<Item = &Extent> {
+        let windows = self.windows.iter().flat_map(|windows| &windows.all);
+        windows.filter(|w| matches!(w.what, Use::Filled | Use::Given)).filter_map(|w| w.extent.as_ref())
+    }
+
     /// Bytes of an extent, as far as is known.
     pub fn extent_bytes(&self) -> usize {
         self.windows.as_ref().map_or(0, |windows| windows.extent_chunks * CHUNK)
@@ -313,10 +321,22 @@ impl Slab {
 
     /// A window's extent is the host's no more: it is only emptied from now on.
     pub fn begin_losing(&mut self, id: u64) -> Option<Draining> {
+        self.take_from_host(id, Use::Lost)
+    }
+
+    /// The host has cut an extent off. Its memory is touched no more, unless for a page that is in it.
+    pub fn cut_off(&mut self, id: u64) {
+        if let Some(window) = self.take_from_host(id, Use::Cut) {
+            // It goes where it is empty.
+            self.close_window(window);
+        }
+    }
+
+    fn take_from_host(&mut self, id: u64, what: Use) -> Option<Draining> {
         let windows = self.windows.as_mut()?;
         let number = windows.number_of(id)?;
         let window = &mut windows.all[number];
-        window.what = Use::Lost;
+        window.what = what;
         let chunks = window.chunks.clone();
         chunks.clone().for_each(|chunk| self.chunks.drain(chunk, false));
         Some(Draining(chunks.start))
@@ -350,6 +370,22 @@ impl Slab {
         let most = self.capacity_chunks();
         let to = leased.or_else(|| self.private_chunk(most, class))?;
         self.move_to(loc, len, to)
+    }
+
+    /// Moves a slot to a leased chunk.
+    pub fn leave_for_lease(&mut self, loc: Loc, len: usize) -> Option<Loc> {
+        let class = self.chunks.get(loc.chunk())?.class as usize;
+        let to = self.leased_chunk(class)?;
+        self.move_to(loc, len, to)
+    }
+
+    /// Where private chunks take more than they may and leased ones are idle: one to be emptied into those, the first from a
+    /// number on, round and round. [`Slab::settle`] ends it.
+    pub fn choose_relieved(&mut self, from: usize) -> Option<usize> {
+        if self.chunks.mapped <= self.capacity_chunks() || self.chunks.leased.idle == 0 {
+            return None;
+        }
+        self.chunks.choose_private(from)
     }
 
     /// Unmaps a window that is empty; its extent.
