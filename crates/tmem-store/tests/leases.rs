@@ -296,7 +296,10 @@ fn what_a_smaller_capacity_has_no_room_for_moves_to_leased_memory() {
     store.add_extent(extent(1, 4 * MIB)).unwrap();
     while store.relieve(64) > 0 {}
     let stats = store.stats();
-    assert!(stats.mapped_bytes <= stats.capacity_bytes && stats.leased_used > 3 * stats.mapped_bytes / 2, "{stats:?}");
+    assert!(
+        stats.mapped_bytes <= stats.capacity_bytes && stats.leased_used > 3 * stats.mapped_bytes / 2,
+        "{stats:?}"
+    );
     assert_eq!(store.check(), Vec::<String>::new());
     let mut into = [0; PAGE_SIZE];
     (0..500).for_each(|n| {
