@@ -182,7 +182,12 @@ fn a_pager_grows_by_leases_and_gives_them_back_under_load() {
 
     pager.give(usize::MAX, &mut |_| {});
     assert_eq!((held(&pager), stat(&pager, Stat::Leased)), (vec![], 0));
+    // Frozen, the store takes nothing more: all goes to the swap device.
+    let stored = stat(&pager, Stat::SuccStores);
+    pager.set(true, true);
     array.verify();
+    assert_eq!(stat(&pager, Stat::SuccStores), stored);
+    pager.set(false, true);
     assert_eq!(pager.check(), Vec::<String>::new());
 }
 
@@ -198,12 +203,10 @@ fn without_a_swap_device_a_pager_gives_what_it_can_and_keeps_the_rest() {
     let mut given = 0;
     pager.give(usize::MAX, &mut |_| given += 1);
     assert!(
-        given >= surplus && held(&pager).len() == before - given && given < before,
+        given >= surplus && held(&pager).len() >= before - given && given < before,
         "{given} of {before}"
     );
     assert_eq!(pager.check(), Vec::<String>::new());
-    array.verify();
-    pager.set(true, true);
     array.verify();
     pager.set(false, false);
     let again = Array::fill(&pager, 16, 77);
