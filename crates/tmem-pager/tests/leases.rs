@@ -305,3 +305,32 @@ fn a_forked_child_has_its_own_copy_and_no_leases() {
     assert!(held(&pager).is_empty());
     assert!(array.is_right(1, 11));
 }
+
+/// The other half of the test below: a process of its own, which is to end.
+#[test]
+#[ignore = "ends the process"]
+fn a_host_that_cuts_memory_off() {
+    let Some(pager) = pager(MIN_RAM, 256 * MIB as u64) else { return };
+    let host = Host::start(64);
+    pager.set_mailbox(Some(host.mailbox.clone())).unwrap();
+    let array = Array::fill(&pager, 48, 3);
+    let mut cut = Vec::new();
+    pager.held(&mut |id, fd, _| cut.push((id, LeaseFd::of(fd).unwrap())));
+    cut.iter().for_each(|(_, fd)| fd.set_size(0).unwrap());
+    pager.revoked(&cut.iter().map(|(id, _)| *id).collect::<Vec<_>>());
+    eprintln!("still here");
+    array.verify();
+    eprintln!("all pages are right, which cannot be");
+}
+
+#[test]
+fn pages_in_memory_that_was_cut_off_end_the_process_by_name() {
+    let Some(_) = pager(MIN_RAM, 0) else { return };
+    let this = std::env::current_exe().unwrap();
+    let args = ["--ignored", "--exact", "a_host_that_cuts_memory_off", "--nocapture", "--test-threads", "1"];
+    let ended = std::process::Command::new(this).args(args).output().unwrap();
+    let text = String::from_utf8_lossy(&ended.stderr);
+    assert!(!ended.status.success() && text.contains("still here"), "{text}");
+    assert!(text.contains("leased memory with stored pages is gone: extent "), "{text}");
+    assert!(!text.contains("cannot be"), "{text}");
+}
