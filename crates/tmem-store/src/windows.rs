@@ -289,8 +289,10 @@ impl Slab {
         self.windows.as_ref().map_or(0, |windows| windows.leased * UNIT)
     }
 
+    /// Bytes of memory that windows take in this process beside the extents.
     pub(crate) fn windows_footprint(&self) -> usize {
-        self.windows.as_ref().map_or(0, |windows| windows.footprint())
+        let windows = self.windows.as_ref().map_or(0, |windows| windows.footprint());
+        windows + self.chunks.leased_header_bytes()
     }
 
     /// Every extent that is mapped.
