@@ -23,6 +23,7 @@ mod config;
 mod facts;
 pub mod guests;
 pub mod host;
+pub mod lease;
 pub mod pool;
 mod shard;
 mod supply;
@@ -58,7 +59,10 @@ mod class;
 #[doc(hidden)]
 pub mod codec;
 mod compact;
+mod leased;
 mod slab;
+mod vacate;
+mod windows;
 
 pub mod swap;
 mod swapanswer;
@@ -81,6 +85,7 @@ pub use cold::ColdBatch;
 pub use frontswap::{Frontswap, FrontswapCounters, Mode};
 pub use guests::{GuestError, GuestHoldings, GuestId, GuestLimits, GuestStats};
 pub use host::{Host, HostConfig, HostError};
+pub use lease::{Extent, Holder, Kind, LinkState, Mailbox, Report};
 pub use object::ObjectId;
 pub use ops::{BackendOps, Blob, Copied, Corrupt, Loaded, Oldest, Outcome, Reason, Soon};
 pub use pool::{Dedup, PageStore, PoolConfig, PoolId, PoolKind, StoreConfig, StoreError};
@@ -88,6 +93,7 @@ pub use process::ProcessBackend;
 pub use stack::{Lost, Stack};
 pub use stats::{DedupStats, Holdings, PoolStats, Refusals, StoreStats, SwapStats, Traffic};
 pub use swap::{Batch, SwapConfig, SwapDevice, SwapFault, SwapOpenError, SwapSlot};
+pub use vacate::{Vacated, Vacating};
 
 /// Rounds a number of bytes up to whole pages: what the kernel charges for a touched table.
 pub(crate) const fn page_bytes(bytes: usize) -> usize {
