@@ -219,9 +219,9 @@ fn set_direct(fd: i32) -> bool {
 
 /// What tells a file from one that was given its inode number later: when it was made, in ticks of a coarse clock, and whether
 /// it has a name.
-type Identity = [u64; 5];
+pub(crate) type Identity = [u64; 5];
 
-fn identity(fd: i32) -> Identity {
+pub(crate) fn identity(fd: i32) -> Identity {
     let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
     let (flags, mask) =
         (libc::AT_EMPTY_PATH as usize, (libc::STATX_INO | libc::STATX_NLINK | libc::STATX_BTIME) as usize);

@@ -51,6 +51,7 @@ pub mod file;
 pub mod hash;
 pub mod heap;
 pub mod kept;
+pub mod lease;
 pub mod lz4;
 pub mod memory;
 pub mod pack;
