@@ -70,7 +70,6 @@ pub struct Arrival {
 pub struct Ready {
     /// There is a message, or the end of them.
     pub readable: bool,
-    pub writable: bool,
     pub rung: bool,
 }
 
@@ -186,6 +185,21 @@ impl Drop for Link {
     }
 }
 
+/// The user as whom this process acts.
+pub fn user() -> u32 {
+    // SAFETY: no pointers; never fails.
+    unsafe { call(libc::SYS_geteuid, []) }.map_or(u32::MAX, |uid| uid as u32)
+}
+
+/// Descriptors that this process may have open.
+pub fn most_open() -> usize {
+    let mut limit = [0u64; 2];
+    let into = &raw mut limit as usize;
+    // SAFETY: the kernel writes the two words, which are live.
+    let got = unsafe { call(libc::SYS_prlimit64, [0, libc::RLIMIT_NOFILE as usize, 0, into]) };
+    got.map_or(0, |_| usize::try_from(limit[0]).unwrap_or(usize::MAX))
+}
+
 /// In a forked child: the child's own copy of a link or a bell of that number.
 pub fn close_copy(fd: i32) {
     if fd >= 0 && kept::is_kept(fd as usize) {
@@ -285,30 +299,39 @@ impl Drop for Bell {
     }
 }
 
-/// Waits until a message came on the link, it takes one (where `writable` says so), the bell was rung, or for so long.
+/// Waits until a message came on the link, or the bell was rung, or for so long.
 ///
 /// # Errors
 /// `EBADF` when the program closed the link's descriptor.
-pub fn wait(link: Option<&Link>, writable: bool, bell: &Bell, ms: u64) -> Result<Ready, Errno> {
-    let events = libc::POLLIN | if writable { libc::POLLOUT } else { 0 };
+pub fn wait(link: Option<&Link>, bell: &Bell, ms: u64) -> Result<Ready, Errno> {
     // One without a number is passed over.
     let on = link.map_or(Ok(-1), |link| link.checked().map(|fd| fd as i32))?;
-    let mut asked = [
-        libc::pollfd { fd: on, events, revents: 0 },
-        libc::pollfd { fd: bell.fd, events: libc::POLLIN, revents: 0 },
-    ];
+    let [on, rung] = poll([(on, libc::POLLIN), (bell.fd, libc::POLLIN)], ms)?;
+    if rung {
+        bell.hush();
+    }
+    Ok(Ready { readable: on, rung })
+}
+
+/// Waits until the link takes a message, or its other end is gone, or for so long; whether it does.
+///
+/// # Errors
+/// As [`wait`].
+pub fn wait_writable(link: &Link, ms: u64) -> Result<bool, Errno> {
+    let on = link.checked()? as i32;
+    Ok(poll([(on, libc::POLLOUT), (-1, 0)], ms)?[0])
+}
+
+/// Which of two descriptors has news of this kind, or its end.
+fn poll(asked: [(i32, libc::c_short); 2], ms: u64) -> Result<[bool; 2], Errno> {
+    let mut asked = asked.map(|(fd, events)| libc::pollfd { fd, events, revents: 0 });
     let ms = ms.min(i32::MAX as u64) as usize;
     // SAFETY: the two structures outlive the call.
     match unsafe { call(libc::SYS_poll, [asked.as_mut_ptr() as usize, asked.len(), ms]) } {
-        Err(Errno::EINTR) | Ok(0) => return Ok(Ready::default()),
+        Err(Errno::EINTR) => return Ok([false; 2]),
         answer => answer?,
     };
-    let [link, rung] = asked.map(|one| one.revents);
-    if rung & libc::POLLIN != 0 {
-        bell.hush();
-    }
-    let readable = link & (libc::POLLIN | libc::POLLHUP | libc::POLLERR) != 0;
-    Ok(Ready { readable, writable: link & libc::POLLOUT != 0, rung: rung & libc::POLLIN != 0 })
+    Ok(asked.map(|one| one.revents != 0))
 }
 
 /// A socket that others connect to; its path stays where it is.
@@ -362,11 +385,8 @@ mod tests {
     #[test]
     fn messages_arrive_whole_with_their_descriptors() {
         let (near, far) = pair("whole");
-        // SAFETY: no pointers, never fails.
-        assert_eq!(
-            near.peer().unwrap(),
-            Peer { pid: getpid(), uid: unsafe { libc::geteuid() }, gid: unsafe { libc::getegid() } }
-        );
+        let peer = near.peer().unwrap();
+        assert_eq!((peer.pid, peer.uid), (getpid(), user()));
         let (mut into, mut fds) = ([0; 64], Received::default());
         assert_eq!(far.receive(&mut into, &mut fds), Err(Errno::EAGAIN));
         let memory: Vec<_> = (0..MOST_FDS).map(|_| LeaseFd::new(4096).unwrap()).collect();
@@ -398,16 +418,18 @@ mod tests {
     fn a_wait_ends_by_a_message_the_bell_or_time() {
         let (near, far) = pair("wait");
         let bell = Bell::new().unwrap();
-        assert_eq!(wait(Some(&near), false, &bell, 5), Ok(Ready::default()));
+        assert_eq!(wait(Some(&near), &bell, 5), Ok(Ready::default()));
         ring(bell.raw());
         ring(bell.raw());
-        assert!(wait(Some(&near), false, &bell, 1000).unwrap().rung);
-        assert!(!wait(None, false, &bell, 0).unwrap().rung, "once");
+        assert!(wait(Some(&near), &bell, 1000).unwrap().rung);
+        assert!(!wait(None, &bell, 0).unwrap().rung, "once");
         far.send(b"x", &[]).unwrap();
-        let ready = wait(Some(&near), true, &bell, 1000).unwrap();
-        assert!(ready.readable && ready.writable && !ready.rung);
+        assert_eq!(wait(Some(&near), &bell, 1000), Ok(Ready { readable: true, rung: false }));
+        assert_eq!(wait_writable(&near, 1000), Ok(true));
+        while near.send(&[0; 4096], &[]).is_ok() {}
+        assert_eq!(wait_writable(&near, 5), Ok(false));
         drop(far);
-        assert!(wait(Some(&near), false, &bell, 1000).unwrap().readable, "the end is news, too");
+        assert!(wait(Some(&near), &bell, 1000).unwrap().readable, "the end is news, too");
     }
 
     #[test]
