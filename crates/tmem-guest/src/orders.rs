@@ -112,7 +112,7 @@ impl Serving {
         };
         shared.refused.fetch_add(1, Ordering::AcqRel);
         let pace = &mut self.paces[asked.place];
-        (pace.ahead, pace.not_before_ns) = (0, now_ns() + retry_ms * MS);
+        (pace.brought, pace.not_before_ns) = (0, now_ns() + retry_ms * MS);
         if let Some((lane, _)) = shared.lane(asked.place) {
             self.settle(asked.place, &lane);
         }

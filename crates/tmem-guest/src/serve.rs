@@ -35,8 +35,8 @@ pub(crate) struct Asked {
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Pace {
     generation: u64,
-    /// Extents to ask for at once.
-    pub ahead: u32,
+    /// Extents that the last request brought.
+    pub brought: u32,
     pub granted_ns: u64,
     pub not_before_ns: u64,
     /// The least that could be given since a moment.
@@ -180,8 +180,7 @@ impl Serving {
         at.shared.held.fetch_add(taken.into(), Ordering::AcqRel);
         at.shared.granted.fetch_add(taken.into(), Ordering::AcqRel);
         let pace = &mut self.paces[place];
-        let is_quick = now - pace.granted_ns < QUICK_NS && taken > 0;
-        pace.ahead = if is_quick { (pace.ahead * 2).clamp(1, MOST_AHEAD) } else { 1 };
+        pace.brought = taken;
         pace.granted_ns = now;
         if is_short {
             pace.not_before_ns = now + RETRY_SHORT_MS * MS;
@@ -213,7 +212,9 @@ impl Serving {
                 self.settle(place, &lane);
                 continue;
             }
-            let count = wanted.max(pace.ahead).clamp(1, MOST_ASKED as u32);
+            let is_quick = now_ns() - pace.granted_ns < QUICK_NS;
+            let ahead = if is_quick { (pace.brought * 2).min(MOST_AHEAD) } else { 1 };
+            let count = wanted.max(ahead).clamp(1, MOST_ASKED as u32);
             lane.mailbox.set_state(LinkState::Asking);
             let (seq, kind) = (at.next_seq(), lane.mailbox.kind() as u64);
             self.asked = Some(Asked { seq, place, generation, count });
