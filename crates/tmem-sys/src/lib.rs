@@ -55,6 +55,7 @@ pub mod lease;
 pub mod link;
 pub mod lz4;
 pub mod memory;
+pub mod overlay;
 pub mod pack;
 pub mod proc;
 pub mod zstd;
