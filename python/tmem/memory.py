@@ -21,7 +21,7 @@ from typing import Any, Literal, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tmem import _core, steering
+from tmem import _core, hostpath, steering
 from tmem.array import Array, Order, Shape, byte_range, element_type, file_layout, nbytes_of, order_of, shape_of
 from tmem.backendprocess import ANSWER_SECONDS, BackendProcess, end_all, start_all
 from tmem.counters import Stats, make_stats
@@ -63,6 +63,8 @@ class Memory:
     `ops` is who is offered the pages before the swap device, in order: `store` (the page store, and all there is by
     default) or a FrontswapOps, which is pickled to a process of its own; that process and its memory are not in the
     budget. Where it dies, what only it had is lost, and the program stops when it needs such a page.
+    `host` is the daemon that lends memory beside the budget, and may ask for it back: the path of its socket, or
+    `auto`, which is TMEM_HOST or the first socket found where daemons have theirs; without one the memory works alone.
     `background` lets a thread of tmem's pack pages tighter that stay cold, when the processor is idle.
 
     Raises SizeError for a budget below 16 MiB or above what may be used, SwapError for a swap device that cannot be
@@ -78,12 +80,16 @@ class Memory:
         dedup: str = "auto",
         name: str | None = None,
         ops: Sequence[FrontswapOps | str] | None = None,
+        host: str | os.PathLike[str] | None = None,
         background: bool = True,
     ) -> None:
         if faults not in _FAULTS:
             raise ValueError(f"faults must be one of {', '.join(_FAULTS)}, not {faults!r}")
         if name is not None and (not name.isprintable() or not 0 < len(name.encode()) <= _LONGEST_NAME):
             raise ValueError(f"name must be 1 to {_LONGEST_NAME} printable bytes, not {name!r}")
+        if host is not None and ops is not None and "store" not in ops:
+            raise ValueError("host lends memory to the page store, and ops has none: add 'store', or leave host out")
+        socket = hostpath.find(host)
         budget = budget_of(ram, MINIMUM_RAM)
         plan = plan_swap(swap, budget)
         self._backends = start_all(ops)
@@ -98,6 +104,7 @@ class Memory:
                 limit_ms=int(ANSWER_SECONDS * 1000),
                 background=background,
                 dedup=dedup,
+                host=None if socket is None else (socket, name, hostpath.trusted_uid()),
             )
         except BaseException:
             end_all(self._backends, 0.0)
