@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["default_path", "find", "trusted_uid"]
+__all__ = ["default_path", "find", "of_guest", "trusted_uid"]
 
 _LONGEST = 107
 _UIDS = 1 << 32
@@ -43,6 +43,12 @@ def find(host: str | os.PathLike[str] | None, env: Mapping[str, str] = os.enviro
     if len(os.fsencode(path)) > _LONGEST or "\0" in path:
         raise TmemError(f"{path} is no name of a socket, which has at most {_LONGEST} bytes: name the daemon's")
     return path
+
+
+def of_guest(host: str | os.PathLike[str] | None, name: str | None) -> tuple[str, str | None, int | None] | None:
+    """Return what a guest's connection is told: the socket, its name, whom to trust; None where there is no daemon."""
+    path = find(host)
+    return None if path is None else (path, name, trusted_uid())
 
 
 def trusted_uid(env: Mapping[str, str] = os.environ) -> int | None:

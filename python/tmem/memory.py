@@ -22,16 +22,27 @@ import numpy as np
 import numpy.typing as npt
 
 from tmem import _core, hostpath, steering
-from tmem.array import Array, Order, Shape, byte_range, element_type, file_layout, nbytes_of, order_of, shape_of
+from tmem.array import (
+    Array,
+    Order,
+    Shape,
+    byte_range,
+    element_type,
+    file_layout,
+    nbytes_of,
+    order_of,
+    read_into,
+    shape_of,
+)
 from tmem.backendprocess import ANSWER_SECONDS, BackendProcess, end_all, start_all
-from tmem.counters import Stats, make_stats
+from tmem.counters import PAGE, Stats, make_stats
 from tmem.errors import ClosedError, TmemWarning
 from tmem.kinds import Size, Swap
 from tmem.limits import budget_of
 from tmem.ops import FrontswapOps
 from tmem.steering import Advice, raise_notices
 from tmem.swapdir import plan_swap
-from tmem.units import format_size
+from tmem.units import format_size, parse_size
 
 __all__ = ["MINIMUM_RAM", "Memory", "native", "numpy_allocator", "raise_notices_of"]
 
@@ -40,7 +51,6 @@ MINIMUM_RAM = _core.MIN_RAM
 
 _FAULTS = ("auto", "signal", "thread")
 _LONGEST_NAME = 63
-_COPY_BYTES = 4 << 20
 _NUMBERS = itertools.count(1)
 
 _A = TypeVar("_A", bound=Array)
@@ -87,9 +97,6 @@ class Memory:
             raise ValueError(f"faults must be one of {', '.join(_FAULTS)}, not {faults!r}")
         if name is not None and (not name.isprintable() or not 0 < len(name.encode()) <= _LONGEST_NAME):
             raise ValueError(f"name must be 1 to {_LONGEST_NAME} printable bytes, not {name!r}")
-        if host is not None and ops is not None and "store" not in ops:
-            raise ValueError("host lends memory to the page store, and ops has none: add 'store', or leave host out")
-        socket = hostpath.find(host)
         budget = budget_of(ram, MINIMUM_RAM)
         plan = plan_swap(swap, budget)
         self._backends = start_all(ops)
@@ -104,7 +111,7 @@ class Memory:
                 limit_ms=int(ANSWER_SECONDS * 1000),
                 background=background,
                 dedup=dedup,
-                host=None if socket is None else (socket, name, hostpath.trusted_uid()),
+                host=hostpath.of_guest(host, name),
             )
         except BaseException:
             end_all(self._backends, 0.0)
@@ -175,7 +182,7 @@ class Memory:
         source = Path(path)
         lengths, kind, start, layout = file_layout(source, dtype, shape, offset, order_of(order))
         result = self._new(lengths, kind, layout)
-        _read_into(result, source, start)
+        read_into(result, source, start)
         self._drain()
         return result
 
@@ -210,6 +217,26 @@ class Memory:
         """
         self._core.settle()
         self._drain()
+
+    def resize(self, ram: Size) -> None:
+        """Change the budget to `ram`, a size or a share as for a new Memory.
+
+        When it returns, a smaller one holds: what has no room left RAM; where pages are pinned, it is overshot and that
+        is counted. A larger one is there at once. Raises SizeError as for a new Memory, KernelUnsupported where a
+        smaller one needs paging to begin and faults cannot be served; the budget is then what it was.
+        """
+        if self.closed:
+            raise ClosedError(f"{self.name} is closed, and its budget stays as it is: make a new Memory")
+        self._core.resize(budget_of(ram, MINIMUM_RAM))
+        self._drain()
+
+    def unstore(self, ram: Size) -> int:
+        """Bring up to `ram` bytes of pages back from the store, those stored longest ago first; return how many.
+
+        Only the part of the budget that is unused is filled: no page leaves RAM for it, and the swap device is not
+        read. Of pages that are in RAM, the stored copies go, and they count.
+        """
+        return self._core.unstore(parse_size(ram, whole=self.ram, what="ram") // PAGE) * PAGE
 
     # Looking
 
@@ -321,20 +348,3 @@ def numpy_allocator(memory: Memory, threshold: int, small: str) -> _core.Allocat
 def native(memory: Memory) -> _core.Memory:
     """Return what lends room to a cache; see cache."""
     return memory._core  # noqa: SLF001 - in the module that owns it
-
-
-def _read_into(target: Array, path: Path, start: int) -> None:
-    """Fill `target` from the file through a plain buffer, so that no system call ever meets a missing page."""
-    if target.nbytes == 0:
-        return
-    flat = target.reshape(-1, order="A").view(np.uint8)
-    buffer = memoryview(bytearray(min(_COPY_BYTES, target.nbytes)))
-    with path.open("rb", buffering=0) as file:
-        file.seek(start)
-        done = 0
-        while done < target.nbytes:
-            count = file.readinto(buffer[: target.nbytes - done])
-            if not count:
-                raise ValueError(f"{path} ended after {start + done} bytes: did another program cut it short?")
-            flat[done : done + count] = np.frombuffer(buffer[:count], dtype=np.uint8)
-            done += count
