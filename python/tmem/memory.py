@@ -21,7 +21,7 @@ from typing import Any, Literal, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tmem import _core, steering
+from tmem import _core, hostpath, steering
 from tmem.array import Array, Order, Shape, byte_range, element_type, file_layout, fill, nbytes_of, order_of, shape_of
 from tmem.backendprocess import ANSWER_SECONDS, BackendProcess, end_all, start_all
 from tmem.counters import PAGE, Stats, make_stats
@@ -62,6 +62,8 @@ class Memory:
     `ops` is who is offered the pages before the swap device, in order: `store` (the page store, and all there is by
     default) or a FrontswapOps, which is pickled to a process of its own; that process and its memory are not in the
     budget. Where it dies, what only it had is lost, and the program stops when it needs such a page.
+    `host` is the daemon that lends memory beside the budget, and may ask for it back: the path of its socket, or
+    `auto`, which is TMEM_HOST or the first socket found where daemons have theirs; without one the memory works alone.
     `background` lets a thread of tmem's pack pages tighter that stay cold, when the processor is idle.
 
     Raises SizeError for a budget below 16 MiB or above what may be used, SwapError for a swap device that cannot be
@@ -77,6 +79,7 @@ class Memory:
         dedup: str = "auto",
         name: str | None = None,
         ops: Sequence[FrontswapOps | str] | None = None,
+        host: str | os.PathLike[str] | None = None,
         background: bool = True,
     ) -> None:
         if faults not in _FAULTS:
@@ -97,6 +100,7 @@ class Memory:
                 limit_ms=int(ANSWER_SECONDS * 1000),
                 background=background,
                 dedup=dedup,
+                host=hostpath.of_guest(host, name),
             )
         except BaseException:
             end_all(self._backends, 0.0)

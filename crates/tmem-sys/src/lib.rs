@@ -52,6 +52,7 @@ pub mod hash;
 pub mod heap;
 pub mod kept;
 pub mod lease;
+pub mod link;
 pub mod lz4;
 pub mod memory;
 pub mod overlay;
