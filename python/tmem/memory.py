@@ -210,8 +210,8 @@ class Memory:
     def resize(self, ram: Size) -> None:
         """Change the budget to `ram`, a size or a share as for a new Memory.
 
-        When it returns, a smaller one holds, or is overshot where pages are pinned, which is counted. SizeError as for a
-        new Memory; KernelUnsupported where paging would have to begin and cannot: the budget is then what it was.
+        When it returns, a smaller one holds, or is overshot where pages are pinned, which is counted. SizeError as for
+        a new Memory; KernelUnsupported where paging would have to begin and cannot: the budget is then what it was.
         """
         if self.closed:
             raise ClosedError(f"{self.name} is closed, and its budget stays as it is: make a new Memory")

@@ -46,6 +46,7 @@ class Flow:
         """Grant extents, or refuse."""
         host = self.host
         host.counters["leases"] += 1
+        self.settle(guest)
         room, reason = self._barred(guest, ask.kind, ask.pool)
         count = min(ask.count, room // host.unit)
         if count <= 0:
@@ -67,6 +68,13 @@ class Flow:
                 guest.wants(max(guest.want(now), count), now)
             self.refuse(guest, ask.seq, reason)
         self._ask_others(decision)
+
+    def settle(self, guest: Guest) -> None:
+        """Keep nothing more for a guest of the last daemon: it asks for more, or ends, and has claimed what it has."""
+        if not guest.settled:
+            guest.settled = True
+            freed = self.host.state.settle(guest.key)
+            self.host.ledger.reserved = max(0, self.host.ledger.reserved - freed)
 
     def refuse(self, guest: Guest, seq: int, reason: str) -> None:
         """Say no, and count it."""
@@ -127,7 +135,7 @@ class Flow:
                 one = self._make_one(kind)
                 made.append(one)
                 host.ledger.add(one, guest.id, pool)
-                host.state.held(guest.peer.process, one.inode, kind, one.bytes)
+                host.state.held(guest.key, one.inode, kind, one.bytes)
         except NoRoomError as error:
             host.counters["no_memory"] += 1
             self._say_seldom("room", f"no extent can be made ({error}): the capacity is more than is left here")
@@ -190,13 +198,17 @@ class Flow:
     def shrunk(self, guest: Guest, said: Shrunk) -> None:
         """Note that a guest gave what it could."""
         if guest.shrunk(said.seq, said.bytes_given, self.host.now()):
-            self.host.counters["answered"] += 1
+            self._answered(guest)
 
     def ballooned(self, guest: Guest, _: Ballooned) -> None:
         """Note that a guest keeps less resident, or more again."""
         if guest.balloon_at:
             guest.balloon_at = 0.0
-            self.host.counters["answered"] += 1
+            self._answered(guest)
+
+    def _answered(self, guest: Guest) -> None:
+        guest.answered += 1
+        self.host.counters["answered"] += 1
 
     # After a restart
 
@@ -240,7 +252,7 @@ class Flow:
         fds[at] = -1
         host.ledger.make_room(size)
         number = host.ledger.add(one, guest.id, said.pool)
-        host.state.held(process, inode, said.kind, size)
+        host.state.held(guest.key, inode, said.kind, size)
         return number
 
     # The clock

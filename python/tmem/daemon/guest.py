@@ -37,6 +37,7 @@ class Guest:
         "_view",
         "_want",
         "_want_at",
+        "answered",
         "asked",
         "balloon",
         "balloon_at",
@@ -58,7 +59,9 @@ class Guest:
         "report",
         "report_at",
         "reservation",
+        "settled",
         "stall",
+        "unanswered",
         "unsaid",
         "weight",
     )  # fmt: skip
@@ -69,6 +72,7 @@ class Guest:
         self.holding = Holding()
         self.weight, self.cap, self.reservation = 1, None, 0
         self.frozen, self.compress = False, True
+        self.settled = False  # whether it has claimed what it had of the last daemon
         self.grants: set[str] = set()  # digests of the secrets it may join with
         self.memberships: dict[int, int] = {}  # shared pool -> its number there
         self.unsaid: list[int] = []  # extents taken back, which it was not told yet
@@ -77,6 +81,7 @@ class Guest:
         self.faults_s = self.stall = 0.0
         self.budget = 0  # its own RAM: the most it ever reported
         self.asked, self._ask_at, self._ask_seq, self.deaf_until = 0, 0.0, 0, 0.0
+        self.answered = self.unanswered = 0  # of what it was asked
         self.balloon: int | None = None
         self.balloon_at = 0.0  # when it was told a target that it has not answered
         self._want, self._want_at = 0, 0.0
@@ -199,6 +204,7 @@ class Guest:
             count += 1
         if count:
             self.deaf_until = now + _DEAF_SECONDS
+            self.unanswered += count
         return count
 
     def tell_set(self) -> None:

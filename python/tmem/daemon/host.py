@@ -112,7 +112,7 @@ class Host:
     def read_pressure(self) -> None:
         """Read how much of the last ten seconds somebody on this machine waited for memory."""
         try:
-            first = _PRESSURE.read_text(encoding="ascii").split("\n", 1)[0]
+            first = _PRESSURE.read_text(encoding="utf-8").split("\n", 1)[0]
             self.pressure = float(first.split("avg10=")[1].split()[0]) / _PER_CENT
         except (OSError, IndexError, ValueError):
             self.pressure = 0.0  # a kernel without it

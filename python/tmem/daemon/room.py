@@ -57,7 +57,7 @@ class Room:
         return self._left
 
     def _available(self) -> int:
-        with (self._root / "proc/meminfo").open(encoding="ascii") as file:
+        with (self._root / "proc/meminfo").open(encoding="utf-8") as file:
             for line in file:
                 if line.startswith("MemAvailable:"):
                     return int(line.split()[1]) * 1024
@@ -66,8 +66,8 @@ class Room:
     def _used(self) -> int:
         """Return what the cgroup cannot let go of: all but the files it has read."""
         try:
-            used = int(self._usage.read_text(encoding="ascii"))
-            lines = self._usage.with_name("memory.stat").read_text(encoding="ascii").splitlines()
+            used = int(self._usage.read_text(encoding="utf-8"))
+            lines = self._usage.with_name("memory.stat").read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError):
             return 0  # not ours to read: the capacity alone holds
         stat = {name: int(value) for name, _, value in (line.partition(" ") for line in lines) if name in _CACHE}

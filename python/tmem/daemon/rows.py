@@ -61,6 +61,8 @@ def guest_row(host: Host, guest: Guest, weights: int) -> dict[str, Any]:
         "shared_bytes": guest.holding.ephemeral_bytes - held[EPHEMERAL],
         "share_bytes": host.ledger.capacity * guest.weight // weights if weights else 0,
         "want_bytes": guest.want(now) * host.unit,
+        "answered": guest.answered,
+        "unanswered": guest.unanswered,
         "asked_bytes": guest.asked * host.unit,
         "connected": now - guest.born,
         "balloon": guest.balloon,

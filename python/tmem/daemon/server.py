@@ -277,6 +277,7 @@ class Server:
             self.pools.leave(guest, number)  # before its memory goes
         for one in host.ledger.close(guest.id):
             host.state.ended(one.inode)
+        self.flow.settle(guest)
         host.state.left(guest.peer.process)
         if host.ledger.ending and not self._emptying:
             self._emptying = True
