@@ -130,7 +130,7 @@ else:
         a[n : n + 1024] = block
     told["seconds"] = time.perf_counter() - begin
     stats = memory.stats().as_dict()
-    told["leased"], told["store"], told["evictions"] = stats["leased"], stats["store"], stats["evictions"]
+    told["leased"], told["store"], told["evictions"] = stats["leased"], stats["store_bytes"], stats["evictions"]
     if not np.array_equal(a[:, 0], np.arange(pages)):
         raise SystemExit("a page is not what was written")
 print(json.dumps(told))

@@ -127,6 +127,7 @@ class Flock:
             guest.close()
         self.guests = []
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
         try:
             self._process.wait(60)
@@ -134,3 +135,5 @@ class Flock:
             self._process.kill()
             self._process.wait()
             raise
+        finally:
+            self._process.stdout.close()

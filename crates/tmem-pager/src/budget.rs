@@ -56,7 +56,7 @@ impl Pager {
     /// # Errors
     /// `Closed`; `Budget` below the minimum; `Unsupported` when the machine's state does not permit paging.
     pub fn resize(&self, bytes: usize) -> Result<(), PagerError> {
-        let before = self.ram();
+        let before = self.with(|s| s.own_ram)?;
         self.set_ram(bytes)?;
         if self.outgrown()
             && let Err(why) = self.arm_now()
@@ -108,20 +108,21 @@ impl State {
         }
     }
 
-    /// The pager's own budget; a host may have it stay below. The budget in force.
+    /// The pager's own budget; a host may have it keep another. The budget in force.
     fn set_own_ram(&mut self, bytes: usize) -> usize {
         self.own_ram = bytes;
         self.set_ram()
     }
 
-    /// What a host has the budget shrink to, if anything; never more than the pager's own. The budget in force.
+    /// The budget that a host has the pager keep instead of its own, if any: less, or what another guest gave up. The budget in
+    /// force.
     pub fn set_balloon(&mut self, target: Option<usize>) -> usize {
         self.balloon = target;
         self.set_ram()
     }
 
     fn set_ram(&mut self) -> usize {
-        let bytes = self.own_ram.min(self.balloon.unwrap_or(usize::MAX));
+        let bytes = self.balloon.unwrap_or(self.own_ram);
         self.ram = bytes;
         self.backoff = 0;
         self.writing_rests = 0;

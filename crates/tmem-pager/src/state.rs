@@ -118,7 +118,7 @@ pub struct State {
     pub secret: Arc<PageHash>,
     /// Of the first store there is, and of the workers.
     pub dictionaries: Arc<Dictionaries>,
-    /// The budget in force: the pager's own, or less while a host has it shrink.
+    /// The budget in force: the pager's own, or the one that a host has it keep.
     pub ram: usize,
     pub own_ram: usize,
     pub balloon: Option<usize>,
