@@ -45,7 +45,7 @@ def verify_accounts(daemon: Daemon, flock: Flock) -> dict[str, int]:
 def test_guests_that_come_and_are_killed_leave_nothing(tmp_path: Path, guests: int, seconds: int) -> None:
     capacity = guests * 12 * MIB
     with Daemon(tmp_path, "--capacity", str(capacity), "--extent", "1M") as daemon:
-        flock = Flock(tmp_path, host=daemon.path)
+        flock = Flock(tmp_path, host=daemon.path, swap=tmp_path)
         try:
             _phases(daemon, flock, guests, seconds)
         finally:
@@ -58,8 +58,11 @@ def test_guests_that_come_and_are_killed_leave_nothing(tmp_path: Path, guests: i
 def _phases(daemon: Daemon, flock: Flock, guests: int, seconds: int) -> None:
     chance = random.Random(os.environ.get("TMEM_STRESS_SEED", "1"))
     flock.add(guests)
+    wait_for(lambda: daemon.host()["guests"] == guests, "all guests to join", seconds=120)
     # In each 16 MiB of budget and 24 to 40 of data: what the budget has no room for needs a lease.
-    flock.all("grow", mib=24)
+    # A few at a time: a guest waits some milliseconds for a lease, and two hundred at once would leave most to their swap.
+    for start in range(0, guests, 4):
+        flock.all("grow", flock.guests[start : start + 4], mib=24)
     seen = verify_accounts(daemon, flock)
     assert seen["stored"] > guests * MIB, "the pages are not in leased extents"
     end = time.monotonic() + seconds
@@ -96,7 +99,7 @@ def _phases(daemon: Daemon, flock: Flock, guests: int, seconds: int) -> None:
 def test_a_killed_daemon_loses_no_page(tmp_path: Path, guests: int, kills: int) -> None:
     chance = random.Random(2)
     daemon = Daemon(tmp_path, "--capacity", f"{guests * 16}M", "--extent", "1M")
-    flock = Flock(tmp_path, host=daemon.path)
+    flock = Flock(tmp_path, host=daemon.path, swap=tmp_path)
     try:
         daemon.start()
         flock.add(guests)
