@@ -160,13 +160,17 @@ class Server:
         try:
             said = unpack_from_guest(packet)
             guest = self._guests.get(connection)
-            if guest is None:
-                self._hello(connection, said, fds)
-            else:
+            if guest is not None:
                 self._serve_or_refuse(guest, said, fds, busy=busy)
+            elif connection in self._new:
+                self._hello(connection, said, fds)
         except (WireError, MisuseError) as error:
             self.host.counters["malformed"] += 1
             self._throw_out(connection, f"malformed: {error}")
+        except Exception:  # noqa: BLE001 - no message stops the daemon
+            self.host.counters["internal_errors"] += 1
+            _LOG.exception("a hello met an error of ours")
+            self._throw_out(connection, "the host failed at this: see its log")
 
     def _serve_or_refuse(self, guest: Guest, said: GuestMessage, fds: list[int], *, busy: bool) -> None:
         """Serve a guest; an error of ours does not cost it what it holds."""
@@ -202,9 +206,11 @@ class Server:
             )
         if len(said.name.encode("utf-8", "surrogatepass")) > LONGEST_NAME or not said.name.isprintable():
             raise MisuseError(f"a name is to be printable and at most {LONGEST_NAME} bytes long")
-        who, timer = self._new.pop(connection)
+        who, timer = self._new[connection]
+        guest = self._enter(connection, who, said.name)
         timer.cancel()
-        self._guests[connection] = guest = self._enter(connection, who, said.name)
+        del self._new[connection]
+        self._guests[connection] = guest
         host = self.host
         connection.send(pack(Welcome(VERSION, guest.id, host.unit, host.most(guest), host.config.report_ms)))
         if guest.frozen or not guest.compress:
