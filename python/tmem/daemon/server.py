@@ -13,11 +13,10 @@ import logging
 import socket
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final
 
 from tmem.daemon import peer as peers
-from tmem.daemon.connection import Connection
+from tmem.daemon.connection import Connection, turn_away
 from tmem.daemon.flow import Flow, MisuseError
 from tmem.daemon.guest import Guest
 from tmem.daemon.host import Host
@@ -146,9 +145,7 @@ class Server:
 
     def _turn_away(self, sock: socket.socket, why: str) -> None:
         self.host.counters["turned_away"] += 1
-        with suppress(OSError), sock:
-            sock.settimeout(0)
-            sock.send(pack(Error(why)))
+        turn_away(self._loop, sock, pack(Error(why)))
 
     def _throw_out(self, connection: Connection, why: str) -> None:
         connection.fail(pack(Error(why[:1000])), why)
