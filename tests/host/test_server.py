@@ -79,7 +79,7 @@ def test_the_capacity_is_never_passed_and_the_rest_is_refused(tmp_path: Path) ->
         assert guest.lease(1) == 0
         assert guest.refused == "host-full"
         row = row_of(daemon, guest)
-        assert row["want_bytes"] == 24 * MIB  # what it asked for and did not get
+        assert row["want_bytes"] == 8 * MIB  # it asked for 25 more than it got, which is more than there is
         assert row["refused"] == {"host-full": 1}
 
 
@@ -230,7 +230,10 @@ def test_a_policy_or_a_step_of_ours_that_fails_costs_nobody_what_it_holds(
         assert (guest.lease(1), guest.refused) == (0, "busy")
         monkeypatch.undo()
         assert guest.lease(1) == 1
-        assert daemon.ask("list")["host"]["counters"]["internal_errors"] == 2
+        monkeypatch.setattr(daemon.daemon.server, "_enter", fails)
+        with pytest.raises(ConnectionError, match="see its log"):
+            daemon.guest()
+        assert daemon.ask("list")["host"]["counters"]["internal_errors"] == 3
         daemon.call(daemon.host.counters.clear)
 
 

@@ -57,7 +57,7 @@ class Flow:
         made = self._make(guest, decision.grant, ask.kind, ask.pool)
         now = host.now()
         if made:
-            guest.wants(max(0, guest.want(now) - len(made), count - len(made)), now)
+            guest.went(count - len(made), len(made), now)
             host.counters["granted"] += len(made)
             guest.link.send(pack(Granted(ask.seq, [one.id for one in made])), [one.fd for one in made])
             if ask.pool:
@@ -65,7 +65,7 @@ class Flow:
         else:
             reason = decision.reason if decision.reason in REASONS else "host-full"
             if reason == "host-full":
-                guest.wants(max(guest.want(now), count), now)
+                guest.went(count, 0, now)
             self.refuse(guest, ask.seq, reason)
         self._ask_others(decision)
 

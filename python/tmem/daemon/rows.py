@@ -60,7 +60,7 @@ def guest_row(host: Host, guest: Guest, weights: int) -> dict[str, Any]:
         "ephemeral_bytes": held[EPHEMERAL],
         "shared_bytes": guest.holding.ephemeral_bytes - held[EPHEMERAL],
         "share_bytes": host.ledger.capacity * guest.weight // weights if weights else 0,
-        "want_bytes": guest.want(now) * host.unit,
+        "want_bytes": min(guest.want(now) * host.unit, host.ledger.capacity),
         "answered": guest.answered,
         "unanswered": guest.unanswered,
         "asked_bytes": guest.asked * host.unit,
