@@ -79,7 +79,9 @@ impl Drop for Host {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         self.mailbox.poke();
-        self.thread.take().map(|thread| thread.join().unwrap());
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
     }
 }
 
@@ -209,8 +211,10 @@ fn without_a_swap_device_a_pager_gives_what_it_can_and_keeps_the_rest() {
     assert_eq!(pager.check(), Vec::<String>::new());
     array.verify();
     pager.set(false, false);
+    let packed = stat(&pager, Stat::StorePacked);
     let again = Array::fill(&pager, 16, 77);
     again.verify();
+    assert!(stat(&pager, Stat::StorePacked) <= packed, "no page is packed that need not be");
     pager.set(false, true);
     assert_eq!(pager.check(), Vec::<String>::new());
     pager.release(again.base, 16 * MIB);
@@ -275,7 +279,7 @@ fn a_forked_child_has_its_own_copy_and_no_leases() {
     let child = tmem_sys::fork::fork().unwrap();
     if child == 0 {
         // What is written here is seen here alone; a quarter stays as it was.
-        let rewritten = |page: usize| page % 4 != 0;
+        let rewritten = |page: usize| !page.is_multiple_of(4);
         let right = held(&pager).is_empty()
             && pager.check().is_empty()
             && (0..array.pages).all(|page| array.is_right(page, 11))
