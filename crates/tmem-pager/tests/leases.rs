@@ -338,3 +338,53 @@ fn pages_in_memory_that_was_cut_off_end_the_process_by_name() {
     assert!(text.contains("leased memory with stored pages is gone: extent "), "{text}");
     assert!(!text.contains("cannot be"), "{text}");
 }
+
+/// One thread's part of an array: it writes and reads its own pages, and knows what each holds.
+fn work(array: &Array, part: usize, parts: usize, stop: &AtomicBool) {
+    let pages: Vec<usize> = (part..array.pages).step_by(parts).collect();
+    let mut seeds = vec![array.seed; pages.len()];
+    let mut x = part as u64 + 1;
+    while !stop.load(Ordering::Relaxed) {
+        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let n = (x >> 33) as usize % pages.len();
+        assert!(array.is_right(pages[n], seeds[n]), "page {}", pages[n]);
+        if x & (1 << 20) != 0 {
+            seeds[n] = x >> 40;
+            array.write(pages[n], seeds[n]);
+        }
+    }
+    let right = |n: usize| array.is_right(pages[n], seeds[n]);
+    (0..pages.len()).for_each(|n| assert!(right(n), "page {} at the end", pages[n]));
+}
+
+#[test]
+fn extents_come_and_go_under_threads_that_write() {
+    let Some(pager) = pager(24 * MIB, 512 * MIB as u64) else { return };
+    let host = Host::start(8);
+    pager.set_mailbox(Some(host.mailbox.clone())).unwrap();
+    let array = Array::fill(&pager, 64, 21);
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        (0..3).for_each(|part| {
+            drop(scope.spawn({
+                let (array, stop) = (&array, &stop);
+                move || work(array, part, 3, stop)
+            }))
+        });
+        for round in 0..12 {
+            let mut given = 0;
+            pager.give(if round % 4 == 3 { usize::MAX } else { 2 * EXTENT }, &mut |_| given += 1);
+            host.left.fetch_add(given, Ordering::Relaxed);
+            if let Some(id) = held(&pager).first().filter(|_| round % 5 == 4) {
+                pager.lose(*id);
+            }
+            pager.balloon([0, 16 * MIB, 20 * MIB][round % 3]);
+            assert_eq!(pager.check(), Vec::<String>::new(), "round {round}");
+            thread::sleep(std::time::Duration::from_millis(100));
+        }
+        pager.balloon(0);
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(pager.check(), Vec::<String>::new());
+    assert!(pager.usage().unwrap() <= 24 * MIB + SLACK);
+}
