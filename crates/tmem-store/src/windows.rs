@@ -203,7 +203,8 @@ impl Slab {
     #[cold]
     pub(crate) fn look_ahead(&mut self) {
         let Some(windows) = &self.windows else { return };
-        let enough = windows.extent_chunks / 4;
+        // Where extents are filled fast, the next are asked for so much sooner.
+        let enough = windows.extent_chunks / 4 * windows.ahead as usize;
         if self.chunks.leased.idle >= enough || self.chunks.mapped < FIRST.min(self.capacity_chunks()) {
             return;
         }
