@@ -134,16 +134,34 @@ def test_a_frozen_guest_keeps_what_it_has_and_is_thawed(daemon: KilledDaemon) ->
         del arrays
 
 
-def test_a_guest_shrinks_to_its_cap_and_keeps_to_a_balloon(daemon: KilledDaemon) -> None:
-    with tmem.Memory("64M", swap="512M", host=daemon.path, name="hog") as memory:
-        arrays = fill(memory, 24)
-        assert memory.stats().leased > 40 * MIB
-        daemon.ask("set", guest="hog", cap=16 * MIB)
-        until(lambda: memory.stats().leased <= 16 * MIB, "it gives what is over its cap")
+def test_who_holds_most_gives_way_to_another(tmp_path: Path) -> None:
+    with (
+        KilledDaemon(tmp_path, "--capacity", "64M", "--extent", "1M") as daemon,
+        tmem.Memory("32M", swap="512M", host=daemon.path, name="first") as first,
+        tmem.Memory("32M", swap="512M", host=daemon.path, name="second") as second,
+    ):
+        arrays = fill(first, 24)
+        assert first.stats().leased > 60 * MIB
+        others = fill(second, 12, 50)
+        until(lambda: fill(second, 4, 90) and second.stats().leased > 24 * MIB, "it has most of its half")
+        until(lambda: first.stats().leased < 40 * MIB, "the first one gave")
         compare(arrays)
-        daemon.ask("balloon", guest="hog", bytes=24 * MIB)
+        compare(others, 50)
+        assert daemon.ask("list")["host"]["counters"]["answered"] > 0
+        assert first.check() + second.check() == []
+        del arrays, others
+
+
+def test_a_balloon_moves_what_leaves_to_leases_and_ends(daemon: KilledDaemon) -> None:
+    with tmem.Memory("64M", swap="512M", host=daemon.path, name="toy") as memory:
+        arrays = fill(memory, 16)
+        daemon.ask("balloon", guest="toy", bytes=24 * MIB)
         until(lambda: memory.stats().used <= 26 * MIB, "it keeps to the target")
-        daemon.ask("balloon", guest="hog", bytes=0)
+        until(lambda: daemon.guests()[0]["ram"] == 24 * MIB, "it reports")
+        assert memory.stats().swap_used == 0
+        compare(arrays)
+        daemon.ask("balloon", guest="toy", bytes=0)
+        until(lambda: daemon.guests()[0]["ram"] == 64 * MIB, "it has its own budget again")
         compare(arrays)
         assert memory.check() == []
         del arrays
