@@ -3,6 +3,7 @@
 //! Caller: `session`, in the connection's thread. Locks: as there. Law 17: no heap, and no wait that a page would wait for: while an
 //! owner's lock may be waited for here, its store is told not to wait.
 
+use crate::balloon::Balloon;
 use crate::client::tagged;
 use crate::lane::{Lane, MOST_LANES};
 use crate::session::{End, Welcome, Worker};
@@ -51,6 +52,8 @@ pub(crate) struct Serving {
     pub paces: [Pace; MOST_LANES],
     pub reported_ns: u64,
     pub ticked_ns: u64,
+    /// What the host wants of the resident set, while it is on its way there.
+    pub balloon: Option<Balloon>,
     /// Whose turn it is to ask.
     next: usize,
     /// Of what was granted last, that which found no place here.
@@ -97,6 +100,7 @@ impl Serving {
             asked: None,
             paces,
             reported_ns: 0,
+            balloon: None,
             ticked_ns: now_ns(),
             next: 0,
             back: Ids::new(),
@@ -125,6 +129,7 @@ impl Serving {
             return Err(End::Over);
         }
         self.ask(at, link)?;
+        self.go_on_shrinking(at, link)?;
         at.answer_desk(link)?;
         if self.asked.is_none() { self.look_after(at, link) } else { Ok(()) }
     }
@@ -215,13 +220,25 @@ impl Serving {
             let is_quick = now_ns() - pace.granted_ns < QUICK_NS;
             let ahead = if is_quick { (pace.brought * 2).min(MOST_AHEAD) } else { 1 };
             let count = wanted.max(ahead).clamp(1, MOST_ASKED as u32);
-            lane.mailbox.set_state(LinkState::Asking);
-            let (seq, kind) = (at.next_seq(), lane.mailbox.kind() as u64);
-            self.asked = Some(Asked { seq, place, generation, count });
             self.next = (place + 1) % MOST_LANES;
-            return at.send(link, &ToHost::Lease { seq, kind, pool: lane.pool, count: count.into() }, &[]);
+            return self.request(at, link, (place, generation), &lane, count);
         }
         Ok(())
+    }
+
+    /// Asks for extents; the place is that of the lane, with its generation.
+    pub fn request(
+        &mut self,
+        at: &mut Worker<'_>,
+        link: &Link,
+        (place, generation): (usize, u64),
+        lane: &Lane,
+        count: u32,
+    ) -> Result<(), End> {
+        lane.mailbox.set_state(LinkState::Asking);
+        let (seq, kind) = (at.next_seq(), lane.mailbox.kind() as u64);
+        self.asked = Some(Asked { seq, place, generation, count });
+        at.send(link, &ToHost::Lease { seq, kind, pool: lane.pool, count: count.into() }, &[])
     }
 
     /// What its store is told of a place: whether it may wait for an extent.
