@@ -24,6 +24,7 @@ mod facts;
 pub mod guests;
 pub mod host;
 pub mod lease;
+pub mod revocable;
 pub mod pool;
 mod shard;
 mod supply;
