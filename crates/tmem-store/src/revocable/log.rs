@@ -10,6 +10,14 @@ pub(crate) const UNIT: usize = 32;
 /// As many extents as one log can have: each takes a descriptor.
 pub(crate) const MOST_EXTENTS: usize = 1024;
 
+/// Bits of an extent's id that are the host's; the rest tells this guest's connections apart.
+const HOST_BITS: u32 = 48;
+
+/// What the host calls an extent.
+pub(crate) fn host_id(id: u64) -> u64 {
+    id & ((1 << HOST_BITS) - 1)
+}
+
 /// One extent, by its place in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Home(pub u16);
@@ -178,6 +186,11 @@ impl Log {
         self.homes().find(|home| self.piece(*home).is_some_and(|piece| piece.extent.id == id))
     }
 
+    /// By the host's number.
+    pub fn find_host(&self, id: u64) -> Option<Home> {
+        self.homes().find(|home| self.piece(*home).is_some_and(|piece| host_id(piece.extent.id) == id))
+    }
+
     pub fn extent(&self, home: Home) -> Option<&Extent> {
         self.piece(home).map(|piece| &piece.extent)
     }
@@ -223,6 +236,14 @@ impl Log {
 
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// What was written to an extent does not count any more.
+    pub fn forget(&mut self, home: Home) {
+        if let Some(piece) = self.pieces.get_mut(home.0 as usize).and_then(Option::as_mut) {
+            self.pages -= std::mem::take(&mut piece.pages);
+            self.bytes -= std::mem::take(&mut piece.bytes);
+        }
     }
 
     pub fn pages_in(&self, home: Home) -> Option<(usize, usize)> {

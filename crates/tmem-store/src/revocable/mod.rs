@@ -7,9 +7,11 @@
 //! checked against a checksum in private memory before it is decoded. So what was cut off is a miss and never a signal, zeros or
 //! another page's bytes (laws 6, 12 and 19).
 
+mod fork;
 mod log;
 mod owner;
 mod pages;
+pub mod shared;
 mod store;
 mod walk;
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: a store of revocable pages as several threads use it: packing and unpacking outside its lock, waiting for an extent outside
 //! it too, what the host's connection asks, and forks. Callers: the doors, the connection's thread. Locks: a codec's, then the
-//! store's; around a fork every such store's. Law 8: operations on a handle happen in some order, whole. Law 15: a forked child
+//! store's; around a fork those of all (`fork`). Law 8: operations on a handle happen in some order, whole. Law 15: a forked child
 //! has no extents, and no pages.
 
+use super::fork::{self, Across};
 use super::store::{Put, RevocableConfig, RevocableStats, Store};
 use crate::coders::{Coder, Coders};
 use crate::lease::{Holder, Kind, Mailbox, Report};
@@ -13,8 +14,8 @@ use crate::outside::Taken;
 use crate::pool::{PoolId, StoreError};
 use crate::stats::PoolStats;
 use crate::sync::{Lock, LockGuard, locked};
-use std::sync::{Arc, Weak};
-use tmem_sys::{Errno, Page, fork};
+use std::sync::Arc;
+use tmem_sys::{Errno, Page};
 
 /// The longest wait of a put for an extent that is under way.
 const WAIT_MS: u64 = 20;
@@ -26,11 +27,6 @@ pub struct Revocable {
     mailbox: Arc<Mailbox>,
 }
 
-/// Every store that may still be alive.
-static STORES: tmem_sys::Lock<Vec<Weak<Revocable>>> = tmem_sys::Lock::new(Vec::new());
-/// Stores whose locks are held across the fork that is under way.
-static HELD: tmem_sys::Lock<Vec<Arc<Revocable>>> = tmem_sys::Lock::new(Vec::new());
-
 impl Revocable {
     /// A store without an extent, which asks for them through its mailbox.
     ///
@@ -39,11 +35,9 @@ impl Revocable {
     pub fn new(config: RevocableConfig) -> Result<Arc<Revocable>, Errno> {
         let mailbox = Mailbox::new(Kind::Ephemeral)?;
         let store = locked(Store::new(config, Arc::clone(&mailbox))?);
-        fork::register(prepare, parent, child)?;
         let made = Arc::new(Revocable { store, coders: Coders::new()?, mailbox });
-        let mut stores = STORES.lock();
-        stores.retain(|known| known.strong_count() > 0);
-        stores.push(Arc::downgrade(&made));
+        let known = Arc::downgrade(&made);
+        fork::join(known)?;
         Ok(made)
     }
 
@@ -172,12 +166,6 @@ impl Revocable {
     pub fn check(&self) -> Vec<String> {
         self.store.lock().check()
     }
-
-    fn hold(&self) {
-        self.coders.hold();
-        self.store.lock().keep_across_fork();
-        self.mailbox.before_fork();
-    }
 }
 
 impl Holder for Revocable {
@@ -233,35 +221,22 @@ impl Holder for Revocable {
     }
 }
 
-/// Before a fork, in the forking thread: waits until no thread works in any such store.
-extern "C" fn prepare() {
-    let (stores, mut held) = (STORES.lock(), HELD.lock());
-    held.extend(stores.iter().filter_map(Weak::upgrade));
-    held.iter().for_each(|store| store.hold());
-    held.keep_across_fork();
-    stores.keep_across_fork();
-}
-
-extern "C" fn parent() {
-    release(|store| {
-        store.mailbox.after_fork_in_parent();
-        drop(store.store.reclaim());
-    });
-}
-
-/// In the child: the descriptors are closed at once, so that an extent of its parent ends when its parent lets it go.
-extern "C" fn child() {
-    release(|store| {
-        store.mailbox.after_fork_in_child();
-        store.store.reclaim().abandon();
-    });
-}
-
-fn release(each: impl Fn(&Revocable)) {
-    let (mut held, stores) = (HELD.reclaim(), STORES.reclaim());
-    for store in std::mem::take(&mut *held) {
-        each(&store);
-        store.coders.let_go();
+impl Across for Revocable {
+    fn hold(&self) {
+        self.coders.hold();
+        self.store.lock().keep_across_fork();
+        self.mailbox.before_fork();
     }
-    drop((held, stores));
+
+    fn let_go_in_parent(&self) {
+        self.mailbox.after_fork_in_parent();
+        drop(self.store.reclaim());
+        self.coders.let_go();
+    }
+
+    fn let_go_in_child(&self) {
+        self.mailbox.after_fork_in_child();
+        self.store.reclaim().abandon();
+        self.coders.let_go();
+    }
 }

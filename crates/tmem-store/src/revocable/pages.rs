@@ -49,17 +49,8 @@ impl Known {
 }
 
 impl Record {
-    const NONE: Record = Record {
-        sum: [0; 2],
-        index: 0,
-        object: 0,
-        at: 0,
-        older: 0,
-        younger: 0,
-        len: 0,
-        home: 0,
-        spare: 0,
-    };
+    const NONE: Record =
+        Record { sum: [0; 2], index: 0, object: 0, at: 0, older: 0, younger: 0, len: 0, home: 0, spare: 0 };
 
     fn set(&mut self, known: Known) {
         match known {
@@ -213,14 +204,14 @@ impl Pages {
     /// Compares index, records and chains; tells of each page.
     pub fn check(&self, broken: &mut Vec<String>, each: &mut impl FnMut(u32, Known)) {
         let (mut met, mut lost) = (0, 0);
-        self.objects.check(broken, &mut |pool, _, index, entry, _| {
-            match number_of(entry).filter(|number| self.records.is_live(*number)) {
-                Some(number) if self.records[number].index == index => {
-                    met += 1;
-                    each(pool, self.records[number].known());
-                }
-                _ => lost += 1,
+        self.objects.check(broken, &mut |pool, _, index, entry, _| match number_of(entry)
+            .filter(|number| self.records.is_live(*number))
+        {
+            Some(number) if self.records[number].index == index => {
+                met += 1;
+                each(pool, self.records[number].known());
             }
+            _ => lost += 1,
         });
         if lost > 0 || met != self.records.live() {
             let live = self.records.live();

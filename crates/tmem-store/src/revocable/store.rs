@@ -70,7 +70,7 @@ const NO_POOL: Pool = Pool {
 
 /// Extents that are asked for at once.
 const AHEAD: u32 = 2;
-/// Pages forgotten together where the index is full.
+/// Pages forgotten together at most where the index is full.
 const STEP: usize = 64;
 /// A page written since then is active.
 const ACTIVE_MS: u64 = 30_000;
@@ -189,8 +189,8 @@ impl Store {
         loop {
             match self.log.append(bytes, now_ms) {
                 Ok(spot) => {
-                    if self.log.is_low() && self.may_grow() {
-                        self.mailbox.want(AHEAD);
+                    if self.log.is_low() {
+                        self.ask_ahead();
                     }
                     return Ok(Some(spot));
                 }
@@ -227,6 +227,13 @@ impl Store {
         Ok(true)
     }
 
+    /// Asks for extents before they are needed, unless some are there.
+    fn ask_ahead(&self) {
+        if self.mailbox.waiting() == 0 {
+            self.mailbox.want(if self.may_grow() { AHEAD } else { 0 });
+        }
+    }
+
     fn may_grow(&self) -> bool {
         self.log.held() < self.max_extents && self.log.leased() < self.max_bytes
     }
@@ -242,7 +249,8 @@ impl Store {
     fn note(&mut self, slot: usize, object: ObjectId, index: u64, known: Known) -> Result<(), Reason> {
         let mut noted = self.pages.add(slot as u32, object, index, known);
         if noted.is_err() {
-            (0..STEP).for_each(|_| self.forget_one());
+            let some = (self.pages.live() / 16).clamp(1, STEP);
+            (0..some).for_each(|_| self.forget_one());
             noted = self.pages.add(slot as u32, object, index, known);
         }
         noted?;
