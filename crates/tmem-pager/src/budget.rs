@@ -25,8 +25,8 @@ impl Pager {
         if bytes < MIN_RAM {
             return Err(too_small(bytes));
         }
-        self.with(|s| s.set_ram(bytes))?;
-        self.slot().set_ram(bytes);
+        let now = self.with(|s| s.set_own_ram(bytes))?;
+        self.slot().set_ram(now);
         self.make_room()
     }
 
@@ -91,12 +91,26 @@ impl State {
         }
     }
 
-    fn set_ram(&mut self, bytes: usize) {
+    /// The pager's own budget; a host may have it stay below. The budget in force.
+    fn set_own_ram(&mut self, bytes: usize) -> usize {
+        self.own_ram = bytes;
+        self.set_ram()
+    }
+
+    /// What a host has the budget shrink to, if anything; never more than the pager's own. The budget in force.
+    pub fn set_balloon(&mut self, target: Option<usize>) -> usize {
+        self.balloon = target;
+        self.set_ram()
+    }
+
+    fn set_ram(&mut self) -> usize {
+        let bytes = self.own_ram.min(self.balloon.unwrap_or(usize::MAX));
         self.ram = bytes;
         self.backoff = 0;
         self.writing_rests = 0;
         self.share_out();
         self.stats.set(Stat::Ram, bytes as u64);
+        bytes
     }
 
     /// One step towards a budget that holds; whether there are more to do.
@@ -109,9 +123,16 @@ impl State {
         self.share_out();
         self.give_up_frames(over.min(STEP)) > 0
             || self.take_back(over.min(STEP))
-            || (self.store_is_over() && (self.write_back() > 0 || self.frontswap.tidy(true)))
+            || (self.store_is_over() && self.shrink_store())
             || self.reclaim() > 0
             || self.remains_over()
+    }
+
+    /// Sends pages out of private memory: where leased memory is idle, there, else the oldest to the swap device.
+    fn shrink_store(&mut self) -> bool {
+        self.frontswap.leasing().is_some_and(|store| store.relieve(BATCH) > 0)
+            || self.write_back() > 0
+            || self.frontswap.tidy(true)
     }
 
     /// Whether the store has more than its part of the budget.

@@ -10,6 +10,7 @@ use crate::registry::{self, Slot};
 use crate::state::{COPY, State};
 use crate::stats::Stat;
 use std::os::fd::{IntoRawFd, OwnedFd};
+use tmem_store::PageStore;
 use tmem_sys::syscall::die;
 use tmem_sys::{Errno, Lock, LockGuard, entry, fork, guard, signals};
 
@@ -18,11 +19,18 @@ struct Across {
     mask: u64,
     slots: &'static [Slot],
     pipe: Option<(OwnedFd, OwnedFd)>,
+    /// By which the child tells that it has copied leased memory.
+    copied: Option<(OwnedFd, OwnedFd)>,
     generations: [Option<u32>; registry::MAX_PAGERS],
 }
 
-static ACROSS: Lock<Across> =
-    Lock::new(Across { mask: 0, slots: &[], pipe: None, generations: [None; registry::MAX_PAGERS] });
+static ACROSS: Lock<Across> = Lock::new(Across {
+    mask: 0,
+    slots: &[],
+    pipe: None,
+    copied: None,
+    generations: [None; registry::MAX_PAGERS],
+});
 
 /// Registers the handlers, once a process.
 ///
@@ -55,20 +63,45 @@ extern "C" fn prepare() {
     let (mask, slots) = hold_extents();
     let mut across = ACROSS.lock();
     (across.mask, across.slots) = (mask, slots);
-    let mut swaps = false;
+    let (mut swaps, mut leases) = (false, false);
     for (i, slot) in slots.iter().enumerate() {
         let mut state = slot.lock_at_rest();
         across.generations[i] = state.as_mut().and_then(State::before_fork);
         swaps |= across.generations[i].is_some();
+        leases |= state.as_mut().is_some_and(State::leases_before_fork);
         state.keep_across_fork();
     }
     // Without a pipe the parent takes the child to live for ever: slots stay occupied, nothing is lost.
     across.pipe = if swaps { fork::life_pipe().ok() } else { None };
+    // Without this one the child does not inherit leased memory, and stops by name.
+    across.copied = if leases { fork::done_pipe().ok() } else { None };
+    if across.copied.is_some() {
+        each_leasing(slots, |store| store.set_leases_inherited(true));
+    }
     across.keep_across_fork();
+}
+
+/// Does something with each leasing store, whose pagers' locks are held across the fork.
+fn each_leasing(slots: &[Slot], act: impl Fn(&mut PageStore) -> Result<(), Errno>) {
+    for slot in slots {
+        let mut state = slot.reclaim();
+        if let Some(store) = state.as_mut().and_then(|state| state.frontswap.leasing())
+            && act(store).is_err()
+        {
+            die("a forked child cannot have the stored pages that lie in leased memory (law 15)");
+        }
+        state.keep_across_fork();
+    }
 }
 
 extern "C" fn parent() {
     let mut across = ACROSS.reclaim();
+    if let Some((read, write)) = across.copied.take() {
+        // Nothing in leased memory changes until the child has its copy, or is gone.
+        drop(write);
+        fork::wait_done(&read);
+        each_leasing(across.slots, |store| store.set_leases_inherited(false));
+    }
     let alive = across.pipe.take().map(|(read, _write)| read);
     for (i, slot) in across.slots.iter().enumerate() {
         if let Some(state) = slot.reclaim().as_mut() {
@@ -79,6 +112,7 @@ extern "C" fn parent() {
 }
 
 extern "C" fn child() {
+    own_leased_memory();
     if entry::restart_after_fork().is_err() {
         die(
             "a forked child cannot open its own userfaultfd, so its paged memory could not be served (law 15)",
@@ -91,10 +125,12 @@ extern "C" fn child() {
     }
     for slot in across.slots {
         slot.forget_waiters();
-        if let Some(state) = slot.reclaim().as_mut()
-            && state.after_fork_in_child().is_err()
-        {
-            die("a forked child cannot register its paged memory, so it could not be served (law 15)");
+        if let Some(state) = slot.reclaim().as_mut() {
+            if state.after_fork_in_child().is_err() {
+                die("a forked child cannot register its paged memory, so it could not be served (law 15)");
+            }
+            // It is no host's guest: its budget is its own.
+            slot.set_ram(state.set_balloon(None));
         }
     }
     if guard::arm_after_fork().is_err() {
@@ -102,6 +138,16 @@ extern "C" fn child() {
     }
     entry::own_threads().for_each(guard::exempt);
     finish(across);
+}
+
+/// Before anything else in the child: the parent waits for it.
+fn own_leased_memory() {
+    let mut across = ACROSS.reclaim();
+    each_leasing(across.slots, PageStore::own_leased_memory);
+    if let Some((_read, write)) = across.copied.take() {
+        fork::tell_done(&write);
+    }
+    across.keep_across_fork();
 }
 
 fn finish(across: LockGuard<'_, Across>) {
@@ -129,6 +175,11 @@ impl State {
         self.swap.fork_prepare()
     }
 
+    /// Whether the child has to copy leased memory.
+    fn leases_before_fork(&mut self) -> bool {
+        self.frontswap.leasing().is_some_and(PageStore::before_fork)
+    }
+
     fn set_inherited(&self, yes: bool) -> Result<(), Errno> {
         let pages = self.frames.arena_pages();
         self.frames.set_inherited(yes, &|from| next_kept(&self.states, &self.huge, from, pages))
@@ -137,6 +188,9 @@ impl State {
     fn after_fork_in_parent(&mut self, generation: Option<u32>, alive: Option<&OwnedFd>) {
         if self.set_inherited(false).is_err() {
             die("the kernel refuses to end the inheritance of paged memory (law 15)");
+        }
+        if let Some(store) = self.frontswap.leasing() {
+            store.after_fork_in_parent();
         }
         if let Some(generation) = generation {
             self.swap.fork_parent(generation, alive.and_then(|fd| fd.try_clone().ok()));

@@ -46,6 +46,7 @@ mod pager;
 mod runs;
 pub mod stats;
 mod survey;
+mod tenancy;
 mod tiers;
 
 #[doc(hidden)]

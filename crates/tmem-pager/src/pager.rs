@@ -39,6 +39,8 @@ pub const ARENA_BYTES: usize = if cfg!(feature = "fake-kernel") { 1 << 30 } else
 pub enum Backend {
     /// The page store in this process.
     Store,
+    /// As `Store`, and it may take memory on lease beside the budget, up to so many bytes: see [`Pager::set_mailbox`].
+    Leasing { reserve: usize },
     /// Refuses every page, so that all fall through to the swap device.
     RefuseAll,
     /// Plain copies: prices the pager without compression.
@@ -391,7 +393,8 @@ fn backend(
     shared: &mut Option<Arc<Dictionaries>>,
 ) -> Result<Box<dyn BackendOps>, PagerError> {
     Ok(match kind {
-        Backend::Store => Box::new(local_store(config, pages, shared.take())?),
+        Backend::Store => Box::new(local_store(config, pages, 0, shared.take())?),
+        Backend::Leasing { reserve } => Box::new(local_store(config, pages, reserve, shared.take())?),
         Backend::RefuseAll => Box::new(testback::RefuseAll::default()),
         Backend::Plain => Box::new(testback::PlainCopies::new(pages)?),
         Backend::Process { fd, limit_ms } => Box::new(ProcessBackend::new(fd, limit_ms, pages)?),
@@ -402,10 +405,12 @@ fn backend(
 fn local_store(
     config: &Config,
     pages: usize,
+    lease_reserve: usize,
     shared: Option<Arc<Dictionaries>>,
 ) -> Result<LocalBackend, PagerError> {
     let (capacity, pages) = (config.ram / 10 * 7, pages as u64);
-    let store = StoreConfig { reserve_bytes: capacity, ..StoreConfig::for_pages(pages, capacity) };
+    let store =
+        StoreConfig { reserve_bytes: capacity, lease_reserve, ..StoreConfig::for_pages(pages, capacity) };
     // A page that does not shrink gains nothing in the store, but where there is a swap device it waits there for its turn
     // to go down: sent past older pages, it would be fetched again sooner than they.
     let pool = PoolConfig { raw: config.swap.is_some(), dedup: config.dedup, ..PoolConfig::default() };

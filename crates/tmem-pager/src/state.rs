@@ -118,7 +118,10 @@ pub struct State {
     pub secret: Arc<PageHash>,
     /// Of the first store there is, and of the workers.
     pub dictionaries: Arc<Dictionaries>,
+    /// The budget in force: the pager's own, or less while a host has it shrink.
     pub ram: usize,
+    pub own_ram: usize,
+    pub balloon: Option<usize>,
     /// Every page in use is below.
     pub top: usize,
     /// The highest `top` there ever was: a huge page may have left frames up to there.
@@ -173,6 +176,8 @@ impl State {
             secret: Arc::new(PageHash::new()?),
             dictionaries: setup.dictionaries,
             ram: setup.ram,
+            own_ram: setup.ram,
+            balloon: None,
             top: 0,
             reach: 0,
             hand: 0,
@@ -317,6 +322,8 @@ impl State {
             s.set(Stat::DedupFound, store.dedup.found);
             s.set(Stat::DedupFailed, store.dedup.failed);
             s.set(Stat::DedupNs, store.dedup.ns);
+            s.set(Stat::Leased, store.leased_bytes);
+            s.set(Stat::LeasedUsed, store.leased_used);
         }
         let swap = self.swap.stats();
         s.set(Stat::SwapUsed, swap.used_bytes);

@@ -80,6 +80,8 @@ counters! {
     DedupFound = "dedup_found",
     DedupFailed = "dedup_failed",
     DedupNs = "dedup_ns",
+    Leased = "leased",
+    LeasedUsed = "leased_used",
     RefusedFirst = "refused_frozen",
 }
 

@@ -174,7 +174,7 @@ impl BackendOps for LocalBackend {
 
     #[inline]
     fn store(&mut self, area: u32, page: u64, data: &Page) -> Outcome {
-        let full = |store: &Self| store.full_for > 0 && same_filled(data).is_none();
+        let full = |this: &Self| this.is_full() && same_filled(data).is_none();
         self.store_unless(area, page, data, full, |store, pool| store.put(pool, object_of(area), page, data))
     }
 
@@ -290,7 +290,12 @@ impl BackendOps for LocalBackend {
     }
 
     fn is_full(&self) -> bool {
-        self.full_for > 0
+        self.full_for > 0 && !self.store.has_leases_waiting()
+    }
+
+    fn leasing(&mut self) -> Option<&mut PageStore> {
+        self.full_for = 0;
+        Some(&mut self.store).filter(|store| store.may_lease())
     }
 
     fn store_stats(&self) -> Option<StoreStats> {

@@ -6,7 +6,7 @@
 use crate::class::CLASSES;
 use crate::entry::{EntryPlace, Form};
 use crate::pool::PageStore;
-use crate::slab::Loc;
+use crate::slab::{Loc, Slab};
 use tmem_sys::PAGE_SIZE;
 
 impl PageStore {
@@ -29,10 +29,18 @@ impl PageStore {
 
     /// Moves all pages out of a chunk that was chosen for it; `None` where one cannot be moved.
     fn empty_chunk(&mut self, chunk: usize) -> Option<usize> {
+        self.empty_chunk_by(chunk, Slab::leave)
+    }
+
+    pub(crate) fn empty_chunk_by(
+        &mut self,
+        chunk: usize,
+        leave: fn(&mut Slab, Loc, usize) -> Option<Loc>,
+    ) -> Option<usize> {
         let (mut moved, mut from) = (0, 0);
         while let Some(loc) = self.slab.next_taken(chunk, from) {
-            if !self.move_slot(loc) {
-                // Stray writes broke the way from slot to entry, and `check` will tell.
+            if !self.move_slot_by(loc, leave) {
+                // There is no room, or stray writes broke the way from slot to entry, and `check` will tell.
                 self.slab.settle(chunk);
                 return None;
             }
@@ -42,8 +50,12 @@ impl PageStore {
         Some(moved)
     }
 
-    /// Moves one slot's data, and tells its entry.
-    fn move_slot(&mut self, loc: Loc) -> bool {
+    /// Moves one slot's data to where `leave` finds a place, and tells its entry.
+    pub(crate) fn move_slot_by(
+        &mut self,
+        loc: Loc,
+        leave: impl FnOnce(&mut Slab, Loc, usize) -> Option<Loc>,
+    ) -> bool {
         let PageStore { slab, objects, dedup, .. } = self;
         let entry = slab.owner(loc).and_then(|owner| match owner.place() {
             // What several pages share moves once, with its share.
@@ -52,8 +64,8 @@ impl PageStore {
         });
         let Some(entry) = entry else { return false };
         let to = match entry.form() {
-            Form::Packed(at, len) if at == loc => slab.leave(loc, len),
-            Form::Raw(at) if at == loc => slab.leave(loc, PAGE_SIZE),
+            Form::Packed(at, len) if at == loc => leave(slab, loc, len),
+            Form::Raw(at) if at == loc => leave(slab, loc, PAGE_SIZE),
             _ => None,
         };
         let Some(to) = to else { return false };
@@ -63,7 +75,8 @@ impl PageStore {
 
     /// Whether so much of the slab is free slots that compaction is worth its time.
     pub fn is_sparse(&self) -> bool {
-        self.slab.free_bytes() > self.slab.mapped_bytes() / SPARSE_PART + SPARSE_LEAST
+        let all = self.slab.mapped_bytes() + self.slab.leased_chunk_bytes();
+        self.slab.free_bytes() > all / SPARSE_PART + SPARSE_LEAST
     }
 }
 

@@ -15,6 +15,8 @@ pub struct StoreConfig {
     pub capacity_bytes: usize,
     /// The most that `set_capacity` can ever allow, in bytes.
     pub reserve_bytes: usize,
+    /// Bytes of address space for extents that are taken on lease, whole MiB; 0 for none.
+    pub lease_reserve: usize,
     /// Pages that the index must hold when they lie densely in their objects.
     pub max_pages: u64,
     pub max_objects: usize,
@@ -29,6 +31,7 @@ impl StoreConfig {
         StoreConfig {
             capacity_bytes,
             reserve_bytes: whole.max(capacity_bytes),
+            lease_reserve: 0,
             max_pages,
             max_objects: 1 << 16,
             ordered: true,

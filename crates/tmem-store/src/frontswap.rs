@@ -8,6 +8,7 @@
 use crate::codec::Coded;
 use crate::cold::ColdBatch;
 use crate::ops::{BackendOps, Copied, Corrupt, Loaded, Oldest, Outcome, Reason, Soon};
+use crate::pool::PageStore;
 use crate::stats::{Refusals, StoreStats};
 use tmem_sys::{Errno, Page, Table};
 
@@ -284,6 +285,11 @@ impl Frontswap {
 
     fn page_store(&mut self) -> Option<&mut Box<dyn BackendOps>> {
         self.backends.iter_mut().find(|b| b.store_stats().is_some())
+    }
+
+    /// The first page store among the backends that may take memory on lease.
+    pub fn leasing(&mut self) -> Option<&mut PageStore> {
+        self.backends.iter_mut().find_map(|b| b.leasing())
     }
 
     /// Forgets a page; nothing happens when it is not stored.

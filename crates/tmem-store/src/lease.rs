@@ -68,6 +68,8 @@ const NO_BELL: i32 = -1;
 
 struct Inside {
     came: [Option<Extent>; ROOM],
+    /// Extents that the store had no use for, let go of already; 0 for none.
+    refused: [u64; ROOM],
     bell: i32,
 }
 
@@ -101,7 +103,7 @@ impl Mailbox {
             pokes: AtomicU32::new(0),
             seen: AtomicU32::new(0),
             count: AtomicU32::new(0),
-            inside: Lock::new(Inside { came: [const { None }; ROOM], bell: NO_BELL }),
+            inside: Lock::new(Inside { came: [const { None }; ROOM], refused: [0; ROOM], bell: NO_BELL }),
         }))
     }
 
@@ -137,6 +139,18 @@ impl Mailbox {
             }
             wait_while(&self.news, news, end - now);
         }
+    }
+
+    /// Lets go of an extent that the store cannot use; the client gives it back to the host.
+    pub fn refuse(&self, extent: Extent) {
+        let id = extent.id;
+        drop(extent);
+        let blocked = Blocked::new();
+        if let Some(place) = self.inside.lock().refused.iter_mut().find(|place| **place == 0) {
+            *place = id;
+        }
+        drop(blocked);
+        self.poke();
     }
 
     /// Whether an extent may come soon: one is asked for, or the client has just been told to ask.
@@ -196,6 +210,13 @@ impl Mailbox {
     /// Takes an extent back that the store did not take, to return it to the host.
     pub fn withdraw(&self) -> Option<Extent> {
         self.pop()
+    }
+
+    /// The id of an extent that the store let go of unused, each once.
+    pub fn next_refused(&self) -> Option<u64> {
+        let _blocked = Blocked::new();
+        let mut inside = self.inside.lock();
+        inside.refused.iter_mut().find(|id| **id != 0).map(std::mem::take)
     }
 
     /// The extents that lie in the mailbox, for a claim.
@@ -287,6 +308,7 @@ impl Mailbox {
     pub fn after_fork_in_child(&self) {
         let mut inside = self.inside.reclaim();
         inside.came.iter_mut().for_each(|place| *place = None);
+        inside.refused = [0; ROOM];
         inside.bell = NO_BELL;
         self.count.store(0, Ordering::Release);
         self.wanted.store(0, Ordering::Release);

@@ -60,7 +60,10 @@ mod class;
 #[doc(hidden)]
 pub mod codec;
 mod compact;
+mod leased;
 mod slab;
+mod vacate;
+mod windows;
 
 pub mod swap;
 mod swapanswer;
@@ -91,6 +94,7 @@ pub use process::ProcessBackend;
 pub use stack::{Lost, Stack};
 pub use stats::{DedupStats, Holdings, PoolStats, Refusals, StoreStats, SwapStats, Traffic};
 pub use swap::{Batch, SwapConfig, SwapDevice, SwapFault, SwapOpenError, SwapSlot};
+pub use vacate::{Vacated, Vacating};
 
 /// Rounds a number of bytes up to whole pages: what the kernel charges for a touched table.
 pub(crate) const fn page_bytes(bytes: usize) -> usize {

@@ -6,6 +6,7 @@
 
 use crate::codec::Coded;
 use crate::cold::ColdBatch;
+use crate::pool::PageStore;
 use crate::stats::StoreStats;
 use std::fmt;
 use tmem_sys::Page;
@@ -330,6 +331,11 @@ pub trait BackendOps: Send {
     /// Whether pages are being refused unseen for want of room.
     fn is_full(&self) -> bool {
         false
+    }
+
+    /// The page store in it that may take memory on lease; `None` where there is none. Whoever asks may make room in it.
+    fn leasing(&mut self) -> Option<&mut PageStore> {
+        None
     }
 
     /// In a forked child. Whether the pages taken before can still be loaded here.

@@ -239,6 +239,19 @@ impl Order {
         block.younger
     }
 
+    /// When pages that are picked at random were put, as far as their blocks say; at most so many.
+    pub fn sample_dates(&self, most: usize, random: &mut dyn FnMut() -> u64) -> impl Iterator<Item = u32> {
+        let places = (self.fresh as usize * BLOCK).max(1) as u64;
+        // Where few places are taken, few pages are found: there are not many then.
+        let tries = if self.live == 0 { 0 } else { most * 16 };
+        (0..tries)
+            .filter_map(move |_| {
+                let place = Place((random() % places) as u32);
+                (self.id(place) != EntryId::NONE).then(|| self.blocks[place.block() as usize].begun)
+            })
+            .take(most)
+    }
+
     /// The block to go on with, and where in it; 0 where all that are old enough were swept.
     fn swept_to(&mut self, before: u32) -> (u32, usize) {
         let old = |block: &Block| block.live > 0 && block.swept == 0 && block.begun < before;

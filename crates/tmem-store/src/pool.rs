@@ -27,6 +27,8 @@ pub(crate) struct Pool {
     /// How many pools had this slot before; part of the id.
     generation: u32,
     pub config: PoolConfig,
+    /// It was made to keep pages that do not shrink.
+    pub keeps_raw: bool,
     pub kind: PoolKind,
     pub guest: GuestId,
     /// An object loses all its pages or none to eviction; `whole`.
@@ -43,6 +45,7 @@ const NO_POOL: Pool = Pool {
     live: false,
     generation: 0,
     config: PoolConfig { pack: true, raw: false, dedup: Dedup::Off },
+    keeps_raw: false,
     kind: PoolKind::Persistent,
     guest: GuestId::FIRST,
     whole: false,
@@ -71,6 +74,8 @@ pub struct PageStore {
     pub(crate) traffic: Traffic,
     pub(crate) moved: u64,
     pub(crate) compact_from: u32,
+    /// Where the search for a private chunk to be emptied into leased memory goes on.
+    pub(crate) relieved: usize,
     /// Sparse chunks are being emptied, in steps.
     pub(crate) gathering: bool,
     pub(crate) saves: Saves,
@@ -106,7 +111,7 @@ impl PageStore {
             objects: Objects::new(config.max_objects, leaves)?,
             codec: Codec::new()?,
             shares: false,
-            slab: Slab::new(config.capacity_bytes, config.reserve_bytes)?,
+            slab: Slab::with_leases(config.capacity_bytes, config.reserve_bytes, config.lease_reserve)?,
             ages: Ages::new(max_ephemeral, seat.clone())?,
             order: Order::new(if config.ordered { config.max_pages as usize } else { 0 })?,
             guests: Guests::new(seat),
@@ -117,6 +122,7 @@ impl PageStore {
             traffic: Traffic::default(),
             moved: 0,
             compact_from: 0,
+            relieved: 0,
             gathering: false,
             saves: Saves::default(),
         })
@@ -145,7 +151,8 @@ impl PageStore {
         }
         let slot = self.pools.iter().position(|p| !p.live).ok_or(StoreError::TooManyPools)?;
         let generation = self.pools[slot].generation;
-        self.pools[slot] = Pool { live: true, generation, config, kind, guest, ..NO_POOL };
+        self.pools[slot] =
+            Pool { live: true, generation, config, keeps_raw: config.raw, kind, guest, ..NO_POOL };
         self.guests.get_mut(guest).pools += 1;
         self.dedup.count_pool(&self.pools[slot], u64::wrapping_add);
         Ok(PoolId(generation * MAX_POOLS as u32 + slot as u32))
@@ -325,6 +332,8 @@ impl PageStore {
             traffic: self.traffic,
             slot_bytes: self.slab.slot_bytes() as u64,
             mapped_bytes: self.slab.mapped_bytes() as u64,
+            leased_bytes: self.slab.leased_bytes() as u64,
+            leased_used: self.slab.leased_slot_bytes() as u64,
             index_bytes: self.index_bytes() as u64,
             footprint_bytes: self.footprint() as u64,
             capacity_bytes: self.slab.capacity_bytes() as u64,

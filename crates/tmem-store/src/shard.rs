@@ -73,6 +73,7 @@ impl Shards {
         let config = StoreConfig {
             capacity_bytes: 0,
             reserve_bytes: reserve,
+            lease_reserve: 0,
             max_pages: leaves as u64 * 8,
             max_objects: reserve / OBJECT_BYTES,
             ordered: false,

@@ -5,12 +5,13 @@
 //! after the capacity was lowered, and a few for pages that are to take less; then no slot is given out to others until
 //! what was freed has made up for it.
 
-use crate::chunks::{Chunk, Chunks};
+use crate::chunks::{Chunk, Chunks, LEASED, PRIVATE};
 use crate::class::{
     CHUNK, CLASSES, MOST_SLOTS, PAGE_CLASS, PAGES, WORD, class_of, slot_size, slot_start, slots_in,
 };
 use crate::entry::EntryId;
-use crate::page_bytes;
+use crate::windows::Windows;
+use tmem_sys::overlay::UNIT;
 use tmem_sys::page::{fetch_all, fetch_line};
 use tmem_sys::{Errno, Table};
 
@@ -48,23 +49,30 @@ impl Loc {
 }
 
 pub(crate) struct Slab {
-    bytes: Table<u8>,
+    pub(crate) bytes: Table<u8>,
     pub(crate) chunks: Chunks,
     capacity_chunks: usize,
     /// Bytes of the slots in use.
     slot_bytes: usize,
+    /// Where there is address space for leased memory.
+    pub(crate) windows: Option<Box<Windows>>,
 }
 
 impl Slab {
     /// Reserves address space for `reserve` bytes; capacity can be set up to that.
+    #[cfg(test)]
     pub fn new(capacity: usize, reserve: usize) -> Result<Slab, Errno> {
-        let chunks = (reserve / CHUNK).clamp(1, MOST_CHUNKS);
-        let mut slab = Slab {
-            bytes: Table::new(chunks.checked_mul(CHUNK).ok_or(Errno::ENOMEM)?)?,
-            chunks: Chunks::new(chunks)?,
-            capacity_chunks: 0,
-            slot_bytes: 0,
-        };
+        Slab::with_leases(capacity, reserve, 0)
+    }
+
+    /// As [`Slab::new`], with address space for so many bytes of leased memory beside.
+    pub fn with_leases(capacity: usize, reserve: usize, leases: usize) -> Result<Slab, Errno> {
+        let leased = leases / UNIT * UNIT / CHUNK;
+        let chunks = (reserve / CHUNK).clamp(1, MOST_CHUNKS.checked_sub(leased).ok_or(Errno::ENOMEM)?);
+        let bytes = Table::new((chunks + leased).checked_mul(CHUNK).ok_or(Errno::ENOMEM)?)?;
+        let windows = if leased > 0 { Some(Windows::new(&bytes, chunks)?) } else { None };
+        let chunks = Chunks::new(chunks, leased)?;
+        let mut slab = Slab { bytes, chunks, capacity_chunks: 0, slot_bytes: 0, windows };
         slab.set_capacity(capacity);
         Ok(slab)
     }
@@ -79,6 +87,11 @@ impl Slab {
         self.capacity_chunks * CHUNK
     }
 
+    pub(crate) fn capacity_chunks(&self) -> usize {
+        self.capacity_chunks
+    }
+
+    /// Bytes of private chunks that are mapped.
     pub fn mapped_bytes(&self) -> usize {
         self.chunks.mapped * CHUNK
     }
@@ -87,14 +100,28 @@ impl Slab {
         self.slot_bytes
     }
 
-    /// Chunks and their headers, as touched.
+    /// Bytes of leased chunks that are not only emptied.
+    pub fn leased_chunk_bytes(&self) -> usize {
+        self.chunks.leased.mapped * CHUNK
+    }
+
+    /// Bytes of the slots in use in leased memory.
+    pub fn leased_slot_bytes(&self) -> usize {
+        if self.windows.is_some() { self.chunks.leased_slot_bytes() } else { 0 }
+    }
+
+    /// Private chunks, and the headers of all, as touched.
     pub fn footprint(&self) -> usize {
-        self.mapped_bytes() + page_bytes(self.chunks.fresh() * size_of::<crate::chunks::Chunk>())
+        self.mapped_bytes() + self.chunks.header_bytes() + self.windows_footprint()
     }
 
     /// Copies data into a slot, or says that there is no room. The slot's owner is to be set next.
     pub fn store(&mut self, data: &[u8]) -> Option<Loc> {
-        self.store_within(self.capacity_chunks, data)
+        let most = self.capacity_chunks;
+        self.store_within(most, data).or_else(|| {
+            let came = self.windows.is_some() && self.take_lease();
+            if came { self.store_within(most, data) } else { None }
+        })
     }
 
     /// As [`Slab::store`], for data whose larger slot is freed next.
@@ -103,32 +130,63 @@ impl Slab {
     }
 
     fn store_within(&mut self, most: usize, data: &[u8]) -> Option<Loc> {
-        let class = class_of(data.len());
-        if self.chunks.mapped > most {
-            return None;
-        }
-        let may_map = self.chunks.mapped < most;
-        let chunk = (self.chunks.partial(class))
-            .or_else(|| self.chunks.open(class, may_map))
-            .or_else(|| self.roomier(class, data.len()))?;
+        let chunk = match self.windows {
+            None => self.private_place(most, data.len())?,
+            Some(_) => self.any_place(most, data.len())?,
+        };
         let loc = self.take(chunk)?;
         let (at, _) = self.place_of(loc)?;
         self.bytes[at..at + data.len()].copy_from_slice(data);
         Some(loc)
     }
 
+    /// A private chunk with a slot for data of this length.
+    #[inline]
+    fn private_place(&mut self, most: usize, len: usize) -> Option<usize> {
+        let class = class_of(len);
+        if self.chunks.mapped > most {
+            return None;
+        }
+        self.private_chunk(most, class).or_else(|| self.roomier(PRIVATE, class, len))
+    }
+
+    /// A private chunk with a slot of a class.
+    #[inline]
+    pub(crate) fn private_chunk(&mut self, most: usize, class: usize) -> Option<usize> {
+        if self.chunks.mapped > most {
+            return None;
+        }
+        let may_map = self.chunks.mapped < most;
+        self.chunks.partial(class).or_else(|| self.chunks.open(class, may_map))
+    }
+
+    /// A chunk with a slot for data of this length: a leased one first.
+    fn any_place(&mut self, most: usize, len: usize) -> Option<usize> {
+        let class = class_of(len);
+        let opened = |slab: &Slab| (slab.chunks.leased.idle, slab.chunks.idle, slab.chunks.mapped);
+        let before = opened(self);
+        let chunk = (self.leased_chunk(class))
+            .or_else(|| self.private_place(most, len))
+            .or_else(|| self.roomier(LEASED, class, len));
+        if before != opened(self) {
+            self.look_ahead();
+        }
+        chunk
+    }
+
     /// Whether data of this length surely finds a slot.
     pub fn has_room(&self, len: usize) -> bool {
         let class = class_of(len);
         let may_map = self.chunks.mapped < self.capacity_chunks;
-        self.chunks.mapped <= self.capacity_chunks
-            && (may_map || self.chunks.idle > 0 || self.chunks.partial(class).is_some())
+        let private = self.chunks.mapped <= self.capacity_chunks
+            && (may_map || self.chunks.idle > 0 || self.chunks.partial(class).is_some());
+        private || self.chunks.leased.idle > 0 || self.chunks.partial_leased(class).is_some()
     }
 
     /// At capacity: a partial chunk whose slots are larger than need be, by a quarter of the data at most.
-    fn roomier(&self, class: usize, len: usize) -> Option<usize> {
+    fn roomier(&self, side: usize, class: usize, len: usize) -> Option<usize> {
         let near = (class + 1..CLASSES).take_while(|c| slot_size(*c) <= len + len / 4);
-        near.filter_map(|c| self.chunks.partial(c)).next()
+        near.filter_map(|c| self.chunks.partial_of(side, c)).next()
     }
 
     /// Takes a free slot of a chunk that has one, for nobody yet.
@@ -196,6 +254,9 @@ impl Slab {
         let next = std::mem::replace(&mut header.free, loc.slot() as u16 + 1);
         self.set_word(loc.chunk(), class, loc.slot(), FREE | u32::from(next));
         let empty = self.chunks.gave(loc.chunk());
+        if empty && self.chunks.is_leased(loc.chunk()) {
+            return self.emptied_leased(loc.chunk());
+        }
         if empty && (self.chunks.idle > KEEP_IDLE || self.chunks.mapped > self.capacity_chunks) {
             self.give_back_one();
         }
@@ -217,15 +278,22 @@ impl Slab {
             .find(|loc| self.class_at(*loc).is_some())
     }
 
-    /// Moves data into the fullest other chunk of the class.
+    /// Moves data into the fullest other chunk of the class, a leased one first.
     pub fn leave(&mut self, loc: Loc, len: usize) -> Option<Loc> {
+        let class = self.class_at(loc)?;
+        let leased = self.windows.as_ref().and_then(|_| self.chunks.partial_leased(class));
+        self.move_to(loc, len, leased.or_else(|| self.chunks.partial(class))?)
+    }
+
+    /// Moves data into a chunk of the class that has a free slot.
+    pub(crate) fn move_to(&mut self, loc: Loc, len: usize, chunk: usize) -> Option<Loc> {
         let class = self.class_at(loc)?;
         let owner = self.owner(loc)?;
         let (start, _) = self.place_of(loc)?;
         if len > slot_size(class) {
             return None;
         }
-        let to = self.take(self.chunks.partial(class)?)?;
+        let to = self.take(chunk)?;
         let (at, _) = self.place_of(to)?;
         self.bytes.copy_within(start..start + len, at);
         self.set_owner(to, owner);
@@ -239,7 +307,8 @@ impl Slab {
 
     /// Bytes of slots that are free in chunks that hold something: what compaction could make whole chunks of.
     pub fn free_bytes(&self) -> usize {
-        (self.chunks.mapped - self.chunks.idle) * CHUNK - self.slot_bytes
+        let leased = self.chunks.leased.mapped - self.chunks.leased.idle;
+        (self.chunks.mapped - self.chunks.idle + leased) * CHUNK - self.slot_bytes
     }
 
     /// Gives all idle chunks back: the store is asked to be as small as it can.
@@ -311,12 +380,13 @@ impl Slab {
 
     /// Slots in use, by the headers.
     pub fn slots_taken(&self) -> usize {
-        (0..self.chunks.fresh()).filter_map(|c| self.chunks.get(c)).map(|c| c.used as usize).sum()
+        self.chunks.all().filter_map(|c| self.chunks.get(c)).map(|c| c.used as usize).sum()
     }
 
     pub fn check(&self, broken: &mut Vec<String>) {
         self.chunks.check(broken);
-        let bytes: usize = (0..self.chunks.fresh())
+        self.check_windows(broken);
+        let bytes: usize = (self.chunks.all())
             .filter_map(|c| self.chunks.get(c))
             .filter(|c| (c.class as usize) < CLASSES)
             .map(|c| c.used as usize * slot_size(c.class as usize))
@@ -324,7 +394,7 @@ impl Slab {
         if bytes != self.slot_bytes {
             broken.push(format!("slab: {bytes} bytes of slots in use, the counter says {}", self.slot_bytes));
         }
-        for chunk in 0..self.chunks.fresh() {
+        for chunk in self.chunks.all() {
             if let Some(header) = self.chunks.get(chunk).filter(|c| (c.class as usize) < CLASSES) {
                 self.check_chain(chunk, header, broken);
             }

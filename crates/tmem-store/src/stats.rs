@@ -108,6 +108,8 @@ impl StoreStats {
         self.traffic.join(&other.traffic);
         self.slot_bytes += other.slot_bytes;
         self.mapped_bytes += other.mapped_bytes;
+        self.leased_bytes += other.leased_bytes;
+        self.leased_used += other.leased_used;
         self.index_bytes += other.index_bytes;
         self.footprint_bytes += other.footprint_bytes;
         self.capacity_bytes += other.capacity_bytes;
@@ -149,8 +151,12 @@ pub struct StoreStats {
     pub traffic: Traffic,
     /// Bytes of the slots in use: data rounded up to size classes.
     pub slot_bytes: u64,
-    /// Bytes of slab chunks in use or kept ready.
+    /// Bytes of private slab chunks in use or kept ready.
     pub mapped_bytes: u64,
+    /// Bytes of leased memory that is mapped; in no other number but `slot_bytes`.
+    pub leased_bytes: u64,
+    /// Bytes of the slots in use in it.
+    pub leased_used: u64,
     /// Bytes of tree nodes, object records and buckets, as touched.
     pub index_bytes: u64,
     /// Everything: chunks, chunk headers, index, tables of deduplication, codec state.

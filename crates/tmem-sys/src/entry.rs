@@ -12,6 +12,7 @@ use crate::background;
 use crate::errno::Errno;
 use crate::handler;
 use crate::kept;
+use crate::overlay;
 use crate::signals::{self, ALL_BUT_SYNCHRONOUS};
 use crate::stack;
 use crate::syscall::{die, gettid};
@@ -171,6 +172,19 @@ pub fn ensure_handlers(entry: Entry) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Has a SIGBUS in leased memory reported, whichever entry there is, or none.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn watch_leases() -> Result<(), Errno> {
+    stack::prepare()?;
+    signals::install(libc::SIGBUS, on_bus, 0, ALL_BUT_SYNCHRONOUS)?;
+    // The handler itself may be the one that meets it: blocked there, it would end the process without a word.
+    let action = signals::kernel_action(libc::SIGBUS, None)?;
+    let flags = action.flags | libc::SA_NODEFER as u64;
+    signals::kernel_action(libc::SIGBUS, Some(&signals::Action { flags, ..action })).map(drop)
+}
+
 #[repr(C)]
 struct Work {
     addr: usize,
@@ -194,6 +208,7 @@ extern "C" fn on_bus(signal: i32, info: *mut libc::siginfo_t, context: *mut libc
         if work.served {
             return;
         }
+        overlay::report(addr);
     }
     // SAFETY: these are the kernel's arguments of this handler.
     unsafe { signals::chain(signal, info, context) };

@@ -133,6 +133,35 @@ pub fn life_pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
     }
 }
 
+/// A pipe by which a child tells its parent that it has what it needs of memory that both have: the read end for the parent.
+///
+/// # Errors
+/// `EMFILE` and the like.
+pub fn done_pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
+    let mut fds = [0i32; 2];
+    // SAFETY: as in `life_pipe`.
+    unsafe {
+        call(libc::SYS_pipe2, [fds.as_mut_ptr() as usize, libc::O_CLOEXEC as usize])?;
+        let [read, write] = fds.map(kept::raised);
+        Ok((OwnedFd::from_raw_fd(read), OwnedFd::from_raw_fd(write)))
+    }
+}
+
+/// In the child.
+pub fn tell_done(write_end: &OwnedFd) {
+    let byte = 1u8;
+    // SAFETY: one live byte.
+    let _ = unsafe { call(libc::SYS_write, [write_end.as_raw_fd() as usize, &raw const byte as usize, 1]) };
+}
+
+/// In the parent, which has closed the write end: waits until the child is done, or gone.
+pub fn wait_done(read_end: &OwnedFd) {
+    let mut byte = 0u8;
+    let args = [read_end.as_raw_fd() as usize, &raw mut byte as usize, 1];
+    // SAFETY: one byte into a live variable.
+    while unsafe { call(libc::SYS_read, args) } == Err(Errno::EINTR) {}
+}
+
 /// Whether the write end of a [`life_pipe`] is still held somewhere.
 pub fn pipe_is_open(read_end: &OwnedFd) -> bool {
     let mut byte = 0u8;

@@ -89,13 +89,18 @@ where
     answer.map(|tid| tid as i32)
 }
 
+/// What the kernel calls the calling thread.
+pub fn set_name(name: &'static CStr) {
+    // SAFETY: a C string that lives as long as the process.
+    let _ = unsafe { call(libc::SYS_prctl, [libc::PR_SET_NAME as usize, name.as_ptr() as usize]) };
+}
+
 /// Where the thread begins.
 extern "C" fn enter<F: FnOnce()>(start: *mut Start<F>) -> ! {
     // SAFETY: `spawn` left it there for this thread alone, which reads it once.
     let Start { name, room, work } = unsafe { start.read() };
     let (at, len) = (room.addr(), room.len());
-    // SAFETY: a C string that lives as long as the process.
-    let _ = unsafe { call(libc::SYS_prctl, [libc::PR_SET_NAME as usize, name.as_ptr() as usize]) };
+    set_name(name);
     work();
     // A signal would find no stack.
     signals::set_mask(u64::MAX, libc::SIG_SETMASK);

@@ -52,7 +52,7 @@ macro_rules! __impl_pod {
 
 /// A zero-filled array of `cap` elements in its own mapping.
 pub struct Table<T: Pod> {
-    map: Mapping,
+    pub(crate) map: Mapping,
     cap: usize,
     kind: PhantomData<T>,
 }

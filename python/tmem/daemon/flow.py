@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flow of a lease: a guest asks, the ledger knows, the policy decides, the host grants; and the way back.
+
+Owns: the order of these steps. Called by server, admin and the clock. Calls ledger, policies, pools, guests.
+Law: whatever a policy says, nobody gets more than there is, than its cap, than its quota, or anything while frozen.
+What breaks that is an error of ours: logged, counted, refused.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from tmem import policies
+from tmem.daemon import extent
+from tmem.daemon.extent import EPHEMERAL, PERSISTENT, Extent, ExtentError, NoRoomError
+from tmem.daemon.guest import Guest
+from tmem.daemon.host import Host
+from tmem.daemon.pools import Pools
+from tmem.policies import Decision, Request
+from tmem.wire import REASONS, Ballooned, Claim, Done, Give, Granted, Lease, Refused, Shrunk, pack
+
+__all__ = ["Flow", "MisuseError"]
+
+_LOG = logging.getLogger(__name__)
+_RETRY_MS: Final = {"busy": 50, "host-full": 100, "bad-extent": 0, "no-policy": 5000, "not-granted": 1000}
+_RETRY_OTHER: Final = 1000
+_LARGEST: Final = 64 * extent.MEBIBYTE
+
+
+class MisuseError(Exception):
+    """A guest names what is not its own, or sends other descriptors than it says: it is hung up on."""
+
+
+class Flow:
+    """What guests may do to a host's memory, and the host to theirs."""
+
+    def __init__(self, host: Host, pools: Pools) -> None:
+        self.host, self.pools = host, pools
+
+    # A guest asks
+
+    def lease(self, guest: Guest, ask: Lease) -> None:
+        """Grant extents, or refuse."""
+        host = self.host
+        host.counters["leases"] += 1
+        room, reason = self._barred(guest, ask.kind, ask.pool)
+        count = min(ask.count, room // host.unit)
+        if count <= 0:
+            self.refuse(guest, ask.seq, reason)
+            return
+        decision = self._decide(guest, ask, count)
+        self._take_back(decision)
+        made = self._make(guest, decision.grant, ask.kind, ask.pool)
+        now = host.now()
+        if made:
+            guest.wants(max(0, guest.want(now) - len(made), count - len(made)), now)
+            host.counters["granted"] += len(made)
+            guest.link.send(pack(Granted(ask.seq, [one.id for one in made])), [one.fd for one in made])
+            if ask.pool:
+                self.pools.tell_others(ask.pool, guest)
+        else:
+            reason = decision.reason if decision.reason in REASONS else "host-full"
+            if reason == "host-full":
+                guest.wants(max(guest.want(now), count), now)
+            self.refuse(guest, ask.seq, reason)
+        self._ask_others(decision)
+
+    def refuse(self, guest: Guest, seq: int, reason: str) -> None:
+        """Say no, and count it."""
+        self.host.refused[reason] += 1
+        guest.refused[reason] += 1
+        guest.link.send(pack(Refused(seq, reason, _RETRY_MS.get(reason, _RETRY_OTHER))))
+
+    def _barred(self, guest: Guest, kind: int, pool: int) -> tuple[int, str]:
+        """Return the bytes that a guest may get at most, whatever there is; and why no more."""
+        if kind in (PERSISTENT, EPHEMERAL):
+            if pool:
+                return 0, "bad-extent"
+        elif pool not in guest.memberships:
+            return 0, "not-granted"
+        if guest.frozen:
+            return 0, "frozen"
+        return self.host.room(guest)
+
+    def _decide(self, guest: Guest, ask: Lease, count: int) -> Decision:
+        host = self.host
+        free = host.ledger.free // host.unit
+        if guest.balloon is not None and ask.kind == PERSISTENT and free:
+            # Whoever was made to shrink and needs more all at once is served first, whatever is kept for others.
+            host.counters["valve"] += 1
+            return Decision(grant=min(count, free))
+        view, request = host.view(), Request(guest=guest.id, kind=ask.kind, count=count)
+        decision = host.policy.decide(view, request)
+        if wrong := policies.broken(view, request, decision):
+            return self._policy_failed(wrong)
+        return decision
+
+    def _policy_failed(self, wrong: str) -> Decision:
+        self.host.counters["internal_errors"] += 1
+        _LOG.error("policy %s decided what cannot be: %s", self.host.policy.name, wrong)
+        return Decision(reason="host-full")
+
+    def _make(self, guest: Guest, count: int, kind: int, pool: int) -> list[Extent]:
+        """Make and enter extents, as many as there is memory for."""
+        host, made = self.host, list[Extent]()
+        try:
+            for _ in range(count):
+                if host.ledger.free < host.unit:
+                    break
+                host.ledger.make_room(host.unit)
+                one = extent.make(host.unit, kind)
+                made.append(one)
+                host.ledger.add(one, guest.id, pool)
+                host.state.held(guest.peer.process, one.inode, kind, one.bytes)
+        except NoRoomError as error:
+            host.counters["no_memory"] += 1
+            _LOG.warning("no extent can be made (%s): the capacity is more than the machine has left", error)
+        guest.changed()
+        return made
+
+    # The host takes back
+
+    def _take_back(self, decision: Decision) -> None:
+        for number, count in decision.revoke:
+            guest = self.host.guests[number]
+            self.revoke(guest, self.host.ledger.oldest(number, count))
+
+    def _ask_others(self, decision: Decision) -> None:
+        host, now = self.host, self.host.now()
+        for number, count in decision.ask:
+            if (guest := host.guests.get(number)) is not None and guest.ask(count, host.unit, now):
+                host.counters["asked"] += 1
+        for number, ram in decision.balloon:
+            if (guest := host.guests.get(number)) is not None:
+                guest.inflate(ram, now)
+
+    def revoke(self, guest: Guest, extents: list[Extent]) -> None:
+        """Empty extents of a guest at once, without its help, and tell it afterwards."""
+        self.host.counters["revoked"] += len(extents)
+        self.end(guest, extents)
+        guest.unsaid += [one.id for one in extents]
+        guest.tell_revoked()
+
+    def end(self, guest: Guest, extents: list[Extent]) -> None:
+        """Empty extents of a guest, which knows or will be told."""
+        self.pools.before_end(extents)
+        for one in extents:
+            self.host.ledger.end(one)
+            self.host.state.ended(one.inode)
+        self.pools.after_end(extents)
+        guest.changed()
+
+    # A guest answers
+
+    def give(self, guest: Guest, given: Give) -> None:
+        """Take extents back that a guest no longer uses. One that was taken back meanwhile is passed over."""
+        ledger, extents = self.host.ledger, dict[int, Extent]()
+        for number in given.ids:
+            one = ledger.get(number)
+            if one is not None and one.guest != guest.id:
+                raise MisuseError("it gives what is not its own")
+            if one is not None:
+                extents[number] = one
+        self.end(guest, list(extents.values()))
+        self.host.counters["given"] += len(extents)
+        guest.gave(sum(one.kind == PERSISTENT for one in extents.values()))
+        guest.link.send(pack(Done(given.seq)))
+
+    def shrunk(self, guest: Guest, said: Shrunk) -> None:
+        """Note that a guest gave what it could."""
+        if guest.shrunk(said.seq, said.bytes_given, self.host.now()):
+            self.host.counters["answered"] += 1
+
+    def ballooned(self, guest: Guest, _: Ballooned) -> None:
+        """Note that a guest keeps less resident, or more again."""
+        if guest.balloon_at:
+            guest.balloon_at = 0.0
+            self.host.counters["answered"] += 1
+
+    # After a restart
+
+    def claim(self, guest: Guest, said: Claim, fds: list[int]) -> None:
+        """Enter what a guest held of the last daemon. Descriptors that are accepted are taken out of `fds`."""
+        if len(fds) != len(said.ids):
+            raise MisuseError(f"it claims {len(said.ids)} extents with {len(fds)} descriptors")
+        _, reason = self._barred(guest, said.kind, said.pool)
+        if reason in {"bad-extent", "not-granted"}:
+            self.refuse(guest, said.seq, reason)
+            return
+        accepted = [self._claim_one(guest, said, fds, at) for at in range(len(fds))]
+        fds[:] = [fd for fd in fds if fd >= 0]
+        self.host.counters["claimed"] += sum(map(bool, accepted))
+        guest.changed()
+        guest.link.send(pack(Granted(said.seq, accepted)))
+        if said.pool:
+            self.pools.tell_others(said.pool, guest)
+
+    def _claim_one(self, guest: Guest, said: Claim, fds: list[int], at: int) -> int:
+        host = self.host
+        try:
+            inode, size = extent.inspect(fds[at], _LARGEST)
+        except ExtentError as error:
+            host.counters["bad_claims"] += 1
+            _LOG.info("guest %d claims what is no extent: %s", guest.id, error)
+            return 0
+        owner, process = host.state.owner(inode), guest.peer.process
+        if host.ledger.knows(inode) or (owner is not None and owner != process):
+            host.counters["bad_claims"] += 1
+            return 0
+        kept = owner is not None and host.state.kind(inode) == said.kind
+        if not kept and (guest.frozen or host.room(guest)[0] < size):
+            return 0
+        reserved = host.state.reserved(inode) if kept else 0
+        if host.ledger.free + reserved < size:
+            return 0
+        host.ledger.reserved = max(0, host.ledger.reserved - reserved)
+        host.state.claimed(inode)
+        one = Extent(fds[at], inode, size, said.kind)
+        fds[at] = -1
+        host.ledger.make_room(size)
+        number = host.ledger.add(one, guest.id, said.pool)
+        host.state.held(process, inode, said.kind, size)
+        return number
+
+    # The clock
+
+    def tick(self) -> None:
+        """Once a second: what the policy wants of whom, and who has not answered."""
+        host, now = self.host, self.host.now()
+        host.read_pressure()
+        for guest in host.guests.values():
+            host.counters["unanswered"] += guest.overdue(now, host.config.limits.answer_seconds)
+        view = host.view()
+        decision = host.policy.decide(view, None)
+        if wrong := policies.broken(view, None, decision):
+            decision = self._policy_failed(wrong)
+        self._take_back(decision)
+        self._ask_others(decision)
+
+    def end_reservations(self) -> None:
+        """Guests of the last daemon that have not come back by now keep what they have, and others get the rest."""
+        self.host.ledger.reserved = 0
+        self.host.state.end_reservations()

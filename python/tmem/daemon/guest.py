@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One guest: its connection, what the operator has set for it, what it told of itself, what is under way.
+
+Owns: that record. Called by flow, pools, admin, rows. Calls the connection. Everything in it is bounded; what a guest
+reports of itself is clamped, and is never used to decide whose memory something is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Final
+
+import msgspec
+
+from tmem.daemon.connection import Connection
+from tmem.daemon.ledger import Holding
+from tmem.daemon.peer import Peer
+from tmem.policies import GuestView
+from tmem.wire import MOST_IDS, Balloon, Report, Revoked, Set, Shrink, pack
+
+__all__ = ["NOTHING", "Guest"]
+
+NOTHING: Final = Report(*[0] * 15)
+_MOST: Final = (1 << 62) - 1  # no machine has more bytes, faults or nanoseconds
+_WANT_SECONDS: Final = 2.0
+_SULK_SECONDS: Final = 1.0  # who gave nothing is not asked again for so long
+_REPORT_AGE: Final = 0.05  # seconds: reports that come faster say nothing of rates
+
+
+class Guest:
+    """A guest of the host, from its welcome to its end. Sizes are bytes, `want` and `asked` are extents."""
+
+    __slots__ = (
+        "_ask_at", "_ask_seq", "_seq", "_view", "_want", "_want_at", "asked", "balloon", "balloon_at", "born",
+        "budget", "cap", "compress", "faults_s", "frozen", "grants", "holding", "id", "link", "memberships",
+        "name", "not_before", "peer", "refused", "report", "report_at", "reservation", "stall", "unsaid", "weight",
+    )  # fmt: skip
+
+    def __init__(self, number: int, name: str, peer: Peer, link: Connection, now: float) -> None:
+        self.id, self.name, self.peer, self.link = number, name, peer, link
+        self.born = now
+        self.holding = Holding()
+        self.weight, self.cap, self.reservation = 1, None, 0
+        self.frozen, self.compress = False, True
+        self.grants: set[str] = set()  # digests of the secrets it may join with
+        self.memberships: dict[int, int] = {}  # shared pool -> its number there
+        self.unsaid: list[int] = []  # extents taken back, which it was not told yet
+        self.refused: Counter[str] = Counter()
+        self.report, self.report_at = NOTHING, 0.0
+        self.faults_s = self.stall = 0.0
+        self.budget = 0  # its own RAM: the most it ever reported
+        self.asked, self._ask_at, self._ask_seq, self.not_before = 0, 0.0, 0, 0.0
+        self.balloon: int | None = None
+        self.balloon_at = 0.0  # when it was told a target that it has not answered
+        self._want, self._want_at = 0, 0.0
+        self._seq = 0
+        self._view: GuestView | None = None
+
+    cap: int | None
+
+    @property
+    def key(self) -> tuple[int, int, str]:
+        """What tells it from others, also after a restart of either side's connection."""
+        return (*self.peer.process, self.name)
+
+    # What a policy sees
+
+    def view(self, unit: int, now: float) -> GuestView:
+        """Return the guest as a policy sees it. Kept until something changes."""
+        if self._want and now - self._want_at > _WANT_SECONDS:
+            self._want, self._view = 0, None
+        if self._view is None:
+            self._view = self._look(unit)
+        return self._view
+
+    def changed(self) -> None:
+        """Something of the view has changed."""
+        self._view = None
+
+    def want(self, now: float) -> int:
+        """Return the extents it was refused lately and still wants."""
+        return self._want if now - self._want_at <= _WANT_SECONDS else 0
+
+    def wants(self, count: int, now: float) -> None:
+        """Note what it wants and did not get."""
+        self._want, self._want_at, self._view = count, now, None
+
+    def _look(self, unit: int) -> GuestView:
+        held, report = self.holding, self.report
+        return GuestView(
+            id=self.id,
+            name=self.name,
+            uid=self.peer.uid,
+            weight=self.weight,
+            cap=None if self.cap is None else self.cap // unit,
+            reservation=self.reservation // unit,
+            frozen=self.frozen,
+            persistent=-(-held.bytes[0] // unit),
+            ephemeral=-(-held.ephemeral_bytes // unit),
+            want=self._want,
+            ram=report.ram,
+            budget=self.budget,
+            resident=report.resident,
+            idle=1.0 - report.active / report.sampled if report.sampled else 0.0,
+            stall=self.stall,
+            asked=min(self.asked, -(-held.bytes[0] // unit)),
+            balloon=self.balloon,
+        )
+
+    # What it tells
+
+    def take_report(self, said: Report, now: float) -> None:
+        """Take what a guest says of itself, within what can be."""
+        numbers: dict[str, Any] = {name: min(getattr(said, name), _MOST) for name in said.__struct_fields__}
+        numbers["active"] = min(numbers["active"], numbers["sampled"])
+        before, since = self.report, now - self.report_at
+        self.report = msgspec.structs.replace(said, **numbers)
+        self.budget = max(self.budget, self.report.ram)
+        if since < _REPORT_AGE:
+            return
+        if self.report_at:
+            self.faults_s = max(0, self.report.faults - before.faults) / since
+            self.stall = min(1.0, max(0, self.report.fault_ns - before.fault_ns) / 1e9 / since)
+        self.report_at, self._view = now, None
+
+    # What it is asked and told
+
+    def ask(self, count: int, unit: int, now: float) -> bool:
+        """Ask for persistent extents back, one question at a time; return whether it was asked now."""
+        if self._ask_at or now < self.not_before:
+            return False
+        self._seq += 1
+        self._ask_seq, self._ask_at = self._seq, now
+        self.asked, self._view = count, None
+        self.link.send(pack(Shrink(self._seq, count * unit)), latest="shrink")
+        return True
+
+    def gave(self, count: int) -> None:
+        """Note that it gave persistent extents back, asked or not."""
+        self.asked = max(0, self.asked - count)
+        self._view = None
+
+    def shrunk(self, seq: int, given: int, now: float) -> bool:
+        """Note that it gave what it could; return whether this answers what it was asked."""
+        if not self._ask_at or seq != self._ask_seq:
+            return False
+        if not given:
+            self.not_before = now + _SULK_SECONDS
+        self._ask_at, self.asked, self._view = 0.0, 0, None
+        return True
+
+    def inflate(self, ram: int, now: float) -> None:
+        """Set the target of what it keeps resident; 0 is its own budget."""
+        target = ram or None
+        if target == self.balloon:
+            return
+        self._seq += 1
+        self.balloon, self.balloon_at, self._view = target, now, None
+        self.link.send(pack(Balloon(self._seq, min(ram, _MOST))), latest="balloon")
+
+    def overdue(self, now: float, seconds: float) -> int:
+        """Give up on what it was asked and did not answer in time; return how many questions that were."""
+        count = 0
+        if self._ask_at and now - self._ask_at > seconds:
+            self._ask_at, self.asked, self._view = 0.0, 0, None
+            self.not_before = now + _SULK_SECONDS
+            count += 1
+        if self.balloon_at and now - self.balloon_at > seconds:
+            self.balloon_at = 0.0
+            count += 1
+        return count
+
+    def tell_set(self) -> None:
+        """Tell it what the operator has set."""
+        self._view = None
+        self.link.send(pack(Set(self.frozen, self.compress)), latest="set")
+
+    def tell_revoked(self) -> None:
+        """Tell it which extents are empty, as far as it listens; the rest when it does."""
+        while self.unsaid and not self.link.congested:
+            some, self.unsaid = self.unsaid[:MOST_IDS], self.unsaid[MOST_IDS:]
+            self.link.send(pack(Revoked(some)))

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one daemon leaves for the next: whose memory is whose, and how long it is kept for them."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from host.daemonthread import ThreadDaemon
+from hostguest import RawGuest
+
+from tmem.daemon import state as states
+from tmem.daemon.state import State
+from tmem.ledger import start_time
+
+MIB = 1 << 20
+ME = (os.getpid(), start_time(os.getpid()) or 0)
+KEY = (*ME, "raw")
+OTHER = (1, start_time(1) or 0)
+DEAD = (os.getpid(), 1)
+
+
+def again(path: Path) -> State:
+    state = State(str(path))
+    state.open()
+    return state
+
+
+def test_what_was_held_is_known_afterwards(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    state = again(path)
+    state.held(ME, 10, 0, MIB)
+    state.held(ME, 11, 1, 2 * MIB)
+    state.held(DEAD, 12, 0, MIB)
+    state.ended(10)
+    state.allow(KEY, "ab", allowed=True)
+    state.allow(KEY, "cd", allowed=True)
+    state.allow(KEY, "ab", allowed=False)
+    state.set(KEY, {"weight": 5})
+    state.close()
+    assert path.stat().st_mode & 0o777 == 0o600
+    state = again(path)
+    assert (state.owner(10), state.owner(11), state.owner(12)) == (None, ME, None)
+    assert (state.kind(11), state.unclaimed(), state.reserved(11)) == (1, 2 * MIB, 2 * MIB)
+    assert (state.allowed(KEY), state.terms(KEY)) == ({"cd"}, {"weight": 5})
+    state.end_reservations()
+    assert (state.unclaimed(), state.reserved(11), state.owner(11)) == (0, 0, ME)  # still not another's
+    state.claimed(11)
+    assert state.owner(11) is None
+    state.close()
+
+
+def test_half_a_line_and_damage_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    state = again(path)
+    state.held(ME, 10, 0, MIB)
+    state.held(ME, 11, 0, MIB)
+    state.close()
+    path.write_bytes(path.read_bytes()[:-3])
+    state = again(path)
+    assert (state.owner(10), state.owner(11)) == (ME, None)
+    state.close()
+    for damage in (b"", b"x\n", b"[1]\n", path.read_bytes().replace(b"[1,", b"[9,", 1), path.read_bytes() + b"[5]\n"):
+        path.write_bytes(damage)
+        again(path).close()
+    path.unlink()
+    path.mkdir()
+    state = again(path)  # not even a file: guests claim without it
+    state.held(ME, 10, 0, MIB)
+    state.close()
+
+
+def test_the_file_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(states, "_SLACK", 100)
+    path = tmp_path / "state"
+    state = again(path)
+    for inode in range(20):
+        state.held(ME, inode, 0, MIB)
+    for inode in range(1000, 3000):
+        state.held(ME, inode, 0, MIB)
+        state.ended(inode)
+    state.close()
+    assert path.read_bytes().count(b"\n") < 300
+    state = again(path)
+    assert state.unclaimed() == 20 * MIB
+    state.close()
+
+
+def test_guests_rejoin_with_what_they_hold(tmp_path: Path) -> None:
+    with ThreadDaemon(tmp_path, capacity="16M") as daemon:
+        guest = daemon.guest()
+        assert guest.lease(6) == 6
+        assert guest.lease(2, kind=1) == 2
+        for number, fd in guest.held.items():
+            os.pwrite(fd, b"%d" % number, 0)
+        daemon.ask("set", guest="raw", weight=7)
+        daemon.ask("freeze", guest="raw")
+    before = dict(guest.held)
+    assert all(os.pread(fd, 20, 0).startswith(b"%d" % number) for number, fd in before.items())
+    with ThreadDaemon(tmp_path, capacity="16M") as daemon:
+        assert daemon.ask("list")["host"]["reserved_bytes"] == 8 * MIB
+        with daemon.guest("new") as new, daemon.guest() as back:
+            assert new.lease(32) == 8  # what is kept for the other stays free for it
+            assert daemon.ask("list", guest="raw")["guests"][0]["weight"] == 7
+            ids, fds = list(before), list(before.values())
+            kept = back.claim(ids[:6], fds[:6])
+            kept += back.claim(ids[6:], fds[6:], kind=1)
+            assert all(kept)
+            assert not set(kept) & set(ids), "numbers never come twice"
+            host = daemon.ask("list")["host"]
+            assert (host["leased_bytes"], host["reserved_bytes"]) == (16 * MIB, 0)
+            assert host["counters"]["claimed"] == 8
+            assert all(os.pread(fd, 20, 0).startswith(b"%d" % number) for number, fd in before.items())
+            back.give(kept[:1])
+        daemon.wait_until(lambda: not daemon.host.ledger.taken)
+    guest.held.clear()
+    guest.close()
+
+
+def test_what_is_not_claimed_in_time_is_lent_to_others(tmp_path: Path) -> None:
+    with ThreadDaemon(tmp_path, capacity="4M") as daemon:
+        guest = daemon.guest()
+        assert guest.lease(4) == 4
+    held = dict(guest.held)
+    with ThreadDaemon(tmp_path, "[limits]\nclaim_seconds = 0.2\n", capacity="4M") as daemon:
+        with daemon.guest("new") as new, daemon.guest() as back:
+            assert new.lease(1) == 0
+            daemon.wait_until(lambda: not daemon.host.ledger.reserved)
+            assert new.lease(4) == 4
+            assert back.claim(list(held), list(held.values())) == [0] * 4  # there is no room for it any more
+            assert [os.fstat(fd).st_blocks for fd in held.values()] == [MIB // 512] * 4  # and it is not taken
+    guest.close()
+
+
+def test_claims_of_what_is_not_ones_own_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadDaemon(tmp_path) as daemon:
+        owner = daemon.guest()
+        assert owner.lease(2) == 2
+        ids, fds = owner.extents()
+        with daemon.guest() as thief:  # what is leased is leased once
+            assert thief.claim(ids, fds) == [0, 0]
+    path = Path(f"{daemon.path}.state")
+    path.write_bytes(path.read_bytes().replace(b'["+",%d,%d' % ME, b'["+",%d,%d' % OTHER))
+    with ThreadDaemon(tmp_path) as daemon, RawGuest(daemon.path, "thief") as thief:
+        assert thief.claim(ids, fds) == [0, 0]  # the file says whose they are
+        pipe = os.pipe()
+        assert thief.claim([1, 2], pipe) == [0, 0]
+        for fd in pipe:
+            os.close(fd)
+        assert daemon.ask("list")["host"]["counters"]["bad_claims"] == 4
+        assert thief.claim([], []) == []
+        assert [os.fstat(fd).st_blocks for fd in fds] == [MIB // 512] * 2
+    owner.close()
+
+
+def test_claims_without_a_file_keep_to_cap_and_kind(tmp_path: Path) -> None:
+    with ThreadDaemon(tmp_path) as daemon:
+        guest = daemon.guest()
+        assert guest.lease(3) == 3
+    ids, fds = guest.extents()
+    Path(f"{daemon.path}.state").unlink()
+    text = '[[guest]]\nname = "raw"\ncap = "2M"\n'
+    with ThreadDaemon(tmp_path, text) as daemon, daemon.guest() as back:
+        found: list[Any] = back.claim(ids, [os.dup(fd) for fd in fds])
+        assert [bool(number) for number in found] == [True, True, False]
+        assert back.claim(ids[2:], fds[2:], kind=2, pool=1) == [0]
+        assert back.refused == "not-granted"
+    guest.close()
+
+
+def test_a_daemon_that_ends_takes_nothing_and_the_dead_ones_memory_goes(tmp_path: Path) -> None:
+    with ThreadDaemon(tmp_path) as daemon:
+        stays, goes = daemon.guest("stays"), daemon.guest("goes")
+        assert stays.lease(1) == goes.lease(1) == 1
+        assert stays.lease(1, kind=1) == 1
+        copy = os.dup(next(iter(goes.held.values())))
+        goes.close()
+        daemon.wait_until(lambda: len(daemon.host.guests) == 1)
+    assert os.fstat(copy).st_blocks == 0
+    assert [os.fstat(fd).st_blocks for fd in stays.held.values()] == [MIB // 512] * 2
+    with pytest.raises(ConnectionError):
+        stays.answer(1)
+    os.close(copy)
+    stays.close()
+    time.sleep(0)
