@@ -238,11 +238,11 @@ impl Store {
         self.log.held() < self.max_extents && self.log.leased() < self.max_bytes
     }
 
-    /// Takes an extent in. One that it has no room for goes back to where it came from, or is closed.
+    /// Takes an extent in; one that it has no use for goes back to where it came from.
     pub fn adopt(&mut self, extent: Extent) -> bool {
-        // What says that it is longer than it is would be asked for bytes that are not there.
-        let whole = extent.fd.size().is_ok_and(|bytes| bytes == extent.bytes);
-        whole && self.log.adopt(extent).is_ok()
+        // One that is shorter than it says was cut off already.
+        let adopted = if extent.fd.size() == Ok(extent.bytes) { self.log.adopt(extent) } else { Err(extent) };
+        adopted.map_err(|extent| self.mailbox.refuse(extent)).is_ok()
     }
 
     /// Notes a page that was written; where the index is full the oldest go.

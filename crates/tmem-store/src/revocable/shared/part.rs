@@ -79,6 +79,8 @@ impl Part {
             if whole && extent.fd.write_at(0, &index_head(self.owed, keys)).is_ok() {
                 (self.index, self.floor) = (Some(extent), self.owed);
                 self.index_mail.want(0);
+            } else {
+                self.index_mail.refuse(extent);
             }
         }
         true
@@ -191,8 +193,11 @@ impl Part {
     }
 
     pub fn adopt(&mut self, extent: Extent) {
-        if extent.fd.size() == Ok(extent.bytes) {
-            drop(self.log.adopt(extent));
+        if extent.fd.size() != Ok(extent.bytes) {
+            return self.data_mail.refuse(extent);
+        }
+        if let Err(extent) = self.log.adopt(extent) {
+            self.data_mail.refuse(extent);
         }
     }
 

@@ -90,7 +90,7 @@ impl State {
             keys: Keys::new(secret),
             membership: None,
             part: Part::new(data, index, max_bytes),
-            others: Others::default(),
+            others: Others::new(),
             frozen: false,
             host_frozen: false,
             compress: true,
@@ -161,8 +161,8 @@ impl State {
                 self.part.read_bucket(bucket, &mut bytes).then_some(()).ok_or(Blind)?;
                 look.floor = look.floor.max(head_of(&bytes, bucket, &self.keys).ok_or(Blind)?.floor);
             } else {
-                let index = self.others.index(member).ok_or(Blind)?;
-                let floor = index.floor(&self.keys).ok_or(Blind)?;
+                let index = self.others.index(member, &self.keys).ok_or(Blind)?;
+                let floor = index.floor();
                 let bucket = self.keys.bucket(name, index.buckets());
                 let head = read_head(|at, into| index.read(at, into), bucket, &self.keys).ok_or(Blind)?;
                 index.read(bucket_at(bucket), &mut bytes).then_some(()).ok_or(Blind)?;
@@ -179,7 +179,7 @@ impl State {
     fn stands(&mut self, look: &Look, stamp: u64) -> bool {
         for (member, seen) in look.heads.iter().enumerate() {
             let Some((bucket, head)) = *seen else { continue };
-            let index = self.others.index(member);
+            let index = self.others.index(member, &self.keys);
             let now = index.and_then(|index| read_head(|at, into| index.read(at, into), bucket, &self.keys));
             if now != Some(head) {
                 return false;
@@ -305,7 +305,7 @@ impl State {
         if self.membership.as_ref().is_some_and(|membership| membership.member == member) {
             return bucket < self.part.buckets() && self.part.read_bucket(bucket, into);
         }
-        let index = self.others.index(member).filter(|index| bucket < index.buckets());
+        let index = self.others.index(member, &self.keys).filter(|index| bucket < index.buckets());
         index.is_some_and(|index| index.read(bucket_at(bucket), into))
     }
 
@@ -413,7 +413,8 @@ impl State {
             leased_bytes: self.part.leased() as u64,
             members: board.map_or(0, |board| board.members.count_ones().into()),
             others_extents: self.others.count() as u64,
-            footprint_bytes: (self.part.footprint() + size_of::<State>() + LONGEST) as u64,
+            footprint_bytes: (self.part.footprint() + self.others.footprint() + size_of::<State>() + LONGEST)
+                as u64,
             frozen: self.frozen || self.host_frozen,
             joined: self.membership.is_some(),
             ..self.stats
