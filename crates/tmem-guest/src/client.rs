@@ -285,6 +285,10 @@ impl Client {
         crate::shared::leave(&self.shared, pool);
     }
 
+    pub fn standing(&self) -> Standing {
+        self.shared.stands()
+    }
+
     pub fn status(&self) -> Status {
         let get = |number: &AtomicU64| number.load(Ordering::Acquire);
         let shared = &*self.shared;

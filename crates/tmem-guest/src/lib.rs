@@ -15,8 +15,10 @@ mod orders;
 mod serve;
 mod session;
 mod shared;
+mod tenant;
 mod threads;
 pub mod wire;
 
 pub use client::{Client, Config, Standing, Status, When, host_id};
 pub use shared::{Joined, NotJoined, Pools};
+pub use tenant::Tenant;

@@ -3,13 +3,14 @@
 //! tree (shells, drivers of compilers) are such. Callers: `space`, `brk`, `advice`, `remap`, the ledger's thread, the report.
 //! Lock: one thread makes the pager, and others that want it wait.
 
+use crate::guest;
 use crate::ledger;
 use crate::rlimit;
 use crate::settings::Settings;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::ops::Range;
 use std::sync::OnceLock;
-use tmem_pager::{Backend, Choice, Config, Pager, PagerError};
+use tmem_pager::{Choice, Config, Pager, PagerError};
 use tmem_store::Dedup;
 use tmem_sys::caps::Caps;
 use tmem_sys::entry::Entry;
@@ -98,7 +99,7 @@ fn make_with(settings: &Settings) -> Option<&'static Door> {
         swap: settings.swap.clone(),
         faults: choice(settings.faults),
         name: "tmem run".to_owned(),
-        backends: vec![Backend::Store],
+        backends: vec![guest::backend(settings, rlimit::may_map())],
         background: Some(tmem_sys::background::unknown_to_libc),
         dedup: Dedup::Auto,
         arena: rlimit::arena_bytes(),
@@ -112,6 +113,7 @@ fn make_with(settings: &Settings) -> Option<&'static Door> {
             let door = Box::leak(Box::new(Door { pager, arena }));
             DOOR.store(door, Ordering::Release);
             ledger::keep();
+            guest::begin(settings, door);
             Some(door)
         }
         Err(why) => {

@@ -239,6 +239,7 @@ pub fn look_at_exit() {
 /// Publishes what this process uses and wants, and takes the share that is its own now.
 pub fn look() {
     let Some(door) = door::door() else { return };
+    crate::guest::look();
     let Some(shared) = shared() else { return };
     rejoin(door);
     let slot = SLOT.load(Ordering::Relaxed);
@@ -302,6 +303,7 @@ fn publish(shared: &Shared, slot: usize, door: &Door, others: usize) -> usize {
     peak(Of::Unmanaged, others as u64);
     peak(Of::Resident, usage as u64);
     peak(Of::SwapUsed, now.swap_used);
+    peak(Of::Leased, now.leased);
     for (of, value) in [(Of::Faults, now.faults), (Of::Evictions, now.evictions), (Of::FaultNs, now.fault_ns)]
     {
         shared.set(slot, of, value);

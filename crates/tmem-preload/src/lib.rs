@@ -23,6 +23,7 @@ mod space;
 mod door;
 mod exec;
 mod forks;
+mod guest;
 mod ledger;
 mod refusal;
 mod report;

@@ -90,6 +90,8 @@ struct Told {
     evictions: u64,
     stall_s: f64,
     swap_used: u64,
+    /// The processes' peaks, added; nothing where there was no daemon.
+    leased: u64,
     ratio: f64,
     entry: &'static str,
     /// Calls that were refused for the budget's sake, by name; none that were not.
@@ -113,6 +115,7 @@ impl Told {
             evictions: ledger::totals(Of::Evictions),
             stall_s: ledger::totals(Of::FaultNs) as f64 / 1e9,
             swap_used: ledger::totals(Of::SwapUsed),
+            leased: ledger::totals(Of::Leased),
             ratio: if into == 0 { 0.0 } else { packed as f64 / into as f64 },
             entry: [Entry::Signal, Entry::Thread]
                 .into_iter()
@@ -156,6 +159,9 @@ impl Told {
             mib(self.peak_tree),
             self.entry
         );
+        if self.leased > 0 {
+            let _ = writeln!(text, "tmem: {:.1} MiB on lease from the daemon at the peak", mib(self.leased));
+        }
         for (name, times) in &self.refusals {
             let _ =
                 writeln!(text, "tmem: {name} was refused {times} time(s): the RAM budget has no room for it");
@@ -180,7 +186,7 @@ impl Told {
         }
         format!(
             "{{\"version\":1,\"program\":\"{program}\",\"pid\":{},\"ram\":{},\"wall_s\":{:.6},\"processes\":{},\
-             \"peak_managed\":{},\"peak_resident\":{},\"peak_tree\":{},\"ratio\":{:.4},\"swap_used\":{},\"faults\":{},\
+             \"peak_managed\":{},\"peak_resident\":{},\"peak_tree\":{},\"ratio\":{:.4},\"swap_used\":{},\"leased\":{},\"faults\":{},\
              \"evictions\":{},\"stall_s\":{:.6},\"managed\":{},\"unmanaged\":{},\"share\":{:.4},\"entry\":\"{}\",\"refusals\":{}}}\n",
             self.pid,
             self.ram,
@@ -191,6 +197,7 @@ impl Told {
             self.peak_tree,
             self.ratio,
             self.swap_used,
+            self.leased,
             self.faults,
             self.evictions,
             self.stall_s,

@@ -39,6 +39,11 @@ pub fn arena_bytes() -> usize {
     }
 }
 
+/// Address space that the process may have in all.
+pub fn may_map() -> usize {
+    usize::try_from(SOFT.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
+}
+
 /// Notes that the arena and its tables were made: they count no more.
 pub fn add_ours(bytes: usize) {
     OURS.fetch_add(bytes, Ordering::Relaxed);

@@ -26,6 +26,10 @@ pub struct Settings {
     pub report: bool,
     /// A report in this file.
     pub json: Option<PathBuf>,
+    /// The socket of a daemon that leases memory.
+    pub host: Option<PathBuf>,
+    /// A user beside root and this one that the daemon may run as.
+    pub host_uid: Option<u32>,
     /// The budget's ledger.
     pub ledger: PathBuf,
     /// The first program's process.
@@ -59,6 +63,14 @@ impl Settings {
             report: field("report")? == b"1",
             json: match field("json") {
                 Some(file) => Some(path(file)?),
+                None => None,
+            },
+            host: match field("host") {
+                Some(socket) => Some(path(socket)?),
+                None => None,
+            },
+            host_uid: match field("host_uid") {
+                Some(_) => Some(u32::try_from(number("host_uid")?).ok()?),
                 None => None,
             },
             ledger: path(field("ledger")?)?,

@@ -66,13 +66,15 @@ pub enum Of {
     SwapUsed = 11,
     Packed = 12,
     PackedInto = 13,
+    /// Memory on lease.
+    Leased = 14,
     /// The namespace of the process's number.
     Space = 15,
 }
 
 impl Of {
     /// What is added up when a process ends; the others are of a moment, or peaks.
-    pub const SUMMED: [Of; 9] = [
+    pub const SUMMED: [Of; 10] = [
         Of::Managed,
         Of::Unmanaged,
         Of::Resident,
@@ -82,6 +84,7 @@ impl Of {
         Of::SwapUsed,
         Of::Packed,
         Of::PackedInto,
+        Of::Leased,
     ];
 }
 

@@ -11,6 +11,8 @@ pub struct Now {
     /// Managed memory that was written, wherever it is.
     pub managed: u64,
     pub swap_used: u64,
+    /// Memory on lease, beside the budget.
+    pub leased: u64,
     pub faults: u64,
     pub evictions: u64,
     pub fault_ns: u64,
@@ -38,6 +40,7 @@ pub fn now(door: &Door, others: usize) -> Now {
     let read = |s: &tmem_pager::stats::Stats| Now {
         managed: 0,
         swap_used: s.get(Stat::SwapUsed),
+        leased: s.get(Stat::Leased),
         faults: own(s, 0),
         evictions: own(s, 1),
         fault_ns: own(s, 2),

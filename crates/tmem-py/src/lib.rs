@@ -8,6 +8,7 @@ mod cache;
 mod error;
 mod frontswap;
 mod host;
+mod lease;
 mod memory;
 mod objects;
 mod own;

@@ -4,6 +4,7 @@
 
 use crate::allocator::Allocator;
 use crate::error::to_python;
+use crate::lease::{Host, Lease, reserve};
 use crate::region::Region;
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
@@ -18,22 +19,33 @@ use tmem_sys::entry::Entry;
 #[pyclass(frozen, module = "tmem._core")]
 pub struct Memory {
     pager: Arc<Pager>,
+    lease: Option<Arc<Lease>>,
     #[pyo3(get)]
     name: String,
     #[pyo3(get)]
     ram: usize,
 }
 
+const CONNECTING: &str = "starting the connection to the daemon";
+
 /// The pagers of this process, for whoever has an array and no `Memory`.
-static LIVE: Mutex<Vec<(Weak<Pager>, String, usize)>> = Mutex::new(Vec::new());
+static LIVE: Mutex<Vec<Known>> = Mutex::new(Vec::new());
+
+struct Known {
+    pager: Weak<Pager>,
+    lease: Option<Arc<Lease>>,
+    name: String,
+    ram: usize,
+}
 
 /// Every memory that has a handle or an array left.
 #[pyfunction]
 pub fn memories() -> Vec<Memory> {
     let mut live = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
-    live.retain(|(pager, ..)| pager.strong_count() > 0);
-    let alive = |(pager, name, ram): &(Weak<Pager>, String, usize)| {
-        Some(Memory { pager: pager.upgrade()?, name: name.clone(), ram: *ram })
+    live.retain(|known| known.pager.strong_count() > 0);
+    let alive = |known: &Known| {
+        let (lease, name) = (known.lease.clone(), known.name.clone());
+        Some(Memory { pager: known.pager.upgrade()?, lease, name, ram: known.ram })
     };
     live.iter().filter_map(alive).collect()
 }
@@ -64,7 +76,7 @@ impl Memory {
 #[pymethods]
 impl Memory {
     #[new]
-    #[pyo3(signature = (ram, *, swap_dir, swap_bytes, faults, name, backends=vec![Kind::Named("store".into())], limit_ms=10_000, background=true, dedup="auto"))]
+    #[pyo3(signature = (ram, *, swap_dir, swap_bytes, faults, name, backends=vec![Kind::Named("store".into())], limit_ms=10_000, background=true, dedup="auto", host=None))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
@@ -77,6 +89,7 @@ impl Memory {
         limit_ms: u64,
         background: bool,
         dedup: &str,
+        host: Option<Host>,
     ) -> PyResult<Memory> {
         let name = name.unwrap_or_default();
         let config = Config {
@@ -84,17 +97,25 @@ impl Memory {
             swap: swap_dir.map(|dir| (dir, swap_bytes)),
             faults: choice(faults)?,
             name: name.clone(),
-            backends: backends.iter().map(|kind| kind.backend(limit_ms)).collect::<PyResult<_>>()?,
+            backends: backends
+                .iter()
+                .map(|kind| kind.backend(limit_ms, host.is_some()))
+                .collect::<PyResult<_>>()?,
             background: background.then_some(known_to_libc),
             dedup: crate::pool::dedup(dedup)?,
             arena: tmem_pager::ARENA_BYTES,
             guarded: false,
         };
-        let pager = py.detach(|| Pager::new(config)).map_err(|e| to_python(py, e))?;
-        let pager = Arc::new(pager);
-        let entry = (Arc::downgrade(&pager), name.clone(), ram);
-        LIVE.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
-        Ok(Memory { pager, name, ram })
+        let made = py.detach(|| {
+            let pager = Arc::new(Pager::new(config)?);
+            let begin = |host| Lease::begin(&pager, host).map_err(|e| PagerError::Kernel(CONNECTING, e));
+            let lease = host.map(begin).transpose()?.map(Arc::new);
+            Ok((pager, lease))
+        });
+        let (pager, lease) = made.map_err(|e| to_python(py, e))?;
+        let known = Known { pager: Arc::downgrade(&pager), lease: lease.clone(), name: name.clone(), ram };
+        LIVE.lock().unwrap_or_else(PoisonError::into_inner).push(known);
+        Ok(Memory { pager, lease, name, ram })
     }
 
     /// A zeroed extent of at least `nbytes`, freed with the last reference to it.
@@ -172,7 +193,9 @@ impl Memory {
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let values =
             self.run(py, |p| p.stats(|s| stats::places().map(|(n, i)| (n, s.at(i))).collect::<Vec<_>>()))?;
-        describe(py, values, &self.name, u64::from(std::process::id()), Some(self.pager.entry()))
+        let told = describe(py, values, &self.name, u64::from(std::process::id()), Some(self.pager.entry()))?;
+        told.set_item("host", self.lease.as_ref().map_or("", |lease| lease.standing()))?;
+        Ok(told)
     }
 
     /// Every broken law, in words.
@@ -183,7 +206,9 @@ impl Memory {
 
     /// Warnings that the path of a page could not raise itself; each is given once.
     fn notices(&self) -> Vec<String> {
-        self.pager.notices()
+        let mut notices = self.pager.notices();
+        notices.extend(self.lease.as_ref().and_then(|lease| lease.notice()));
+        notices
     }
 
     /// No new allocations; the number of live extents.
@@ -220,10 +245,11 @@ enum Kind {
 }
 
 impl Kind {
-    fn backend(&self, limit_ms: u64) -> PyResult<Backend> {
+    fn backend(&self, limit_ms: u64, leases: bool) -> PyResult<Backend> {
         match self {
             Kind::Process(fd) => Ok(Backend::Process { fd: *fd, limit_ms }),
             Kind::Named(name) => match name.as_str() {
+                "store" if leases => Ok(Backend::Leasing { reserve: reserve() }),
                 "store" => Ok(Backend::Store),
                 "refuse" => Ok(Backend::RefuseAll),
                 "plain" => Ok(Backend::Plain),
