@@ -24,6 +24,7 @@ mod facts;
 pub mod guests;
 pub mod host;
 pub mod lease;
+mod leasing;
 pub mod pool;
 pub mod revocable;
 mod shard;

@@ -8,12 +8,14 @@
 //! what was flushed or put over never comes back (laws 3 and 4), and what comes back is what was put (law 12).
 
 mod format;
+mod members;
 mod others;
 mod part;
 mod pool;
 mod state;
 
 pub use format::{MOST_MEMBERS, SECRET};
+pub use members::Members;
 pub use pool::SharedPool;
 pub use state::SharedStats;
 
