@@ -194,7 +194,11 @@ class RawAdmin:
     def __init__(self, path: object) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.settimeout(10)
-        self.socket.connect(f"{path}.admin")
+        try:
+            self.socket.connect(f"{path}.admin")
+        except OSError:
+            self.socket.close()
+            raise
 
     def ask(self, verb: str, **arguments: Any) -> Any:
         """Return the answer; ValueError with the text of a failure."""

@@ -17,7 +17,18 @@ import numpy.typing as npt
 
 from tmem.errors import SizeError
 
-__all__ = ["Array", "Order", "Shape", "byte_range", "element_type", "file_layout", "nbytes_of", "order_of", "shape_of"]
+__all__ = [
+    "Array",
+    "Order",
+    "Shape",
+    "byte_range",
+    "element_type",
+    "file_layout",
+    "nbytes_of",
+    "order_of",
+    "read_into",
+    "shape_of",
+]
 
 Array = npt.NDArray[Any]
 """A plain numpy.ndarray of any dtype."""
@@ -29,6 +40,7 @@ Shape = SupportsIndex | Sequence[SupportsIndex]
 """One length, or one for each dimension."""
 
 _NPY_MAGIC = b"\x93NUMPY"
+_COPY_BYTES = 4 << 20
 
 
 def order_of(order: str) -> Order:
@@ -128,3 +140,20 @@ def _npy_layout(path: Path, size: int) -> tuple[tuple[int, ...], np.dtype[Any], 
 def _enough(path: Path, there: int, needed: int) -> None:
     if there < needed:
         raise ValueError(f"{path} has {there} bytes of data where the array needs {needed}: is the file cut short?")
+
+
+def read_into(target: Array, path: Path, start: int) -> None:
+    """Fill `target` from the file through a plain buffer, so that no system call ever meets a missing page."""
+    if target.nbytes == 0:
+        return
+    flat = target.reshape(-1, order="A").view(np.uint8)
+    buffer = memoryview(bytearray(min(_COPY_BYTES, target.nbytes)))
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        done = 0
+        while done < target.nbytes:
+            count = file.readinto(buffer[: target.nbytes - done])
+            if not count:
+                raise ValueError(f"{path} ended after {start + done} bytes: did another program cut it short?")
+            flat[done : done + count] = np.frombuffer(buffer[:count], dtype=np.uint8)
+            done += count

@@ -31,6 +31,7 @@ class Stats:
     name: str = ""  # given to the Memory, or made up
     pid: int = 0  # the process
     entry: str = ""  # which fault entry serves: signal or thread
+    host: str = ""  # how it stands with its daemon: connected, alone, distrusted, turned away, garbled; empty for none
     armed: int = 0  # 1 once the arrays have outgrown the budget and paging has begun
     ram: int = 0  # the budget
     mapped: int = 0  # the arrays alive, whether touched or not
@@ -53,6 +54,8 @@ class Stats:
     dedup_found: int = 0  # of these, pages that were stored already
     dedup_failed: int = 0  # comparisons with a page that was another
     dedup_ns: int = 0  # time that all of this took, in nanoseconds
+    leased: int = 0  # memory on lease from a daemon, beside the budget
+    leased_used: int = 0  # of it, slots that hold pages
     metadata: int = 0  # tables: what is known of each page
     lent: int = 0  # to caches, which give it back as soon as pages need it
     swap_used: int = 0  # of the swap device, held by pages: what they take there

@@ -13,7 +13,7 @@ import errno
 import os
 import stat
 
-from tmem import _core, elf, ledger
+from tmem import _core, elf, hostpath, ledger
 from tmem.errors import KernelUnsupported, SizeError, TmemError
 from tmem.limits import budget_of
 from tmem.settings import swap_of
@@ -56,21 +56,24 @@ class ProgramError(TmemError):
 class Budget:
     """What a run is given: bytes of RAM, where its swap device is and how large, and the rest of its settings."""
 
-    __slots__ = ("faults", "json", "ram", "report", "swap_bytes", "swap_dir", "warning")
+    __slots__ = ("faults", "host", "host_uid", "json", "ram", "report", "swap_bytes", "swap_dir", "warning")
 
-    def __init__(self, settings: Mapping[str, Setting]) -> None:
+    def __init__(self, settings: Mapping[str, Setting], env: Mapping[str, str]) -> None:
         self.ram = budget_of(str(settings["ram"].value), _core.MIN_RAM)
         swap = plan_swap(swap_of(str(settings["swap"].value)), self.ram)
         self.swap_dir, self.swap_bytes, self.warning = swap.directory, swap.count, swap.warning
         self.faults = str(settings["faults"].value)
         self.report = bool(settings["report"].value)
+        host = str(settings["host"].value or "none")
+        self.host = (hostpath.find(host, env) if host != "none" else None) or ""
+        self.host_uid = hostpath.trusted_uid(env) if self.host else None
         self.json = str(settings["json"].value or "")
 
 
-def budget_from(settings: Mapping[str, Setting]) -> Budget:
+def budget_from(settings: Mapping[str, Setting], env: Mapping[str, str] | None = None) -> Budget:
     """Return what these settings mean on this machine. TmemError where it cannot give that, or where swap cannot be."""
     try:
-        budget = Budget(settings)
+        budget = Budget(settings, os.environ if env is None else env)
     except SizeError as error:  # the words are right; the machine, or the limit, is too small for them
         raise TmemError(
             f"{error} (ram is from {settings['ram'].origin}, swap from {settings['swap'].origin})"
@@ -257,6 +260,8 @@ def _fields(budget: Budget, account: str) -> str:
         "faults": budget.faults,
         "report": str(int(budget.report)),
         **({"json": budget.json} if budget.json else {}),
+        **({"host": budget.host} if budget.host else {}),
+        **({"host_uid": str(budget.host_uid)} if budget.host_uid is not None else {}),
         "ledger": account,
         "root": str(os.getpid()),
     }

@@ -21,17 +21,28 @@ from typing import Any, Literal, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tmem import _core, steering
-from tmem.array import Array, Order, Shape, byte_range, element_type, file_layout, nbytes_of, order_of, shape_of
+from tmem import _core, hostpath, steering
+from tmem.array import (
+    Array,
+    Order,
+    Shape,
+    byte_range,
+    element_type,
+    file_layout,
+    nbytes_of,
+    order_of,
+    read_into,
+    shape_of,
+)
 from tmem.backendprocess import ANSWER_SECONDS, BackendProcess, end_all, start_all
-from tmem.counters import Stats, make_stats
+from tmem.counters import PAGE, Stats, make_stats
 from tmem.errors import ClosedError, TmemWarning
 from tmem.kinds import Size, Swap
 from tmem.limits import budget_of
 from tmem.ops import FrontswapOps
 from tmem.steering import Advice, raise_notices
 from tmem.swapdir import plan_swap
-from tmem.units import format_size
+from tmem.units import format_size, parse_size
 
 __all__ = ["MINIMUM_RAM", "Memory", "native", "numpy_allocator", "raise_notices_of"]
 
@@ -40,7 +51,6 @@ MINIMUM_RAM = _core.MIN_RAM
 
 _FAULTS = ("auto", "signal", "thread")
 _LONGEST_NAME = 63
-_COPY_BYTES = 4 << 20
 _NUMBERS = itertools.count(1)
 
 _A = TypeVar("_A", bound=Array)
@@ -63,6 +73,8 @@ class Memory:
     `ops` is who is offered the pages before the swap device, in order: `store` (the page store, and all there is by
     default) or a FrontswapOps, which is pickled to a process of its own; that process and its memory are not in the
     budget. Where it dies, what only it had is lost, and the program stops when it needs such a page.
+    `host` is the daemon that lends memory beside the budget, and may ask for it back: the path of its socket, or
+    `auto`, which is TMEM_HOST or the first socket found where daemons have theirs; without one the memory works alone.
     `background` lets a thread of tmem's pack pages tighter that stay cold, when the processor is idle.
 
     Raises SizeError for a budget below 16 MiB or above what may be used, SwapError for a swap device that cannot be
@@ -78,6 +90,7 @@ class Memory:
         dedup: str = "auto",
         name: str | None = None,
         ops: Sequence[FrontswapOps | str] | None = None,
+        host: str | os.PathLike[str] | None = None,
         background: bool = True,
     ) -> None:
         if faults not in _FAULTS:
@@ -98,6 +111,7 @@ class Memory:
                 limit_ms=int(ANSWER_SECONDS * 1000),
                 background=background,
                 dedup=dedup,
+                host=hostpath.of_guest(host, name),
             )
         except BaseException:
             end_all(self._backends, 0.0)
@@ -168,7 +182,7 @@ class Memory:
         source = Path(path)
         lengths, kind, start, layout = file_layout(source, dtype, shape, offset, order_of(order))
         result = self._new(lengths, kind, layout)
-        _read_into(result, source, start)
+        read_into(result, source, start)
         self._drain()
         return result
 
@@ -203,6 +217,26 @@ class Memory:
         """
         self._core.settle()
         self._drain()
+
+    def resize(self, ram: Size) -> None:
+        """Change the budget to `ram`, a size or a share as for a new Memory.
+
+        When it returns, a smaller one holds: what has no room left RAM; where pages are pinned, it is overshot and that
+        is counted. A larger one is there at once. Raises SizeError as for a new Memory, KernelUnsupported where a
+        smaller one needs paging to begin and faults cannot be served; the budget is then what it was.
+        """
+        if self.closed:
+            raise ClosedError(f"{self.name} is closed, and its budget stays as it is: make a new Memory")
+        self._core.resize(budget_of(ram, MINIMUM_RAM))
+        self._drain()
+
+    def unstore(self, ram: Size) -> int:
+        """Bring up to `ram` bytes of pages back from the store, those stored longest ago first; return how many.
+
+        Only the part of the budget that is unused is filled: no page leaves RAM for it, and the swap device is not
+        read. Of pages that are in RAM, the stored copies go, and they count.
+        """
+        return self._core.unstore(parse_size(ram, whole=self.ram, what="ram") // PAGE) * PAGE
 
     # Looking
 
@@ -314,20 +348,3 @@ def numpy_allocator(memory: Memory, threshold: int, small: str) -> _core.Allocat
 def native(memory: Memory) -> _core.Memory:
     """Return what lends room to a cache; see cache."""
     return memory._core  # noqa: SLF001 - in the module that owns it
-
-
-def _read_into(target: Array, path: Path, start: int) -> None:
-    """Fill `target` from the file through a plain buffer, so that no system call ever meets a missing page."""
-    if target.nbytes == 0:
-        return
-    flat = target.reshape(-1, order="A").view(np.uint8)
-    buffer = memoryview(bytearray(min(_COPY_BYTES, target.nbytes)))
-    with path.open("rb", buffering=0) as file:
-        file.seek(start)
-        done = 0
-        while done < target.nbytes:
-            count = file.readinto(buffer[: target.nbytes - done])
-            if not count:
-                raise ValueError(f"{path} ended after {start + done} bytes: did another program cut it short?")
-            flat[done : done + count] = np.frombuffer(buffer[:count], dtype=np.uint8)
-            done += count

@@ -30,6 +30,7 @@ DEFAULTS: Mapping[str, Value] = {
     "ram": "auto",
     "swap": "auto",
     "faults": "auto",
+    "host": None,
     "report": False,
     "json": None,
 }
@@ -41,6 +42,7 @@ _ALLOWED = {
     "ram": "a size such as '2G', a share such as '50%', or 'auto'",
     "swap": "a size, a directory, 'DIR:SIZE', 'auto' or 'none'",
     "faults": "one of " + ", ".join(repr(name) for name in FAULTS),
+    "host": "the path of a daemon's socket, 'auto' or 'none'",
     "report": "true or false",
     "json": "the name of a file",
 }

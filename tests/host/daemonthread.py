@@ -11,8 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from hostguest import RawAdmin, RawGuest
-
+from tests.hostguest import RawAdmin, RawGuest
 from tmem.daemon.config import Config, parse
 from tmem.daemon.host import Host
 from tmem.daemon.main import Daemon
@@ -44,7 +43,7 @@ class ThreadDaemon:
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_until_complete(self._serve())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
             self._error = error
         finally:
             self._started.set()
@@ -64,7 +63,7 @@ class ThreadDaemon:
     def call(self, work: Callable[[], T]) -> T:
         """Do something in the daemon's thread."""
 
-        async def there() -> T:  # noqa: RUF029
+        async def there() -> T:
             return work()
 
         return asyncio.run_coroutine_threadsafe(there(), self._loop).result(SECONDS)

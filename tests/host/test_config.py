@@ -27,7 +27,11 @@ def test_the_example_is_the_defaults() -> None:
 
 def test_the_example_names_every_key() -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
-    for name in (*Config.__struct_fields__, *Limits.__struct_fields__, *("weight", "cap", "reservation", "user", "uid")):
+    for name in (
+        *Config.__struct_fields__,
+        *Limits.__struct_fields__,
+        *("weight", "cap", "reservation", "user", "uid"),
+    ):
         assert re.search(rf"^#? ?\[*{name}\b", text, re.MULTILINE), name
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -114,7 +116,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 TestLedger = LedgerMachine.TestCase
-TestLedger.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+TestLedger.settings = settings(max_examples=12, stateful_step_count=25, deadline=None)
 
 
 def test_an_extent_is_there_sealed_and_can_be_taken_back() -> None:
@@ -163,12 +165,11 @@ def test_a_descriptor_that_is_no_extent_is_told_from_one() -> None:
         "read-only": extent.reopen_read_only(good),
         "a directory": os.open("/", os.O_RDONLY),
         "a device": os.open("/dev/null", os.O_RDWR),
-        "a pipe": os.pipe()[0],
+        "a socket": socket.socket(socket.AF_UNIX).detach(),
     }
-    for what, fd in bad.items():
+    for fd in bad.values():
         with pytest.raises(ExtentError):
             extent.inspect(fd, MEBIBYTE)
-            pytest.fail(what)
         os.close(fd)
     os.close(good)
 
@@ -177,11 +178,11 @@ def test_no_room_is_told_from_other_errors(monkeypatch: pytest.MonkeyPatch) -> N
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(NoRoomError):
         extent.make(MEBIBYTE, 0)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_a_ledger_that_is_wrong_says_so() -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from host.daemonthread import ThreadDaemon
 
+from tests.host.daemonthread import ThreadDaemon
 from tmem.daemon import peer
 from tmem.daemon.peer import Peer, PeerRefusedError
 from tmem.ledger import start_time
@@ -62,12 +62,12 @@ def test_an_older_kernel_gives_a_pidfd_too_and_it_tells_the_end() -> None:
 
 
 def test_a_number_that_went_to_another_users_process_is_not_taken_for_the_guest() -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     with subprocess.Popen(["sleep", "60"], user=4321 if os.geteuid() == 0 else None) as child:
         with pytest.raises(PeerRefusedError, match="ended"):
             look(Told(child.pid, 1234, OLD))
         child.kill()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 @pytest.mark.parametrize("said", [ProcessLookupError(3, "No such process"), OLD])

@@ -186,6 +186,19 @@ def test_what_was_asked_for_is_not_asked_for_twice(name: str) -> None:
     assert decide(name, view).ask == ()
 
 
+@pytest.mark.parametrize("name", TAKE)
+def test_who_does_not_answer_is_passed_over(name: str) -> None:
+    view = host(
+        GuestView(id=1, persistent=60, deaf=True),
+        GuestView(id=2, persistent=38),
+        GuestView(id=3, persistent=2, want=4, stall=0.5),
+    )
+    assert {number for number, _ in decide(name, view).ask} == {2}
+    assert {number for number, _ in decide(name, view, Request(guest=3, count=4)).ask} == {2}
+    revocable = host(GuestView(id=1, ephemeral=60, deaf=True), *view.guests[1:])
+    assert dict(decide(name, revocable, Request(guest=3, count=2)).revoke).keys() == {1}
+
+
 # Weighted
 
 
@@ -313,7 +326,10 @@ def test_balloon_asks_the_hog_and_the_needy_waits() -> None:
     assert first.balloon == ((1, 2 * GIB - 32 * MIB),)
     asked = GuestView(id=1, ram=2 * GIB, budget=2 * GIB, resident=2 * GIB, balloon=first.balloon[0][1])
     assert decide("balloon", guests_of(asked)) == Decision()
-    given = GuestView(id=1, ram=first.balloon[0][1], budget=2 * GIB, resident=first.balloon[0][1])
+    slow = GuestView(id=1, ram=first.balloon[0][1], budget=2 * GIB, resident=2 * GIB, balloon=first.balloon[0][1])
+    assert decide("balloon", guests_of(replace(slow, ram=2 * GIB))) == Decision()
+    assert decide("balloon", guests_of(slow)).balloon[0][0] == 1  # all but a little is there: the next piece
+    given = replace(slow, resident=first.balloon[0][1])
     assert decide("balloon", guests_of(given)).balloon == ((2, GIB + 32 * MIB),)
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tmem import policies
@@ -35,6 +35,7 @@ def guest_views(draw: st.DrawFn, number: int) -> GuestView:
         stall=draw(st.just(0.0) | PART),
         asked=draw(st.integers(0, persistent)),
         balloon=draw(st.none() | RAM),
+        deaf=draw(st.booleans()),
     )
 
 
@@ -47,6 +48,7 @@ def host_views(draw: st.DrawFn) -> HostView:
 
 
 @pytest.mark.parametrize("name", policies.NAMES)
+@settings(deadline=None)
 @given(view=host_views(), data=st.data())
 def test_no_decision_breaks_a_law(name: str, view: HostView, data: st.DataObject) -> None:
     policy = policies.get(name)
@@ -59,6 +61,7 @@ def test_no_decision_breaks_a_law(name: str, view: HostView, data: st.DataObject
         assert guest.id not in dict((*decision.revoke, *decision.ask))
 
 
+@settings(deadline=None)
 @given(view=host_views())
 def test_shares_fill_the_host_within_the_bounds(view: HostView) -> None:
     found = shares(view)
@@ -68,17 +71,19 @@ def test_shares_fill_the_host_within_the_bounds(view: HostView) -> None:
     for guest in view.guests:
         assert guest.cap is None or found[guest.id] <= guest.cap
         if promised <= view.capacity and guest.cap is None:
-            assert found[guest.id] >= guest.reservation
+            assert found[guest.id] >= min(guest.reservation, view.capacity)
 
 
+@settings(deadline=None)
 @given(view=host_views())
 def test_nobody_within_its_share_is_to_have_less(view: HostView) -> None:
     found, aims = shares(view), targets(view)
-    assert sum(aims.values()) <= view.capacity
+    assert sum(aims.values()) <= view.capacity or any(guest.deaf for guest in view.guests)
     for guest in view.guests:
         assert aims[guest.id] >= min(found[guest.id], guest.held) - 1  # of rounding
 
 
+@settings(deadline=None)
 @given(view=host_views(), count=st.integers(1, 32))
 def test_weighted_takes_only_from_who_is_over_its_share(view: HostView, count: int) -> None:
     found, policy = shares(view), policies.get("weighted")

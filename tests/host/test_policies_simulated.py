@@ -89,6 +89,15 @@ def test_under_balloon_a_deaf_guest_leaves_the_needy_with_nothing() -> None:
     assert set(needy.ram_at) == {100}
 
 
+@pytest.mark.parametrize("name", ["fixed", "weighted", "idle-tax"])
+def test_a_deaf_hog_keeps_what_it_has_and_the_other_gives(name: str) -> None:
+    deaf, hog, late = Guest(id=1, need=greedy, gives=0), Guest(id=2, need=greedy), Guest(id=3, need=since(20.0, 100))
+    simulate(get(name), 600, [deaf, hog, late], 60)
+    assert deaf.at == sorted(deaf.at)
+    assert deaf.at[-1] == deaf.at[19]
+    assert late.at[-1] == pytest.approx(100, rel=0.05)
+
+
 def test_dry_run_shows_each_policy(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(()) == 0
     out = capsys.readouterr().out

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -13,10 +14,11 @@ from typing import Any, ClassVar
 
 import msgspec
 import pytest
-from host.daemonthread import ThreadDaemon
-from hostguest import RawGuest
 
+from tests.host.daemonthread import ThreadDaemon
+from tests.hostguest import RawGuest
 from tmem import wire
+from tmem.daemon.config import parse
 from tmem.daemon.main import DaemonError
 from tmem.policies import Decision, HostView, Request
 
@@ -59,7 +61,10 @@ def test_extents_are_granted_used_and_given_back(tmp_path: Path) -> None:
         for fd in fds:
             assert os.fstat(fd).st_size == os.fstat(fd).st_blocks * 512 == MIB
             assert os.pwrite(fd, b"page" * 1024, MIB - 4096) == 4096
-        assert (row_of(daemon, guest)["persistent_bytes"], row_of(daemon, guest)["ephemeral_bytes"]) == (3 * MIB, 2 * MIB)
+        assert (row_of(daemon, guest)["persistent_bytes"], row_of(daemon, guest)["ephemeral_bytes"]) == (
+            3 * MIB,
+            2 * MIB,
+        )
         kept = os.dup(fds[0])
         guest.give(ids)
         assert os.fstat(kept).st_blocks == 0
@@ -86,35 +91,41 @@ def test_a_policy_that_breaks_a_law_is_counted_and_refused(tmp_path: Path) -> No
             assert guest.refused == "host-full"
         daemon.wait_until(lambda: not policy.ticks)
         assert daemon.ask("list")["host"]["counters"]["internal_errors"] == 4
-        daemon.call(lambda: daemon.host.counters.clear())
+        daemon.call(daemon.host.counters.clear)
 
 
 def test_caps_quotas_and_freezing_hold_whatever_the_policy_says(tmp_path: Path) -> None:
     text = '[[guest]]\nname = "capped"\ncap = "2M"\nweight = 3\n[limits]\nextents_per_guest = 4\n'
-    with ThreadDaemon(tmp_path, text, policy=Told()) as daemon:
-        with daemon.guest("capped") as capped, daemon.guest("free") as free:
-            assert capped.lease(5) == 2
-            assert (capped.lease(1), capped.refused) == (0, "over-cap")
-            assert free.lease(5) == 4
-            assert (free.lease(1), free.refused) == (0, "quota")
-            daemon.ask("set", guest="capped", cap="none")
-            daemon.ask("freeze", guest="capped")
-            assert capped.wait_for(wire.Set) == wire.Set(frozen=True, compress=True)
-            assert (capped.lease(1), capped.refused) == (0, "frozen")
-            daemon.ask("thaw", guest=None)
-            assert capped.lease(1) == 1
-            assert (capped.lease(1, kind=2, pool=5), capped.refused) == (0, "not-granted")
-            assert (capped.lease(1, kind=0, pool=5), capped.refused) == (0, "bad-extent")
+    with (
+        ThreadDaemon(tmp_path, text, policy=Told()) as daemon,
+        daemon.guest("capped") as capped,
+        daemon.guest("free") as free,
+    ):
+        assert capped.lease(5) == 2
+        assert (capped.lease(1), capped.refused) == (0, "over-cap")
+        assert free.lease(5) == 4
+        assert (free.lease(1), free.refused) == (0, "quota")
+        daemon.ask("set", guest="capped", cap="none")
+        daemon.ask("freeze", guest="capped")
+        assert capped.wait_for(wire.Set) == wire.Set(frozen=True, compress=True)
+        assert (capped.lease(1), capped.refused) == (0, "frozen")
+        daemon.ask("thaw", guest=None)
+        assert capped.lease(1) == 1
+        assert (capped.lease(1, kind=2, pool=5), capped.refused) == (0, "not-granted")
+        assert (capped.lease(1, kind=0, pool=5), capped.refused) == (0, "bad-extent")
 
 
 def test_one_users_guests_together_have_a_quota(tmp_path: Path) -> None:
-    with ThreadDaemon(tmp_path, '[limits]\nuser_bytes = "25%"\n') as daemon:
-        with daemon.guest() as one, daemon.guest() as two:
-            assert one.welcome is not None
-            assert one.welcome.most_bytes == 16 * MIB
-            assert one.lease(10) == 10
-            assert two.lease(10) == 6
-            assert (two.lease(1), two.refused) == (0, "quota")
+    with (
+        ThreadDaemon(tmp_path, '[limits]\nuser_bytes = "25%"\n') as daemon,
+        daemon.guest() as one,
+        daemon.guest() as two,
+    ):
+        assert one.welcome is not None
+        assert one.welcome.most_bytes == 16 * MIB
+        assert one.lease(10) == 10
+        assert two.lease(10) == 6
+        assert (two.lease(1), two.refused) == (0, "quota")
 
 
 def test_a_hang_up_frees_all_even_what_others_have_descriptors_of(tmp_path: Path) -> None:
@@ -131,7 +142,7 @@ def test_a_hang_up_frees_all_even_what_others_have_descriptors_of(tmp_path: Path
 
 CHILD_HOLDS_ON = """
 import os, sys
-from hostguest import RawGuest
+from tests.hostguest import RawGuest
 guest = RawGuest(sys.argv[1])
 assert guest.lease(4) == 4
 if os.fork() == 0:  # it has the socket and the extents, and stays
@@ -158,38 +169,90 @@ def test_a_killed_process_frees_all_while_its_child_holds_socket_and_extents(tmp
 
 def test_ephemeral_memory_is_taken_before_a_grant_without_its_guests_help(tmp_path: Path) -> None:
     policy = Told(Decision(grant=4), Decision(grant=2), Decision(revoke=((1, 3),), grant=3))
-    with ThreadDaemon(tmp_path, capacity="6M", policy=policy) as daemon:
-        with daemon.guest("sleeper") as sleeper, daemon.guest("needy") as needy:
-            assert sleeper.lease(4, kind=1) == 4
-            fds = list(sleeper.held.items())
-            assert needy.lease(2) == 2
-            assert needy.lease(3) == 3  # the sleeper has read nothing so far
-            assert [os.fstat(fd).st_blocks for _, fd in fds] == [0, 0, 0, MIB // 512]
-            assert sleeper.wait_for(wire.Revoked).ids == [number for number, _ in fds[:3]]
-            sleeper.give([fds[0][0], fds[3][0]])  # crossing: the first is gone already
-            assert daemon.ask("list")["host"]["counters"]["revoked"] == 3
+    with (
+        ThreadDaemon(tmp_path, capacity="6M", policy=policy) as daemon,
+        daemon.guest("sleeper") as sleeper,
+        daemon.guest("needy") as needy,
+    ):
+        assert sleeper.lease(4, kind=1) == 4
+        fds = list(sleeper.held.items())
+        assert needy.lease(2) == 2
+        assert needy.lease(3) == 3  # the sleeper has read nothing so far
+        assert [os.fstat(fd).st_blocks for _, fd in fds] == [0, 0, 0, MIB // 512]
+        assert sleeper.wait_for(wire.Revoked).ids == [number for number, _ in fds[:3]]
+        sleeper.give([fds[0][0], fds[3][0]])  # crossing: the first is gone already
+        assert daemon.ask("list")["host"]["counters"]["revoked"] == 3
 
 
 def test_who_is_asked_to_shrink_answers_or_is_counted(tmp_path: Path) -> None:
     ask = Decision(reason="host-full", ask=((1, 2),))
     policy = Told(Decision(grant=4), ask, ask, ask)
-    with ThreadDaemon(tmp_path, "[limits]\nanswer_seconds = 0.2\n", policy=policy) as daemon:
-        with daemon.guest("holder") as holder, daemon.guest("needy") as needy:
-            assert holder.lease(4) == 4
-            assert needy.lease(2) == 0
-            shrink = holder.wait_for(wire.Shrink)
-            assert shrink.bytes == 2 * MIB
-            assert row_of(daemon, holder)["asked_bytes"] == 2 * MIB
-            assert needy.lease(2) == 0  # while one question is open, no other is asked
-            holder.give(list(holder.held)[:2])
-            assert row_of(daemon, holder)["asked_bytes"] == 0
-            holder.send(wire.Shrunk(shrink.seq + 5, 0))  # answers nothing
-            holder.send(wire.Shrunk(shrink.seq, 2 * MIB))
-            daemon.wait_until(lambda: daemon.host.counters["answered"] == 1)
-            assert needy.lease(2) == 0
-            assert holder.wait_for(wire.Shrink).seq == shrink.seq + 1
-            daemon.wait_until(lambda: daemon.host.counters["unanswered"] == 1)
-            assert daemon.call(lambda: daemon.host.guests[1].asked) == 0
+    with (
+        ThreadDaemon(tmp_path, "[limits]\nanswer_seconds = 0.2\n", policy=policy) as daemon,
+        daemon.guest("holder") as holder,
+        daemon.guest("needy") as needy,
+    ):
+        assert holder.lease(4) == 4
+        assert needy.lease(2) == 0
+        shrink = holder.wait_for(wire.Shrink)
+        assert shrink.bytes == 2 * MIB
+        assert row_of(daemon, holder)["asked_bytes"] == 2 * MIB
+        assert needy.lease(2) == 0  # while one question is open, no other is asked
+        holder.give(list(holder.held)[:2])
+        assert row_of(daemon, holder)["asked_bytes"] == 0
+        holder.send(wire.Shrunk(shrink.seq + 5, 0))  # answers nothing
+        holder.send(wire.Shrunk(shrink.seq, 2 * MIB))
+        daemon.wait_until(lambda: daemon.host.counters["answered"] == 1)
+        assert needy.lease(2) == 0
+        assert holder.wait_for(wire.Shrink).seq == shrink.seq + 1
+        daemon.wait_until(lambda: daemon.host.counters["unanswered"] == 1)
+        assert daemon.call(lambda: daemon.host.guests[1].asked) == 0
+        assert daemon.call(daemon.host.view).guests[0].deaf  # and left alone for a while
+
+
+def test_a_policy_or_a_step_of_ours_that_fails_costs_nobody_what_it_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(Told):
+        def decide(self, view: HostView, request: Request | None) -> Decision:
+            if request is not None and request.count == 13:
+                raise KeyError(13)
+            return super().decide(view, request)
+
+    def fails(*_: object) -> None:
+        raise RuntimeError
+
+    with ThreadDaemon(tmp_path, policy=Failing()) as daemon, daemon.guest() as guest:
+        assert guest.lease(2) == 2
+        assert (guest.lease(13), guest.refused) == (0, "host-full")
+        monkeypatch.setattr(daemon.daemon.server.flow, "_make", fails)
+        assert (guest.lease(1), guest.refused) == (0, "busy")
+        monkeypatch.undo()
+        assert guest.lease(1) == 1
+        assert daemon.ask("list")["host"]["counters"]["internal_errors"] == 2
+        daemon.call(daemon.host.counters.clear)
+
+
+def test_a_smaller_capacity_is_reached_by_taking_and_by_asking(tmp_path: Path) -> None:
+    with ThreadDaemon(tmp_path, capacity="16M", policy=Told()) as daemon, daemon.guest() as guest:
+        assert guest.lease(6) == 6
+        assert guest.lease(6, kind=1) == 6
+        smaller = parse("", told={"capacity": "4M", "extent": "1M"})
+        daemon.call(lambda: daemon.host.reload(smaller))
+        assert len(guest.wait_for(wire.Revoked).ids) == 6
+        shrink = guest.wait_for(wire.Shrink)
+        assert shrink.bytes == 2 * MIB
+        assert (guest.lease(1), guest.refused) == (0, "host-full")
+        guest.give(list(guest.held)[:2])
+        guest.send(wire.Shrunk(shrink.seq, 2 * MIB))
+        daemon.wait_until(lambda: not daemon.host.ledger.over)
+
+
+def test_descriptors_are_kept_for_guests_that_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256 + 2 + 5, 4096))
+    with ThreadDaemon(tmp_path) as daemon, daemon.guest() as guest:
+        assert guest.lease(9) == 5
+        assert (guest.lease(1), guest.refused) == (0, "host-full")
 
 
 def test_a_ballooned_guest_is_served_first_from_what_is_free(tmp_path: Path) -> None:
@@ -215,7 +278,7 @@ def test_reports_are_clamped_and_become_rates(tmp_path: Path) -> None:
         guest.send(huge)
         daemon.wait_until(lambda: daemon.host.guests[1].report.ram > 0)
         assert daemon.call(lambda: daemon.host.guests[1].report.ram) == 2**62 - 1
-        first = wire.Report(MIB, *[0] * 12, 100, 25)
+        first = wire.Report(*[MIB, *[0] * 12, 100, 25])
         guest.send(first)
         time.sleep(0.1)
         guest.send(msgspec.structs.replace(first, faults=1000, fault_ns=50_000_000))
@@ -269,7 +332,7 @@ def test_a_wrong_beginning_is_told(tmp_path: Path, first: Any, why: str) -> None
 
 def test_descriptors_that_nobody_asked_for_are_closed(tmp_path: Path) -> None:
     with ThreadDaemon(tmp_path) as daemon:
-        before = len(os.listdir("/proc/self/fd"))
+        before = len(list(Path("/proc/self/fd").iterdir()))
         for message in (wire.Lease(1, 0, 0, 1), wire.Claim(1, 0, 0, [1])):
             with daemon.guest() as guest:
                 guest.send(message, [0, 1, 2])
@@ -280,7 +343,7 @@ def test_descriptors_that_nobody_asked_for_are_closed(tmp_path: Path) -> None:
             with pytest.raises(ConnectionError, match="more than"):
                 guest.answer(1)
         daemon.wait_until(lambda: not daemon.host.guests)
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_giving_what_is_anothers_is_misuse(tmp_path: Path) -> None:
@@ -308,15 +371,20 @@ def test_a_flood_is_refused_and_then_read_more_slowly(tmp_path: Path) -> None:
         assert daemon.ask("list")["host"]["counters"]["rate_limited"] > 0
 
 
+def send_until_full(guest: RawGuest) -> int:
+    for seq in range(100, 20_000):
+        try:
+            guest.send(wire.Lease(seq, 0, 9, 1))
+        except TimeoutError:
+            return seq - 100
+    raise AssertionError("nothing holds it up")
+
+
 def test_who_reads_nothing_is_not_read_either_and_loses_nothing(tmp_path: Path) -> None:
     with ThreadDaemon(tmp_path) as daemon, daemon.guest("slow") as slow, daemon.guest() as other:
         assert slow.lease(2) == 2
         slow.socket.settimeout(0.2)
-        sent = 0
-        with pytest.raises(TimeoutError):
-            for seq in range(100, 20_000):
-                slow.send(wire.Lease(seq, 0, 9, 1))
-                sent += 1
+        sent = send_until_full(slow)
         assert daemon.call(lambda: daemon.host.guests[1].link.waiting) <= 64
         assert other.lease(1) == 1
         slow.socket.settimeout(5)
@@ -341,9 +409,8 @@ def test_a_full_queue_that_nobody_takes_from_ends_the_connection(tmp_path: Path)
 
 def test_limits_of_guests_are_told(tmp_path: Path) -> None:
     with ThreadDaemon(tmp_path, "[limits]\nguests = 3\nguests_per_user = 2\n") as daemon:
-        with daemon.guest(), daemon.guest():
-            with pytest.raises(ConnectionError, match="all one user may have"):
-                daemon.guest()
+        with daemon.guest(), daemon.guest(), pytest.raises(ConnectionError, match="all one user may have"):
+            daemon.guest()
         daemon.wait_until(lambda: not daemon.host.guests)
         with daemon.guest():
             assert daemon.ask("list")["host"]["counters"]["turned_away"] == 1

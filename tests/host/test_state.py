@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from host.daemonthread import ThreadDaemon
-from hostguest import RawGuest
 
+from tests.host.daemonthread import ThreadDaemon
+from tests.hostguest import RawGuest
 from tmem.daemon import state as states
 from tmem.daemon.state import State
 from tmem.ledger import start_time
@@ -125,17 +124,20 @@ def test_what_is_not_claimed_in_time_is_lent_to_others(tmp_path: Path) -> None:
         guest = daemon.guest()
         assert guest.lease(4) == 4
     held = dict(guest.held)
-    with ThreadDaemon(tmp_path, "[limits]\nclaim_seconds = 0.2\n", capacity="4M") as daemon:
-        with daemon.guest("new") as new, daemon.guest() as back:
-            assert new.lease(1) == 0
-            daemon.wait_until(lambda: not daemon.host.ledger.reserved)
-            assert new.lease(4) == 4
-            assert back.claim(list(held), list(held.values())) == [0] * 4  # there is no room for it any more
-            assert [os.fstat(fd).st_blocks for fd in held.values()] == [MIB // 512] * 4  # and it is not taken
+    with (
+        ThreadDaemon(tmp_path, "[limits]\nclaim_seconds = 0.2\n", capacity="4M") as daemon,
+        daemon.guest("new") as new,
+        daemon.guest() as back,
+    ):
+        assert new.lease(1) == 0
+        daemon.wait_until(lambda: not daemon.host.ledger.reserved)
+        assert new.lease(4) == 4
+        assert back.claim(list(held), list(held.values())) == [0] * 4  # there is no room for it any more
+        assert [os.fstat(fd).st_blocks for fd in held.values()] == [MIB // 512] * 4  # and it is not taken
     guest.close()
 
 
-def test_claims_of_what_is_not_ones_own_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_claims_of_what_is_not_ones_own_are_refused(tmp_path: Path) -> None:
     with ThreadDaemon(tmp_path) as daemon:
         owner = daemon.guest()
         assert owner.lease(2) == 2
@@ -185,4 +187,3 @@ def test_a_daemon_that_ends_takes_nothing_and_the_dead_ones_memory_goes(tmp_path
         stays.answer(1)
     os.close(copy)
     stays.close()
-    time.sleep(0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tmem import wire
@@ -100,7 +100,11 @@ def test_any_bytes_are_a_message_or_an_error(packet: bytes) -> None:
             continue
 
 
-@given(st.lists(st.recursive(st.none() | st.booleans() | st.integers(0, MOST) | st.text() | st.binary(), st.lists)))
+VALUES = st.none() | st.booleans() | st.integers(0, MOST) | st.text(max_size=70) | st.binary(max_size=20)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(VALUES | st.lists(VALUES, max_size=3), max_size=17))
 def test_any_array_is_a_message_or_an_error(said: list[Any]) -> None:
     for message in wire.GUEST_MESSAGES:
         packet = msgspec.msgpack.encode([message.__name__.lower(), *said])

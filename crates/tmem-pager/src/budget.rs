@@ -50,6 +50,23 @@ impl Pager {
         Ok(())
     }
 
+    /// As [`Pager::set_ram`], and begins paging where plain memory takes more than a smaller budget. Where that cannot be, the
+    /// budget stays what it was.
+    ///
+    /// # Errors
+    /// `Closed`; `Budget` below the minimum; `Unsupported` when the machine's state does not permit paging.
+    pub fn resize(&self, bytes: usize) -> Result<(), PagerError> {
+        let before = self.ram();
+        self.set_ram(bytes)?;
+        if self.outgrown()
+            && let Err(why) = self.arm_now()
+        {
+            self.set_ram(before)?;
+            return Err(why);
+        }
+        Ok(())
+    }
+
     /// Bytes that count against the budget now.
     ///
     /// # Errors

@@ -33,6 +33,7 @@ mod letgo;
 mod locked;
 mod relocate;
 mod space;
+mod unstore;
 mod verbs;
 
 mod background;

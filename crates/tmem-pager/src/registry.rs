@@ -82,6 +82,10 @@ impl Slot {
         self.ram.load(Ordering::Relaxed) / PAGE_SIZE
     }
 
+    pub fn ram_bytes(&self) -> usize {
+        self.ram.load(Ordering::Relaxed)
+    }
+
     pub fn set_ram(&self, bytes: usize) {
         self.ram.store(bytes, Ordering::Relaxed);
     }

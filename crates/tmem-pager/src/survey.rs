@@ -31,7 +31,7 @@ impl Pager {
 
     /// The budget in bytes.
     pub fn ram(&self) -> usize {
-        self.slot().ram_pages() * PAGE_SIZE
+        self.slot().ram_bytes()
     }
 
     /// Bytes that are committed, written or not.

@@ -22,8 +22,6 @@ pub struct Memory {
     lease: Option<Arc<Lease>>,
     #[pyo3(get)]
     name: String,
-    #[pyo3(get)]
-    ram: usize,
 }
 
 const CONNECTING: &str = "starting the connection to the daemon";
@@ -35,7 +33,6 @@ struct Known {
     pager: Weak<Pager>,
     lease: Option<Arc<Lease>>,
     name: String,
-    ram: usize,
 }
 
 /// Every memory that has a handle or an array left.
@@ -45,7 +42,7 @@ pub fn memories() -> Vec<Memory> {
     live.retain(|known| known.pager.strong_count() > 0);
     let alive = |known: &Known| {
         let (lease, name) = (known.lease.clone(), known.name.clone());
-        Some(Memory { pager: known.pager.upgrade()?, lease, name, ram: known.ram })
+        Some(Memory { pager: known.pager.upgrade()?, lease, name })
     };
     live.iter().filter_map(alive).collect()
 }
@@ -91,6 +88,12 @@ impl Memory {
         dedup: &str,
         host: Option<Host>,
     ) -> PyResult<Memory> {
+        let has_store = || backends.iter().any(|one| matches!(one, Kind::Named(name) if name == "store"));
+        if host.is_some() && !has_store() {
+            let text =
+                "host lends memory to the page store, and ops has none: add 'store', or leave host out";
+            return Err(PyValueError::new_err(text));
+        }
         let name = name.unwrap_or_default();
         let config = Config {
             ram,
@@ -113,9 +116,9 @@ impl Memory {
             Ok((pager, lease))
         });
         let (pager, lease) = made.map_err(|e| to_python(py, e))?;
-        let known = Known { pager: Arc::downgrade(&pager), lease: lease.clone(), name: name.clone(), ram };
+        let known = Known { pager: Arc::downgrade(&pager), lease: lease.clone(), name: name.clone() };
         LIVE.lock().unwrap_or_else(PoisonError::into_inner).push(known);
-        Ok(Memory { pager, lease, name, ram })
+        Ok(Memory { pager, lease, name })
     }
 
     /// A zeroed extent of at least `nbytes`, freed with the last reference to it.
@@ -135,6 +138,22 @@ impl Memory {
             }
         };
         Allocator::new(py, Arc::clone(&self.pager), threshold, packs_small)
+    }
+
+    /// Changes the budget.
+    fn resize(&self, py: Python<'_>, ram: usize) -> PyResult<()> {
+        self.run(py, |p| p.resize(ram))
+    }
+
+    /// Has up to so many pages leave the store for RAM that is unused, the oldest first; how many did.
+    fn unstore(&self, py: Python<'_>, pages: usize) -> PyResult<usize> {
+        self.run(py, |p| p.unstore(pages))
+    }
+
+    /// The budget in bytes.
+    #[getter]
+    fn ram(&self) -> usize {
+        self.pager.ram()
     }
 
     /// Packs everything stored as tightly as can be.

@@ -92,10 +92,15 @@ impl Chunks {
         (0..self.fresh).chain(self.private..self.end.max(self.private))
     }
 
-    /// Bytes of headers, as touched.
+    /// Bytes of the headers of private chunks, as touched.
+    #[inline]
     pub fn header_bytes(&self) -> usize {
-        let leased = self.end.saturating_sub(self.private);
-        page_bytes(self.fresh * size_of::<Chunk>()) + page_bytes(leased * size_of::<Chunk>())
+        page_bytes(self.fresh * size_of::<Chunk>())
+    }
+
+    /// Bytes of the headers of leased chunks, as touched.
+    pub fn leased_header_bytes(&self) -> usize {
+        page_bytes(self.end.saturating_sub(self.private) * size_of::<Chunk>())
     }
 
     /// Whether a chunk's place is for leased memory.

@@ -146,7 +146,7 @@ impl PageStore {
         if slot_size(class_of(bytes.len())) >= size {
             return None;
         }
-        if self.slab.mapped_bytes() >= self.slab.capacity_bytes() {
+        if self.slab.mapped_bytes() >= self.slab.capacity_bytes() && self.slab.chunks.leased.idle == 0 {
             // What was freed before makes room, or this page will when its larger slot is.
             self.compact(COMPACTED_AT_ONCE);
         }

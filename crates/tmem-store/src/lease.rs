@@ -68,8 +68,8 @@ const NO_BELL: i32 = -1;
 
 struct Inside {
     came: [Option<Extent>; ROOM],
-    /// Extents that the store had no use for, let go of already; 0 for none.
-    refused: [u64; ROOM],
+    /// Extents that the store had no use for, or no more, let go of already.
+    refused: Vec<u64>,
     bell: i32,
 }
 
@@ -103,7 +103,11 @@ impl Mailbox {
             pokes: AtomicU32::new(0),
             seen: AtomicU32::new(0),
             count: AtomicU32::new(0),
-            inside: Lock::new(Inside { came: [const { None }; ROOM], refused: [0; ROOM], bell: NO_BELL }),
+            inside: Lock::new(Inside {
+                came: [const { None }; ROOM],
+                refused: Vec::with_capacity(ROOM),
+                bell: NO_BELL,
+            }),
         }))
     }
 
@@ -146,9 +150,24 @@ impl Mailbox {
         let id = extent.id;
         drop(extent);
         let blocked = Blocked::new();
-        if let Some(place) = self.inside.lock().refused.iter_mut().find(|place| **place == 0) {
-            *place = id;
+        let mut inside = self.inside.lock();
+        // No more than that were ever deposited and not answered for.
+        if inside.refused.len() < inside.refused.capacity() {
+            inside.refused.push(id);
         }
+        drop(inside);
+        drop(blocked);
+        self.poke();
+    }
+
+    /// As [`Mailbox::refuse`], of all that a store held that ends. Not on the path of a page.
+    pub fn leave(&self, extents: impl Iterator<Item = Extent>) {
+        let ids: Vec<u64> = extents.map(|extent| extent.id).collect();
+        let blocked = Blocked::new();
+        let mut inside = self.inside.lock();
+        inside.refused.reserve(ids.len() + ROOM);
+        inside.refused.extend(ids);
+        drop(inside);
         drop(blocked);
         self.poke();
     }
@@ -212,11 +231,10 @@ impl Mailbox {
         self.pop()
     }
 
-    /// The id of an extent that the store let go of unused, each once.
+    /// The id of an extent that the store let go of without being asked for it, each once: the host is to be told.
     pub fn next_refused(&self) -> Option<u64> {
         let _blocked = Blocked::new();
-        let mut inside = self.inside.lock();
-        inside.refused.iter_mut().find(|id| **id != 0).map(std::mem::take)
+        self.inside.lock().refused.pop()
     }
 
     /// The extents that lie in the mailbox, for a claim.
@@ -308,7 +326,7 @@ impl Mailbox {
     pub fn after_fork_in_child(&self) {
         let mut inside = self.inside.reclaim();
         inside.came.iter_mut().for_each(|place| *place = None);
-        inside.refused = [0; ROOM];
+        inside.refused.clear();
         inside.bell = NO_BELL;
         self.count.store(0, Ordering::Release);
         self.wanted.store(0, Ordering::Release);

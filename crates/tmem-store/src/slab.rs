@@ -112,7 +112,8 @@ impl Slab {
 
     /// Private chunks, and the headers of all, as touched.
     pub fn footprint(&self) -> usize {
-        self.mapped_bytes() + self.chunks.header_bytes() + self.windows_footprint()
+        let own = self.mapped_bytes() + self.chunks.header_bytes();
+        if self.windows.is_none() { own } else { own + self.windows_footprint() }
     }
 
     /// Copies data into a slot, or says that there is no room. The slot's owner is to be set next.

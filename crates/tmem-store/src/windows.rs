@@ -6,6 +6,7 @@
 use crate::class::CHUNK;
 use crate::lease::{Extent, Mailbox};
 use crate::leased::Draining;
+use crate::page_bytes;
 use crate::slab::{Loc, Slab};
 use std::ops::Range;
 use std::sync::Arc;
@@ -59,6 +60,10 @@ pub(crate) struct Windows {
     /// The first chunk that a window can have.
     first: usize,
     mailbox: Option<Arc<Mailbox>>,
+    /// Units that windows have, and those of leased memory; no unit from `top` on ever had one.
+    taken: usize,
+    leased: usize,
+    top: usize,
     /// Chunks of the extent that came last.
     extent_chunks: usize,
     ahead: u32,
@@ -82,6 +87,9 @@ impl Windows {
             watch: Watch::new(bytes, part)?,
             first,
             mailbox: None,
+            taken: 0,
+            leased: 0,
+            top: 0,
             extent_chunks: USUAL_CHUNKS,
             ahead: 1,
             asked_ns: 0,
@@ -101,6 +109,9 @@ impl Windows {
     /// Room for an extent of so many chunks.
     fn find_room(&self, chunks: usize) -> Option<Range<usize>> {
         let (want, mut run) = (chunks / CHUNKS, 0);
+        if self.units.len() - self.taken < want {
+            return None;
+        }
         for (unit, number) in self.units.iter().enumerate() {
             run = if *number == 0 { run + 1 } else { 0 };
             if run == want && want > 0 {
@@ -114,6 +125,9 @@ impl Windows {
     fn add(&mut self, extent: Extent, chunks: Range<usize>) {
         let units = self.units_of(&chunks);
         self.watch.set_id(units.clone(), extent.id);
+        self.taken += units.len();
+        self.leased += units.len();
+        self.top = self.top.max(units.end);
         self.units[units].fill(self.all.len() as u32 + 1);
         self.extent_chunks = chunks.len();
         self.all.push(Window { extent: Some(extent), chunks, used: 0, what: Use::Filled });
@@ -123,6 +137,8 @@ impl Windows {
         let window = self.all.swap_remove(number);
         let units = self.units_of(&window.chunks);
         self.watch.set_id(units.clone(), 0);
+        self.taken -= units.len();
+        self.leased -= if window.extent.is_some() { units.len() } else { 0 };
         self.units[units].fill(0);
         if let Some(moved) = self.all.get(number) {
             let units = self.units_of(&moved.chunks);
@@ -133,10 +149,10 @@ impl Windows {
 
     /// Bytes of memory taken beside the extents.
     fn footprint(&self) -> usize {
-        let units = self.all.iter().map(|w| self.units_of(&w.chunks).end).max().unwrap_or(0);
-        crate::page_bytes(self.all.len() * size_of::<Window>())
-            + crate::page_bytes(units * size_of::<u32>())
-            + crate::page_bytes(units * size_of::<u64>())
+        // No more windows than units, and those with a mapping were all written by the last.
+        page_bytes(self.top * size_of::<Window>())
+            + page_bytes(self.top * size_of::<u32>())
+            + page_bytes(self.top * size_of::<u64>())
     }
 
     /// How many to ask for: more where the last were filled fast.
@@ -193,12 +209,10 @@ impl Slab {
         let Some(windows) = self.windows.as_mut().filter(|_| self.chunks.leased.idle < enough) else {
             return;
         };
-        if windows.find_room(windows.extent_chunks).is_none() {
-            return;
-        }
         let Some(mailbox) = windows.mailbox.clone().filter(|mailbox| mailbox.wanted() == 0) else { return };
-        let ahead = windows.ask_ahead();
-        mailbox.want(ahead);
+        if windows.find_room(windows.extent_chunks).is_some() {
+            mailbox.want(windows.ask_ahead());
+        }
     }
 
     /// There is no room: whether leased room came, perhaps after a wait.
@@ -206,10 +220,10 @@ impl Slab {
     pub(crate) fn take_lease(&mut self) -> bool {
         let Some(windows) = &self.windows else { return false };
         let Some(mailbox) = windows.mailbox.as_ref() else { return false };
-        if windows.find_room(windows.extent_chunks).is_none() {
-            return false;
-        }
         if mailbox.wanted() == 0 && mailbox.waiting() == 0 {
+            if windows.find_room(windows.extent_chunks).is_none() {
+                return false;
+            }
             mailbox.want(1);
         }
         let before = self.chunks.leased.idle;
@@ -272,12 +286,13 @@ impl Slab {
 
     /// Bytes of leased memory that is mapped.
     pub fn leased_bytes(&self) -> usize {
-        let windows = self.windows.iter().flat_map(|windows| &windows.all);
-        windows.filter(|w| w.extent.is_some()).map(|w| w.chunks.len() * CHUNK).sum()
+        self.windows.as_ref().map_or(0, |windows| windows.leased * UNIT)
     }
 
+    /// Bytes of memory that windows take in this process beside the extents.
     pub(crate) fn windows_footprint(&self) -> usize {
-        self.windows.as_ref().map_or(0, |windows| windows.footprint())
+        let windows = self.windows.as_ref().map_or(0, |windows| windows.footprint());
+        windows + self.chunks.leased_header_bytes()
     }
 
     /// Every extent that is mapped.
@@ -439,6 +454,8 @@ impl Slab {
             let (part, places) = (window.bytes(), window.chunks.clone());
             let Some(extent) = window.extent.take() else { continue };
             drop(extent);
+            windows.leased -= part.len() / UNIT;
+            let window = &windows.all[number];
             if window.used == 0 {
                 bytes.uncover(part)?;
             } else if windows.inherited {
@@ -477,8 +494,20 @@ impl Slab {
                     .push(format!("window {number}: a chunk of it is to be emptied, or not, for no reason"));
             }
         }
-        if windows.units.iter().filter(|n| **n != 0).count() != covered {
-            broken.push("windows: units are noted that no window has".into());
+        let taken = windows.units.iter().filter(|n| **n != 0).count();
+        let leased: usize = self.extents().map(|extent| extent.bytes / UNIT).sum();
+        if taken != covered || (taken, leased) != (windows.taken, windows.leased) {
+            broken.push("windows: units are noted that no window has, or their counts differ".into());
+        }
+    }
+}
+
+/// The client gives back what a store held that ends before its guest does.
+impl Drop for Windows {
+    fn drop(&mut self) {
+        if let Some(mailbox) = self.mailbox.take() {
+            mailbox.want(0);
+            mailbox.leave(self.all.drain(..).filter_map(|window| window.extent));
         }
     }
 }

@@ -285,6 +285,8 @@ fn an_extent_that_is_not_what_it_says_is_refused_and_told() {
     let mut refused: Vec<u64> = std::iter::from_fn(|| mailbox.next_refused()).collect();
     refused.sort_unstable();
     assert_eq!((refused, store.leased_bytes()), (vec![7, 8], 4 * MIB));
+    drop(store);
+    assert_eq!((mailbox.next_refused(), mailbox.next_refused()), (Some(9), None), "it ended with its store");
 }
 
 #[test]

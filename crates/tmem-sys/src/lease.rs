@@ -60,6 +60,14 @@ impl LeaseFd {
         kept::duplicate(self.fd).map(LeaseFd::own).ok_or(Errno(libc::EMFILE))
     }
 
+    /// Another descriptor of the memory behind a number that this process has.
+    ///
+    /// # Errors
+    /// `EMFILE`; also where the number is none.
+    pub fn of(fd: i32) -> Result<LeaseFd, Errno> {
+        kept::duplicate(fd).map(LeaseFd::own).ok_or(Errno(libc::EMFILE))
+    }
+
     /// The number, to be sent to somebody else.
     pub fn raw(&self) -> i32 {
         self.fd

@@ -38,13 +38,21 @@ _FAULTS = (
     "how missing pages are served: signal (in the thread that misses them), thread (by a thread beside), or auto (the "
     "default), which is thread where that serves system calls too, else signal"
 )
+_HOST = (
+    "take memory on lease from a daemon, beside the budget, and give it back when it asks: --host=PATH names its "
+    "socket; --host alone, or auto, is TMEM_HOST or the first found where daemons have theirs; without one the program "
+    "runs alone"
+)
 _OPTIONS = (
     ("ram", "SIZE", _RAM),
     ("swap", "WHERE", _SWAP),
     ("faults", "ENTRY", _FAULTS),
+    ("host", "PATH", _HOST),
     ("json", "FILE", "write a report there when the program has ended; with --show-config, - prints JSON"),
     ("config", "FILE", "settings, instead of those of ./tmem.toml or [tool.tmem.run] in ./pyproject.toml"),
 )
+_BARE = {"host": "auto"}
+"""What an option means that stands alone: the word after it is none of its."""
 _FLAGS = (
     ("report", "print a report on standard error when the program has ended"),
     ("no-report", "do not, whatever the environment and the files say"),
@@ -52,8 +60,8 @@ _FLAGS = (
 )
 _EPILOG = (
     "The first word that is no option is the program; `--` ends the options, too. Each setting is looked for in the "
-    "flags; in TMEM_RAM, TMEM_SWAP, TMEM_FAULTS, TMEM_REPORT and TMEM_JSON; in the file that --config or TMEM_CONFIG "
-    "names, or else ./tmem.toml, table [run], or ./pyproject.toml, table [tool.tmem.run]; in "
+    "flags; in TMEM_RAM, TMEM_SWAP, TMEM_FAULTS, TMEM_HOST, TMEM_REPORT and TMEM_JSON; in the file that --config or "
+    "TMEM_CONFIG names, or else ./tmem.toml, table [run], or ./pyproject.toml, table [tool.tmem.run]; in "
     "~/.config/tmem/config.toml; in /etc/tmem/tmem.toml. Exit code: the program's own; 125 where tmem cannot serve it, "
     "with the reason; 126 where it may not be executed; 127 where it is not found."
 )
@@ -66,6 +74,7 @@ class _Options:
         self.ram: str | None = None
         self.swap: str | None = None
         self.faults: str | None = None
+        self.host: str | None = None
         self.json: str | None = None
         self.config: str | None = None
         self.report = False
@@ -79,7 +88,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.allow_abbrev = False
     for name, value, text in _OPTIONS:
         choices = settings.FAULTS if name == "faults" else None
-        parser.add_argument(f"--{name}", metavar=None if choices else value, choices=choices, help=text)
+        shown, many = None if choices else value, "?" if name in _BARE else None
+        bare = _BARE.get(name)
+        parser.add_argument(f"--{name}", metavar=shown, choices=choices, help=text, nargs=many, const=bare)
     for name, text in _FLAGS:
         parser.add_argument(f"--{name}", action="store_true", help=text)
     parser.add_argument("program", nargs="...", metavar="PROG", help="the program and its arguments")
@@ -100,6 +111,8 @@ def quick(words: Sequence[str]) -> _Options | None:
             setattr(options, word[2:].replace("-", "_"), True)
         else:
             name, equals, value = word[2:].partition("=")
+            if not equals and word[:2] == "--" and name in _BARE:
+                equals, value = "=", _BARE[name]
             if not equals:
                 value = next(waiting, "--")
             if (
@@ -121,12 +134,13 @@ def run(options: _Options | argparse.Namespace) -> int:
         "ram": options.ram,
         "swap": options.swap,
         "faults": options.faults,
+        "host": options.host,
         "report": False if options.no_report else options.report or None,
         "json": None if printed else options.json,
     }
     found = settings.resolve(flags, env, options.config)
     if options.show_config:
-        _show(found, as_json=printed)
+        _show(found, env, as_json=printed)
         return 0
     words = options.program[1:] if options.program[:1] == ["--"] else options.program
     if not words:
@@ -145,7 +159,7 @@ def run(options: _Options | argparse.Namespace) -> int:
 def _start(words: Sequence[str], found: Mapping[str, Setting], env: Mapping[str, str]) -> NoReturn:
     path = launch.find(words[0], env)
     launch.verify(path, env)
-    budget = launch.budget_from(found)
+    budget = launch.budget_from(found, env)
     launch.entry_for(budget.faults)
     if budget.warning:
         print(f"tmem run: {budget.warning}", file=sys.stderr)
@@ -162,15 +176,16 @@ def _remedies() -> str:
     return "".join(f"\n  {line}" for line in needed)
 
 
-def _show(found: Mapping[str, Setting], *, as_json: bool) -> None:
+def _show(found: Mapping[str, Setting], env: Mapping[str, str], *, as_json: bool) -> None:
     """Print each setting and its origin, and what all of them mean on this machine."""
     try:
-        budget = launch.budget_from(found)
-        meant = {"ram": budget.ram, "swap_dir": budget.swap_dir, "swap_bytes": budget.swap_bytes}
+        budget = launch.budget_from(found, env)
+        meant = {"ram": budget.ram, "swap_dir": budget.swap_dir, "swap_bytes": budget.swap_bytes, "host": budget.host}
         words = f"{format_size(budget.ram)} of RAM"
         words += (
             f", swap up to {format_size(budget.swap_bytes)} in {budget.swap_dir}" if budget.swap_dir else ", no swap"
         )
+        words += f", leases from {budget.host}" if budget.host else ", no daemon" if found["host"].value else ""
     except TmemError as error:
         meant, words = {"refused": str(error)}, str(error)
     if as_json:

@@ -145,6 +145,7 @@ class Admin:
     def packet(self, connection: Connection, packet: memoryview, fds: list[int], *, busy: bool) -> None:
         """Answer a question."""
         del fds, busy  # closed by the connection; an administrator may ask as fast as it reads the answers
+        verb, arguments = "", dict[str, Any]()
         try:
             verb, arguments = unpack_request(packet)
             answer = pack_answer(self.do(verb, arguments))
@@ -159,12 +160,10 @@ class Admin:
         except OSError as error:
             if error.errno != errno.EMSGSIZE:
                 raise
-            connection.send(
-                pack_answer(None, "the answer is too long for this user's sockets: name a guest, or be root")
-            )
+            connection.send(self._shorter(verb, arguments))
 
     def _shorter(self, verb: str, arguments: dict[str, Any]) -> bytes:
-        """Return a long answer without what is zero in it; a client takes what is not there for that."""
+        """Return the answer of `list`, the only long one, without what is zero: a client takes what is not there so."""
         result = self.do(verb, arguments)
         kept = ("weight", "compress")
         for number, row in enumerate(result.get("guests", ())):

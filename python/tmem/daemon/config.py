@@ -163,7 +163,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 def load(path: str | None, told: dict[str, Any]) -> Config:
-    """Return the configuration of a file (None: the usual one, where it is), with what the command line says instead."""
+    """Return the configuration of a file (None: the usual one, if it is there), with what flags say instead."""
     text = ""
     where = path or FILE
     try:

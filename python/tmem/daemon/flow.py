@@ -25,6 +25,7 @@ __all__ = ["Flow", "MisuseError"]
 _LOG = logging.getLogger(__name__)
 _RETRY_MS: Final = {"busy": 50, "host-full": 100, "bad-extent": 0, "no-policy": 5000, "not-granted": 1000}
 _RETRY_OTHER: Final = 1000
+_SILENT_SECONDS: Final = 10.0
 _LARGEST: Final = 64 * extent.MEBIBYTE
 
 
@@ -37,6 +38,7 @@ class Flow:
 
     def __init__(self, host: Host, pools: Pools) -> None:
         self.host, self.pools = host, pools
+        self._silent_until: dict[str, float] = {}
 
     # A guest asks
 
@@ -90,16 +92,29 @@ class Flow:
             # Whoever was made to shrink and needs more all at once is served first, whatever is kept for others.
             host.counters["valve"] += 1
             return Decision(grant=min(count, free))
-        view, request = host.view(), Request(guest=guest.id, kind=ask.kind, count=count)
-        decision = host.policy.decide(view, request)
-        if wrong := policies.broken(view, request, decision):
-            return self._policy_failed(wrong)
-        return decision
+        return self._decision(Request(guest=guest.id, kind=ask.kind, count=count))
 
-    def _policy_failed(self, wrong: str) -> Decision:
-        self.host.counters["internal_errors"] += 1
-        _LOG.error("policy %s decided what cannot be: %s", self.host.policy.name, wrong)
+    def _decision(self, request: Request | None) -> Decision:
+        """Return what the policy says, if that can be done; a refusal where it cannot."""
+        host, view = self.host, self.host.view()
+        try:
+            decision = host.policy.decide(view, request)
+            wrong = policies.broken(view, request, decision)
+        except Exception as error:  # noqa: BLE001 - a policy that fails costs nobody what it holds
+            wrong = f"{type(error).__name__}: {error}"
+        else:
+            if not wrong:
+                return decision
+        host.counters["internal_errors"] += 1
+        self._say_seldom("policy", f"policy {host.policy.name} decided what cannot be: {wrong}")
         return Decision(reason="host-full")
+
+    def _say_seldom(self, topic: str, text: str) -> None:
+        """Log what guests could make happen a thousand times a second."""
+        now = self.host.now()
+        if now >= self._silent_until.get(topic, 0.0):
+            self._silent_until[topic] = now + _SILENT_SECONDS
+            _LOG.error("%s", text)
 
     def _make(self, guest: Guest, count: int, kind: int, pool: int) -> list[Extent]:
         """Make and enter extents, as many as there is memory for."""
@@ -115,7 +130,7 @@ class Flow:
                 host.state.held(guest.peer.process, one.inode, kind, one.bytes)
         except NoRoomError as error:
             host.counters["no_memory"] += 1
-            _LOG.warning("no extent can be made (%s): the capacity is more than the machine has left", error)
+            self._say_seldom("room", f"no extent can be made ({error}): the capacity is more than is left here")
         guest.changed()
         return made
 
@@ -231,12 +246,24 @@ class Flow:
         host.read_pressure()
         for guest in host.guests.values():
             host.counters["unanswered"] += guest.overdue(now, host.config.limits.answer_seconds)
-        view = host.view()
-        decision = host.policy.decide(view, None)
-        if wrong := policies.broken(view, None, decision):
-            decision = self._policy_failed(wrong)
+        decision = self._decision(None)
         self._take_back(decision)
         self._ask_others(decision)
+        if host.ledger.over:
+            self._fit()
+
+    def _fit(self) -> None:
+        """Take and ask back what is held beyond a capacity that was made smaller, first of who has most for its weight."""
+        host, now = self.host, self.host.now()
+        guests = sorted(host.guests.values(), key=lambda guest: -sum(guest.holding.bytes) / max(guest.weight, 1))
+        for guest in guests:
+            self.revoke(guest, host.ledger.oldest(guest.id, -(-host.ledger.over // host.unit)))
+        left = -(-host.ledger.over // host.unit)
+        for guest in guests:
+            count = min(left, len(guest.holding.kinds[PERSISTENT]))
+            if count and guest.ask(count, host.unit, now):
+                host.counters["asked"] += 1
+            left -= count
 
     def end_reservations(self) -> None:
         """Guests of the last daemon that have not come back by now keep what they have, and others get the rest."""

@@ -23,7 +23,7 @@ __all__ = ["NOTHING", "Guest"]
 NOTHING: Final = Report(*[0] * 15)
 _MOST: Final = (1 << 62) - 1  # no machine has more bytes, faults or nanoseconds
 _WANT_SECONDS: Final = 2.0
-_SULK_SECONDS: Final = 1.0  # who gave nothing is not asked again for so long
+_DEAF_SECONDS: Final = 5.0  # who gave nothing, or did not answer, is not asked again for so long
 _REPORT_AGE: Final = 0.05  # seconds: reports that come faster say nothing of rates
 
 
@@ -31,9 +31,36 @@ class Guest:
     """A guest of the host, from its welcome to its end. Sizes are bytes, `want` and `asked` are extents."""
 
     __slots__ = (
-        "_ask_at", "_ask_seq", "_seq", "_view", "_want", "_want_at", "asked", "balloon", "balloon_at", "born",
-        "budget", "cap", "compress", "faults_s", "frozen", "grants", "holding", "id", "link", "memberships",
-        "name", "not_before", "peer", "refused", "report", "report_at", "reservation", "stall", "unsaid", "weight",
+        "_ask_at",
+        "_ask_seq",
+        "_seq",
+        "_view",
+        "_want",
+        "_want_at",
+        "asked",
+        "balloon",
+        "balloon_at",
+        "born",
+        "budget",
+        "cap",
+        "compress",
+        "deaf_until",
+        "faults_s",
+        "frozen",
+        "grants",
+        "holding",
+        "id",
+        "link",
+        "memberships",
+        "name",
+        "peer",
+        "refused",
+        "report",
+        "report_at",
+        "reservation",
+        "stall",
+        "unsaid",
+        "weight",
     )  # fmt: skip
 
     def __init__(self, number: int, name: str, peer: Peer, link: Connection, now: float) -> None:
@@ -49,7 +76,7 @@ class Guest:
         self.report, self.report_at = NOTHING, 0.0
         self.faults_s = self.stall = 0.0
         self.budget = 0  # its own RAM: the most it ever reported
-        self.asked, self._ask_at, self._ask_seq, self.not_before = 0, 0.0, 0, 0.0
+        self.asked, self._ask_at, self._ask_seq, self.deaf_until = 0, 0.0, 0, 0.0
         self.balloon: int | None = None
         self.balloon_at = 0.0  # when it was told a target that it has not answered
         self._want, self._want_at = 0, 0.0
@@ -69,8 +96,8 @@ class Guest:
         """Return the guest as a policy sees it. Kept until something changes."""
         if self._want and now - self._want_at > _WANT_SECONDS:
             self._want, self._view = 0, None
-        if self._view is None:
-            self._view = self._look(unit)
+        if self._view is None or self._view.deaf != (now < self.deaf_until):
+            self._view = self._look(unit, now)
         return self._view
 
     def changed(self) -> None:
@@ -85,7 +112,7 @@ class Guest:
         """Note what it wants and did not get."""
         self._want, self._want_at, self._view = count, now, None
 
-    def _look(self, unit: int) -> GuestView:
+    def _look(self, unit: int, now: float) -> GuestView:
         held, report = self.holding, self.report
         return GuestView(
             id=self.id,
@@ -105,6 +132,7 @@ class Guest:
             stall=self.stall,
             asked=min(self.asked, -(-held.bytes[0] // unit)),
             balloon=self.balloon,
+            deaf=now < self.deaf_until,
         )
 
     # What it tells
@@ -127,7 +155,7 @@ class Guest:
 
     def ask(self, count: int, unit: int, now: float) -> bool:
         """Ask for persistent extents back, one question at a time; return whether it was asked now."""
-        if self._ask_at or now < self.not_before:
+        if self._ask_at or now < self.deaf_until:
             return False
         self._seq += 1
         self._ask_seq, self._ask_at = self._seq, now
@@ -138,6 +166,8 @@ class Guest:
     def gave(self, count: int) -> None:
         """Note that it gave persistent extents back, asked or not."""
         self.asked = max(0, self.asked - count)
+        if count:
+            self.deaf_until = 0.0
         self._view = None
 
     def shrunk(self, seq: int, given: int, now: float) -> bool:
@@ -145,7 +175,7 @@ class Guest:
         if not self._ask_at or seq != self._ask_seq:
             return False
         if not given:
-            self.not_before = now + _SULK_SECONDS
+            self.deaf_until = now + _DEAF_SECONDS
         self._ask_at, self.asked, self._view = 0.0, 0, None
         return True
 
@@ -163,11 +193,12 @@ class Guest:
         count = 0
         if self._ask_at and now - self._ask_at > seconds:
             self._ask_at, self.asked, self._view = 0.0, 0, None
-            self.not_before = now + _SULK_SECONDS
             count += 1
         if self.balloon_at and now - self.balloon_at > seconds:
             self.balloon_at = 0.0
             count += 1
+        if count:
+            self.deaf_until = now + _DEAF_SECONDS
         return count
 
     def tell_set(self) -> None:

@@ -6,6 +6,7 @@ Owns: these, and what a policy sees of them. Called by flow, pools, admin, serve
 
 from __future__ import annotations
 
+import resource
 import time
 from collections import Counter
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Host"]
 
 _PRESSURE: Final = Path("/proc/pressure/memory")
+_OTHER_DESCRIPTORS: Final = 256
 _PER_CENT: Final = 100.0
 
 
@@ -76,9 +78,16 @@ class Host:
         limits = [((self.config.limits.extents_per_guest - guest.holding.count) * self.unit, "quota")]
         if self.user_bytes < self.ledger.capacity:  # else the capacity is met first
             limits.append((self.user_bytes - self.held_by_user(guest.peer.uid), "quota"))
+        limits.append(((self.most_extents - self.ledger.entries) * self.unit, "host-full"))
         if guest.cap is not None:
             limits.append((guest.cap - mine, "over-cap"))
         return min(limits)
+
+    @property
+    def most_extents(self) -> int:
+        """How many extents this process has descriptors for, with room for connections and for what guests claim."""
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return soft - _OTHER_DESCRIPTORS - 2 * len(self.guests)
 
     def most(self, guest: Guest) -> int:
         """Return what a guest may hold at most, whatever others do."""
@@ -96,7 +105,7 @@ class Host:
             self.policy = policies.get(config.policy)
         self.config = config
         self.user_bytes = config.user_bytes
-        self.ledger.capacity = config.capacity_bytes
+        self.ledger.resize(config.capacity_bytes)
 
     def read_pressure(self) -> None:
         """Read how much of the last ten seconds somebody on this machine waited for memory."""

@@ -46,6 +46,7 @@ class Ledger:
 
     def __init__(self, capacity: int, first: int = 1) -> None:
         self.capacity = capacity
+        self._ceiling = capacity  # what was taken when the capacity was made smaller, if that was more
         self.taken = 0  # bytes of all extents, those that wait to be emptied included
         self.reserved = 0  # bytes kept for guests of the last daemon that have not claimed them yet
         self.ending: deque[Extent] = deque()
@@ -67,6 +68,20 @@ class Ledger:
 
     def __len__(self) -> int:
         return len(self._extents)
+
+    def resize(self, capacity: int) -> None:
+        """Change the capacity. What is taken beyond a smaller one stays until it is given or taken back."""
+        self.capacity, self._ceiling = capacity, max(capacity, self.taken)
+
+    @property
+    def over(self) -> int:
+        """Bytes that guests hold beyond the capacity, after it was made smaller."""
+        return max(0, self.leased - self.capacity)
+
+    @property
+    def entries(self) -> int:
+        """How many extents there are, those that wait to be emptied included."""
+        return len(self._extents) + len(self.ending)
 
     def open(self, guest: int) -> Holding:
         """Begin the account of a guest."""
@@ -153,7 +168,7 @@ class Ledger:
 
     def check(self) -> list[str]:
         """Walk everything and return what does not add up, in words; an empty list when all is sound."""
-        broken = [] if self.taken <= self.capacity else [f"{self.taken} bytes are taken of {self.capacity}"]
+        broken = [] if self.taken <= self._ceiling else [f"{self.taken} bytes are taken of {self._ceiling}"]
         seen = 0
         for guest, holding in self._holdings.items():
             for kind, extents in enumerate(holding.kinds):

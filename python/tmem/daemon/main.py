@@ -110,6 +110,12 @@ class Daemon:
         self._loop.add_signal_handler(signal.SIGHUP, self._reload, read)
         status = f"{format_size(self.host.ledger.capacity)} for guests, policy {self.host.policy.name}, at {self.path}"
         _LOG.info("%s", status)
+        if self.host.ledger.capacity // self.host.unit > self.host.most_extents:
+            _LOG.warning(
+                "this process may have %d extents open, less than the capacity: raise its limit of open files, or use "
+                "a larger --extent",
+                self.host.most_extents,
+            )
         self._notifier.ready(status)
         await self._end.wait()
         _LOG.info("ending: guests keep what they hold")
@@ -183,7 +189,7 @@ def _make_directory(directory: str) -> None:
         os.makedirs(os.path.dirname(directory), exist_ok=True)  # noqa: PTH103, PTH120 - a name, kept as text
         os.mkdir(directory, 0o700)  # noqa: PTH102 - as above
         if uid == 0:
-            os.chmod(directory, 0o755)  # noqa: PTH101 - whatever the umask is
+            os.chmod(directory, 0o755)  # noqa: PTH101, S103 - whatever the umask is; guests look it up
         return
     about = os.stat(directory)  # noqa: PTH116 - as above
     safe = about.st_uid in {0, uid} and (not about.st_mode & 0o022 or about.st_mode & stat.S_ISVTX)

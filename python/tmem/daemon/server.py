@@ -95,8 +95,9 @@ class Server:
         """Hang up on all guests and take nothing from them: they keep what they hold, for the next daemon."""
         self._closing = True
         self.stop_listening()
+        last = pack(Error("this host ends: what you hold stays yours, and the next host takes your claim"))
         for connection in [*self._new, *self._guests]:
-            connection.close("the daemon ends")
+            connection.fail(last, "the daemon ends")
         self.host.ledger.let_go()
 
     # The door
@@ -162,14 +163,22 @@ class Server:
             if guest is None:
                 self._hello(connection, said, fds)
             else:
-                self._serve(guest, said, fds, busy=busy)
+                self._serve_or_refuse(guest, said, fds, busy=busy)
         except (WireError, MisuseError) as error:
             self.host.counters["malformed"] += 1
             self._throw_out(connection, f"malformed: {error}")
+
+    def _serve_or_refuse(self, guest: Guest, said: GuestMessage, fds: list[int], *, busy: bool) -> None:
+        """Serve a guest; an error of ours does not cost it what it holds."""
+        try:
+            self._serve(guest, said, fds, busy=busy)
+        except MisuseError:
+            raise
         except Exception:  # noqa: BLE001 - no message stops the daemon
             self.host.counters["internal_errors"] += 1
-            _LOG.exception("a guest's message met an error of ours; its connection ends")
-            self._throw_out(connection, "the host failed at this: see its log")
+            _LOG.exception("a message of guest %d met an error of ours", guest.id)
+            if isinstance(said, Lease | Claim | Join):
+                self.flow.refuse(guest, said.seq, "busy")
 
     def _serve(self, guest: Guest, said: GuestMessage, fds: list[int], *, busy: bool) -> None:
         if busy:

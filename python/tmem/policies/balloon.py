@@ -22,6 +22,8 @@ NEEDY = 0.01
 
 _STEP = 8
 """A guest is asked for this part of its target at a time."""
+_NEAR = 16
+"""A resident set that is above its target by no more than this part of it has shrunk to it."""
 
 
 class Balloon:
@@ -55,11 +57,16 @@ def _move(view: HostView) -> tuple[tuple[int, int], ...]:
 
 def _has(guest: GuestView) -> int:
     """Return the RAM that counts as a guest's: what it may grow to, and what it is to give until it has."""
-    return max(guest.ram, guest.balloon or 0)
+    if guest.balloon is None:
+        return guest.ram
+    return max(guest.ram, guest.balloon, guest.resident)
 
 
 def _is_asked(guest: GuestView) -> bool:
-    return guest.balloon is not None and 0 < guest.balloon < guest.ram
+    """Return whether a guest is still to shrink: it has not begun, or its pages have not left."""
+    if not guest.balloon or guest.deaf:
+        return False
+    return guest.balloon < guest.ram or guest.resident > guest.balloon + guest.balloon // _NEAR
 
 
 def _wish(view: HostView, guest: GuestView) -> int:
@@ -79,7 +86,7 @@ def _largest(view: HostView, needy: GuestView, parts: dict[int, int]) -> GuestVi
     def over(guest: GuestView) -> bool:
         return guest.resident * heavy > whole * parts[guest.id] and guest.ram > FLOOR
 
-    found = [guest for guest in view.guests if guest.id != needy.id and over(guest)]
+    found = [guest for guest in view.guests if guest.id != needy.id and not guest.deaf and over(guest)]
     if not found:
         return None
     victim = max(found, key=lambda guest: (_size(guest, guest.resident, parts), guest.resident, -guest.id))

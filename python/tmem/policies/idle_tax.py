@@ -49,11 +49,9 @@ class IdleTax:
         if request is None:
             return _tick(view, parts)
         guest = view.guest(request.guest)
-        if guest.frozen:
-            return Decision(reason="frozen")
-        count = request.count if guest.cap is None else min(request.count, guest.cap - guest.held)
-        if count <= 0:
-            return Decision(reason="over-cap")
+        count = guest.may_grow(request.count)
+        if not count:
+            return Decision(reason="frozen" if guest.frozen else "over-cap")
         free = lendable(view, guest)
         grant = min(count, free, max(view.free - _mark(view, HIGH), guest.reservation - guest.held, 0))
         spare = _cheaper(view, guest, grant, count - grant, parts)
@@ -86,6 +84,7 @@ def _tick(view: HostView, parts: dict[int, int]) -> Decision:
 def _cheaper(view: HostView, guest: GuestView, granted: int, count: int, parts: dict[int, int]) -> dict[int, int]:
     """Return what others can spare for a guest, extent by extent, as long as it pays more than they do."""
     has = {other.id: other.held - other.asked for other in view.guests}
+    least = {other.id: max(other.reservation, other.persistent if other.deaf else 0) for other in view.guests}
     others = [other for other in view.guests if other.id != guest.id]
     mine = guest.held + granted
     spare: dict[int, int] = {}
@@ -94,7 +93,7 @@ def _cheaper(view: HostView, guest: GuestView, granted: int, count: int, parts: 
         return price(parts[other.id], has[other.id], other.idle)
 
     for _ in range(count):
-        others = [other for other in others if has[other.id] > other.reservation]
+        others = [other for other in others if has[other.id] > least[other.id]]
         if not others:
             break
         victim = min(others, key=lambda other: (cost(other), -has[other.id], other.id))

@@ -16,7 +16,8 @@ from tmem.policies.view import GuestView, HostView, Request
 
 __all__ = ["lendable", "shares", "targets", "weights"]
 
-_ROUNDS = 100
+
+_NONE: Mapping[int, int] = {}
 
 
 @dataclass(slots=True)
@@ -46,6 +47,7 @@ def shares(view: HostView) -> dict[int, int]:
 def targets(view: HostView, request: Request | None = None) -> dict[int, int]:
     """Return what each guest is to have, now that some want less than their shares: that is lent to the others.
 
+    What a deaf guest cannot be made to give is not there to be divided.
     None is to have less than the smaller of its share and what it holds: to want nothing more is no reason to lose.
     """
     bounds: dict[int, int | None] = {}
@@ -53,7 +55,13 @@ def targets(view: HostView, request: Request | None = None) -> dict[int, int]:
         asks = request.count if request is not None and request.guest == guest.id else 0
         wish = guest.held + (0 if guest.frozen else max(guest.want, asks))
         bounds[guest.id] = wish if guest.cap is None else min(wish, guest.cap)
-    return _pour(view, bounds)
+    deaf = {guest.id: guest.persistent for guest in view.guests if guest.deaf}
+    found = _pour(view, bounds, deaf)
+    if not deaf:
+        return found
+    # What the deaf keep is missed by those over their shares, and by nobody else.
+    parts = shares(view)
+    return {guest.id: max(found[guest.id], min(parts[guest.id], guest.held)) for guest in view.guests}
 
 
 def lendable(view: HostView, guest: GuestView) -> int:
@@ -67,15 +75,18 @@ def _unused(guest: GuestView) -> int:
     return max(0, reserved - guest.held)
 
 
-def _pour(view: HostView, bounds: Mapping[int, int | None]) -> dict[int, int]:
-    """Divide the capacity; `bounds` is what each guest may have at most, beyond its reservation."""
+def _pour(view: HostView, bounds: Mapping[int, int | None], kept: Mapping[int, int] = _NONE) -> dict[int, int]:
+    """Divide the capacity; `bounds`: what each may have at most beyond its reservation; `kept`: what some will have."""
     parts = weights(view)
     cups = []
     for guest in view.guests:
-        low = max(0, guest.reservation if guest.cap is None else min(guest.reservation, guest.cap))
+        low = guest.reservation if guest.cap is None else min(guest.reservation, guest.cap)
+        low = max(0, low, kept.get(guest.id, 0))
         bound = bounds[guest.id]
         high = view.capacity if bound is None else bound
         cups.append(_Cup(guest.id, parts[guest.id], min(low, view.capacity), max(low, min(high, view.capacity))))
+    if sum(cup.high for cup in cups) <= view.capacity:
+        return {cup.id: cup.high for cup in cups}
     promised = sum(cup.low for cup in cups)
     if promised >= view.capacity:  # more was promised than there is: each gets its part of it
         return _whole({cup.id: view.capacity * cup.low / promised if promised else 0.0 for cup in cups}, view.capacity)
@@ -90,24 +101,21 @@ def _pour(view: HostView, bounds: Mapping[int, int | None]) -> dict[int, int]:
 
 def _level(cups: list[_Cup], room: float) -> float:
     """Return the level at which the cups hold `room`, or one at which all are full."""
-    full = max((cup.high / cup.weight for cup in cups), default=0.0)
-    if sum(cup.high for cup in cups) <= room:
-        return full
-    low, high = 0.0, full
-    for _ in range(_ROUNDS):
-        middle = (low + high) / 2
-        if middle in (low, high):
-            break
-        if sum(cup.at(middle) for cup in cups) <= room:
-            low = middle
-        else:
-            high = middle
-    return low
+    bends = sorted(
+        [(cup.low / cup.weight, cup.weight) for cup in cups] + [(c.high / c.weight, -c.weight) for c in cups]
+    )
+    level, width, left = 0.0, 0, room - sum(cup.low for cup in cups)
+    for height, change in bends:
+        if width and left < (height - level) * width:
+            return level + max(0.0, left) / width
+        left -= (height - level) * width
+        level, width = height, width + change
+    return level
 
 
 def _whole(exact: Mapping[int, float], capacity: int) -> dict[int, int]:
     """Return whole extents: the largest remainders are rounded up while there is room; of equals, the older guest's."""
-    tiny = 1e-6  # what the halving left below a whole number
+    tiny = 1e-6  # what rounding left below a whole number
     result = {number: int(value + tiny) for number, value in exact.items()}
     left = min(capacity, int(sum(exact.values()) + tiny)) - sum(result.values())
     order = sorted(exact, key=lambda number: (round(result[number] - exact[number], 6), number))

@@ -57,6 +57,7 @@ class Guest:
     stall: float = 0.5  # what it waits at most, if it has nothing of what it works with
     budget: int = 64  # its own RAM, in extents
     frozen: bool = False
+    deaf: bool = False
     persistent: int = 0
     ephemeral: int = 0
     asked: int = 0
@@ -91,6 +92,7 @@ class Guest:
             idle=1.0 - min(1.0, need / has) if has else 0.0,
             stall=self.stall * short / max(1, short + has + self.ram),
             asked=self.asked,
+            deaf=self.deaf,
             balloon=None if self.target is None else self.target * EXTENT,
         )
 
@@ -148,6 +150,8 @@ class Run:
     def step(self) -> None:
         """Let a step's time pass: guests give what they were asked for, then ask, each in its turn."""
         for guest in self.guests:
+            if guest.asked and not guest.gives:
+                guest.asked, guest.deaf = 0, True
             count = min(guest.gives, guest.asked)
             guest.asked -= count
             guest.persistent -= count

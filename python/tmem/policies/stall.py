@@ -38,11 +38,9 @@ class Stall:
         if request is None:
             return _tick(view)
         guest = view.guest(request.guest)
-        if guest.frozen:
-            return Decision(reason="frozen")
-        count = request.count if guest.cap is None else min(request.count, guest.cap - guest.held)
-        if count <= 0:
-            return Decision(reason="over-cap")
+        count = guest.may_grow(request.count)
+        if not count:
+            return Decision(reason="frozen" if guest.frozen else "over-cap")
         parts = weights(view)
         stalls = _need(guest, parts) > 0
         if view.pressure >= PRESSED and not stalls and guest.held >= guest.reservation:
@@ -68,7 +66,7 @@ def _tick(view: HostView) -> Decision:
     if view.pressure >= PRESSED:
         spare = {guest.id: min(_piece(guest), guest.ephemeral) for guest in view.guests if not _need(guest, parts)}
         return Decision(revoke=tuple(take(view, spare, most, most, _least(parts)).revoke.items()))
-    needy = [guest for guest in view.guests if guest.want and _may_grow(guest) and _need(guest, parts) > 0]
+    needy = [guest for guest in view.guests if guest.may_grow(guest.want) and _need(guest, parts) > 0]
     if not needy:
         return Decision()
     neediest = max(needy, key=lambda guest: (_need(guest, parts), -guest.id))
@@ -80,10 +78,6 @@ def _tick(view: HostView) -> Decision:
 def _take(view: HostView, guest: GuestView, need: int, coming: int, parts: dict[int, int]) -> Taken:
     spare = {other.id: _piece(other) for other in view.guests if _worse(guest, other, parts)}
     return take(view, spare, need, coming, _least(parts))
-
-
-def _may_grow(guest: GuestView) -> bool:
-    return guest.most is None or guest.held < guest.most
 
 
 def _need(guest: GuestView, parts: dict[int, int]) -> float:

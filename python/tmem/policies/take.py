@@ -38,7 +38,7 @@ class Taken:
 
 def under_way(view: HostView) -> int:
     """Return the extents that were asked for and are still to come."""
-    return sum(guest.asked for guest in view.guests)
+    return sum(guest.asked for guest in view.guests if not guest.deaf)
 
 
 def take(view: HostView, spare: Mapping[int, int], need: int, coming: int, order: Order) -> Taken:
@@ -54,7 +54,7 @@ def take(view: HostView, spare: Mapping[int, int], need: int, coming: int, order
     rest = {}
     for guest in guests:
         left = spare[guest.id] - revoke.get(guest.id, 0)
-        rest[guest.id] = max(0, min(left, guest.persistent - guest.asked))
+        rest[guest.id] = 0 if guest.deaf else max(0, min(left, guest.persistent - guest.asked))
     ask = spread(guests, has, rest, need - sum(revoke.values()) - coming, order)
     return Taken(revoke, ask)
 

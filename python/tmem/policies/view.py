@@ -39,18 +39,18 @@ class GuestView:
     stall: float = 0.0  # seconds it waited for pages, per second
     asked: int = 0  # extents it was asked for and has not given
     balloon: int | None = None  # target of the resident set that it was asked for
+    deaf: bool = False  # it did not give what it was asked for, and is not to be asked for a while
 
     @property
     def held(self) -> int:
         """Extents it has."""
         return self.persistent + self.ephemeral
 
-    @property
-    def most(self) -> int | None:
-        """Extents it may ever have; None for no limit of its own. A frozen guest may only shrink."""
+    def may_grow(self, count: int) -> int:
+        """Return how many of so many extents more it may have; none while it is frozen."""
         if self.frozen:
-            return self.held
-        return self.cap
+            return 0
+        return count if self.cap is None else max(0, min(count, self.cap - self.held))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

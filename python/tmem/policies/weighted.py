@@ -29,6 +29,12 @@ class Weighted:
 
     def decide(self, view: HostView, request: Request | None) -> Decision:
         """Grant what the guest's target has room for, and take back from who is over its own."""
+        if request is not None:
+            guest = view.guest(request.guest)
+            count = guest.may_grow(request.count)
+            wanted = sum(other.want for other in view.guests if other.id != guest.id)
+            if 0 < count <= lendable(view, guest) - wanted:
+                return Decision(grant=count)  # there is enough for everybody, so targets need not be known
         return divide(view, request, targets(view, request))
 
 
@@ -37,13 +43,9 @@ def divide(view: HostView, request: Request | None, target: dict[int, int]) -> D
     if request is None:
         return _tick(view, target)
     guest = view.guest(request.guest)
-    if guest.frozen:
-        return Decision(reason="frozen")
-    count = request.count
-    if guest.cap is not None:
-        count = min(count, guest.cap - guest.held)
-    if count <= 0:
-        return Decision(reason="over-cap")
+    count = guest.may_grow(request.count)
+    if not count:
+        return Decision(reason="frozen" if guest.frozen else "over-cap")
     lacks = target[guest.id] - guest.held
     count = min(count, lacks)
     if count <= 0:
