@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A connection to the daemon for pools: memory on lease for them, and pools that several guests share.
 
-Owns: what a caller may ask of a connection and of a shared pool. Called by users and pool. Calls hostpath, limits and the
-native module, in which the connection's thread and all pages are.
+Owns: what a caller may ask of a connection and of a shared pool. Called by users and pool. Calls hostpath, limits and
+the native module, in which the connection's thread and all pages are.
 Laws: a shared page may vanish at any time, and comes back as it was put last or not at all (6); a shared pool is joined
 by its secret and a grant, and what is not granted is an error (9); ephemeral memory can be taken back at once (19).
 """
@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tmem import _core
-from tmem.errors import PoolError, SizeError
-from tmem.hostpath import default_path, find
+from tmem.errors import SizeError
+from tmem.hostpath import default_path, find, trusted_uid
 from tmem.indexes import Indexes, ObjectId, Pages, numbers_of
 from tmem.kinds import Size
 from tmem.limits import allowance
@@ -82,7 +82,7 @@ class ConnectionStats:
 class SharedPoolStats:
     """One reading of a shared pool, as this member sees it."""
 
-    pages: int = 0  # that this member put last
+    pages: int = 0  # that this member put, and did not flush itself
     members: int = 0  # this one included
     joined: bool = False  # the daemon knows this guest as a member
     frozen: bool = False
@@ -128,14 +128,14 @@ class Guest:
     ) -> None:
         if name is not None and (not name.isprintable() or not 0 < len(name.encode()) <= _LONGEST_NAME):
             raise ValueError(f"name must be 1 to {_LONGEST_NAME} printable bytes, not {name!r}")
-        self._path = find(os.fspath(host)) or default_path()
+        self._path = find(host) or default_path()
         self._name = name
         most = allowance().count
         limit = parse_size(capacity, whole=most, what="capacity")
         if not _core.MIN_HOST <= limit <= most:
             least, whole = format_size(_core.MIN_HOST), format_size(most)
             raise SizeError(f"a capacity of {format_size(limit)} is not from {least} to {whole}: ask for one that is")
-        self._core = _core.Guest((self._path, name, _trusted_uid()), limit=limit, most=most)
+        self._core = _core.Guest((self._path, name, trusted_uid()), limit=limit, most=most)
 
     def shared_pool(self, secret: bytes, name: str | None = None, *, persistent: bool = False) -> SharedPool:
         """Join the shared pool of that secret and return it. Pages that any member puts are there for all to get.
@@ -299,13 +299,3 @@ class SharedPool:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a SharedPool cannot be pickled: join it there, by Guest.shared_pool(secret)")
-
-
-def _trusted_uid() -> int | None:
-    """Return the user beside root and this one that a daemon may run as."""
-    told = os.environ.get("TMEM_HOST_UID")
-    if not told:
-        return None
-    if not told.isdecimal():
-        raise PoolError(f"TMEM_HOST_UID={told!r} is no user id: set it to a number, or unset it")
-    return int(told)

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
-from typing import Any, NoReturn, Self, cast, overload
+from typing import NoReturn, Self, cast, overload
 
 import numpy as np
 import numpy.typing as npt

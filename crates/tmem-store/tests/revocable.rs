@@ -249,7 +249,9 @@ proptest! {
         for ((p, o, i), _) in tested.model.clone() {
             tested.get(p, o, i);
         }
-        tested.pools.iter().for_each(|pool| drop(tested.store.destroy(*pool).unwrap()));
+        for pool in tested.pools {
+            tested.store.destroy(pool).unwrap();
+        }
         prop_assert_eq!(tested.store.check(), Vec::<String>::new());
     }
 }
@@ -272,7 +274,7 @@ fn a_full_store_keeps_the_laws() {
             60..80 => tested.step(&Op::Get(p, o, i)),
             80..90 => tested.step(&Op::Flush(p, o, i)),
             90..98 => tested.step(&Op::Serve),
-            _ => tested.step(&Op::Revoke(next() as usize, 0, next() % 2 == 0)),
+            _ => tested.step(&Op::Revoke(next() as usize, 0, next().is_multiple_of(2))),
         }
         if n % 100 == 0 {
             tested.check();
@@ -333,8 +335,8 @@ fn extents_go_while_threads_work() {
             let mut next = common::noise(9);
             while !done.load(Ordering::Acquire) {
                 lender.serve();
-                if next() % 4 == 0 {
-                    lender.revoke(next() as usize, 0, next() % 2 == 0);
+                if next().is_multiple_of(4) {
+                    lender.revoke(next() as usize, 0, next().is_multiple_of(2));
                 }
                 std::thread::sleep(std::time::Duration::from_micros(300));
             }
@@ -355,7 +357,7 @@ fn work(store: &Revocable, pools: [PoolId; 2], who: u64) -> u64 {
     let mut into = [0; PAGE_SIZE];
     for _ in 0..8000 {
         let (p, index, seed) = (next() as usize % 2, next() % 40, next() % 1000);
-        if next() % 2 == 0 {
+        if next().is_multiple_of(2) {
             let kind = Kind::Partly((seed * 3) as u16 + 64);
             let stored = store.put(pools[p], ObjectId([who, 0, 0]), index, &page(kind, seed)).unwrap();
             model.remove(&(p, index));

@@ -211,12 +211,12 @@ impl Store {
             return Ok(true);
         }
         if self.may_grow() {
-            self.mailbox.want(AHEAD);
             if let Some(extent) = self.mailbox.take(0)
                 && self.adopt(extent)
             {
                 return Ok(true);
             }
+            self.mailbox.want(AHEAD);
             if wait {
                 return Ok(false);
             }

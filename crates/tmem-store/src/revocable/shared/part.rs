@@ -165,11 +165,11 @@ impl Part {
             return Ok(true);
         }
         if self.may_grow() {
-            self.data_mail.want(AHEAD);
             if let Some(extent) = self.data_mail.take(0) {
                 self.adopt(extent);
                 return Ok(true);
             }
+            self.data_mail.want(AHEAD);
             if wait {
                 return Ok(false);
             }

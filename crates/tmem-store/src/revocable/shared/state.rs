@@ -26,7 +26,7 @@ const TRIES: usize = 8;
 pub struct SharedStats {
     /// This member's.
     pub traffic: Traffic,
-    /// Pages that this member put last, and that count.
+    /// Pages that this member put, as far as its own index says.
     pub pages: u64,
     /// Bytes of its records, those of pages that are gone included.
     pub data_bytes: u64,

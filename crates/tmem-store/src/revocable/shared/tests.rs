@@ -398,7 +398,7 @@ fn members_at_work_never_see_what_was_put_over() {
                         let which = next() % HANDLES;
                         // Each page has one writer, which also fills the index with others.
                         if which % 3 == m as u64 {
-                            if next() % 4 == 0 {
+                            if next().is_multiple_of(4) {
                                 pool.flush_page(ObjectId([1; 3]), which).unwrap();
                             } else {
                                 let _ = pool.put(ObjectId([1; 3]), which, &stamped(n));
@@ -423,8 +423,8 @@ fn members_at_work_never_see_what_was_put_over() {
             while !done.load(Ordering::Acquire) {
                 let mut hub = hub.lock().unwrap();
                 (0..3).for_each(|m| hub.serve(m));
-                if next() % 50 == 0 {
-                    hub.revoke(next() as usize % 3, next() as usize, next() % 2 == 0);
+                if next().is_multiple_of(50) {
+                    hub.revoke(next() as usize % 3, next() as usize, next().is_multiple_of(2));
                 }
                 drop(hub);
                 std::thread::sleep(std::time::Duration::from_micros(200));
