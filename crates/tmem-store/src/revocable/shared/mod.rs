@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns: a pool of ephemeral pages that several guests share. Callers: the doors. `pool` is what they use, `state` what is under
-//! its lock; `part` is what this guest writes, `others` what it reads of the other members, `format` how both look.
+//! its lock, `look` what all indexes say of a page; `part` is what this guest writes, `others` what it reads of the other members, `format` how both look.
 //!
 //! Every member writes its own index and data and reads those of all, without a word between them: a get looks into one bucket
 //! of each member's index and believes the newest entry. What could hide something newer ends as a miss: a member whose index is not
@@ -8,6 +8,7 @@
 //! what was flushed or put over never comes back (laws 3 and 4), and what comes back is what was put (law 12).
 
 mod format;
+mod look;
 mod members;
 mod others;
 mod part;

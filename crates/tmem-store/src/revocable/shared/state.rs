@@ -3,9 +3,10 @@
 //! module's text.
 
 use super::format::{
-    BOARD, Board, ENTRIES, ENTRY, Entry, Head, Keys, LONGEST, MOST_MEMBERS, Name, RECORD, SECRET, Said, Slot,
-    bucket_at, is_record_of, seal_record,
+    BOARD, Board, ENTRIES, Entry, Keys, LONGEST, MOST_MEMBERS, Name, RECORD, SECRET, Said, Slot, bucket_at,
+    is_record_of, seal_record,
 };
+use super::look::{Blind, TRIES, head_of};
 use super::others::Others;
 use super::part::{Bucket, Part, entry_at};
 use crate::codec::Coded;
@@ -17,9 +18,6 @@ use crate::stats::Traffic;
 use std::sync::Arc;
 use tmem_sys::lease::LeaseFd;
 use tmem_sys::{PAGE_SIZE, Page};
-
-/// How often a get begins again because somebody wrote where it read.
-const TRIES: usize = 8;
 
 /// What a member knows of a shared pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,21 +45,10 @@ pub struct SharedStats {
     pub joined: bool,
 }
 
-/// Somebody's index cannot be read.
-struct Blind;
-
 struct Membership {
     pool: u64,
     member: usize,
     board: LeaseFd,
-}
-
-/// What all indexes say of a page.
-struct Look {
-    /// Heads of the buckets that were read, by member.
-    heads: [Option<(usize, Head)>; MOST_MEMBERS],
-    floor: u64,
-    newest: Option<(usize, Entry)>,
 }
 
 /// How a put went.
@@ -71,7 +58,7 @@ pub(super) enum Put {
 }
 
 pub(super) struct State {
-    keys: Keys,
+    pub keys: Keys,
     membership: Option<Membership>,
     pub part: Part,
     pub others: Others,
@@ -81,7 +68,7 @@ pub(super) struct State {
     stats: SharedStats,
     record: Box<[u8; LONGEST]>,
     /// A get missed up to then because this guest was no member: what is older stays gone, to it (law 4).
-    blind_until: u64,
+    pub blind_until: u64,
 }
 
 impl State {
@@ -136,57 +123,14 @@ impl State {
         Name { object: self.keys.object(object), index }
     }
 
-    fn board(&self) -> Option<Board> {
+    pub fn board(&self) -> Option<Board> {
         let mut bytes = [0; BOARD];
         let read = self.membership.as_ref()?.board.read_at(0, &mut bytes);
         Board::decode(&bytes).filter(|_| read == Ok(BOARD))
     }
 
-    fn member(&self) -> usize {
+    pub fn member(&self) -> usize {
         self.membership.as_ref().map_or(0, |membership| membership.member)
-    }
-
-    /// Reads a page's bucket of each member.
-    fn look(&mut self, name: &Name) -> Result<Look, Blind> {
-        let (me, mut bytes) = (self.member(), [0; PAGE_SIZE]);
-        let board = self.board().filter(|board| board.has(me)).ok_or(Blind)?;
-        if !self.has_index() {
-            return Err(Blind);
-        }
-        let floor = self.part.floor().max(self.blind_until);
-        let mut look = Look { heads: [None; MOST_MEMBERS], floor, newest: None };
-        for member in (0..MOST_MEMBERS).filter(|n| board.has(*n)) {
-            if member == me {
-                let bucket = self.keys.bucket(name, self.part.buckets());
-                self.part.read_bucket(bucket, &mut bytes).then_some(()).ok_or(Blind)?;
-                look.floor = look.floor.max(head_of(&bytes, bucket, &self.keys).ok_or(Blind)?.floor);
-            } else {
-                let index = self.others.index(member, &self.keys).ok_or(Blind)?;
-                let floor = index.floor();
-                let bucket = self.keys.bucket(name, index.buckets());
-                let head = read_head(|at, into| index.read(at, into), bucket, &self.keys).ok_or(Blind)?;
-                index.read(bucket_at(bucket), &mut bytes).then_some(()).ok_or(Blind)?;
-                look.floor = look.floor.max(floor).max(head.floor);
-                look.heads[member] = Some((bucket, head));
-            }
-            look.consider(member, &bytes, name, &self.keys);
-        }
-        look.newest = look.newest.filter(|(_, entry)| entry.stamp > look.floor.max(board.floor));
-        Ok(look)
-    }
-
-    /// Whether what a look saw still is so: nothing was written over, and nobody's floor rose above it.
-    fn stands(&mut self, look: &Look, stamp: u64) -> bool {
-        for (member, seen) in look.heads.iter().enumerate() {
-            let Some((bucket, head)) = *seen else { continue };
-            let index = self.others.index(member, &self.keys);
-            let now = index.and_then(|index| read_head(|at, into| index.read(at, into), bucket, &self.keys));
-            if now != Some(head) {
-                return false;
-            }
-        }
-        // Last of all: it rises before anything of a member that dies is gone.
-        self.board().is_some_and(|board| stamp > board.floor)
     }
 
     /// Offers a page, with what a codec made of it. With `wait` the answer may be that a wait is worth it.
@@ -425,32 +369,6 @@ impl State {
     pub fn quick_stats(&self) -> SharedStats {
         SharedStats { data_bytes: self.part.data_bytes() as u64, ..self.stats }
     }
-}
-
-impl Look {
-    fn consider(&mut self, member: usize, bytes: &Bucket, name: &Name, keys: &Keys) {
-        for place in 0..ENTRIES {
-            let bytes = entry_at(bytes, place);
-            if Entry::is_about(bytes, name)
-                && let Slot::Entry(entry) = Entry::decode(bytes, keys)
-                && self.newest.is_none_or(|(_, newest)| newest.stamp < entry.stamp)
-            {
-                self.newest = Some((member, entry));
-            }
-        }
-    }
-}
-
-fn head_of(bytes: &Bucket, bucket: usize, keys: &Keys) -> Option<Head> {
-    Head::decode(&bytes[..ENTRY], bucket, keys)
-}
-
-/// The head of another member's bucket, which it may be writing just now.
-fn read_head(read: impl Fn(usize, &mut [u8]) -> bool, bucket: usize, keys: &Keys) -> Option<Head> {
-    let mut bytes = [0; ENTRY];
-    (0..TRIES).find_map(|_| {
-        read(bucket_at(bucket), &mut bytes).then(|| Head::decode(&bytes, bucket, keys)).flatten()
-    })
 }
 
 /// Pages of a bucket that count, one for each name.
