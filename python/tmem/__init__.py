@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         TmemWarning,
     )
     from tmem.frontswap import Frontswap, FrontswapStats, SwapDevice, SwapDeviceStats
+    from tmem.guest import ConnectionStats, Guest, SharedPool, SharedPoolStats, new_secret
     from tmem.host import GuestStats, Host, HostStats
     from tmem.memory import Memory
     from tmem.numpylimit import Limit, install, limit, uninstall
@@ -48,10 +49,12 @@ __all__ = [
     "Cache",
     "CacheStats",
     "ClosedError",
+    "ConnectionStats",
     "Frontswap",
     "FrontswapOps",
     "FrontswapStats",
     "GuardWarning",
+    "Guest",
     "GuestStats",
     "Host",
     "HostStats",
@@ -73,6 +76,8 @@ __all__ = [
     "RefuseAll",
     "Refused",
     "SaveError",
+    "SharedPool",
+    "SharedPoolStats",
     "SizeError",
     "Stats",
     "Stored",
@@ -87,6 +92,7 @@ __all__ = [
     "install",
     "is_paged",
     "limit",
+    "new_secret",
     "pin",
     "prefetch",
     "restore_pools",
@@ -117,6 +123,7 @@ _HOMES = {
         "TmemWarning",
     ),
     "frontswap": ("Frontswap", "FrontswapStats", "SwapDevice", "SwapDeviceStats"),
+    "guest": ("ConnectionStats", "Guest", "SharedPool", "SharedPoolStats", "new_secret"),
     "host": ("GuestStats", "Host", "HostStats"),
     "memory": ("Memory",),
     "numpylimit": ("Limit", "install", "limit", "uninstall"),

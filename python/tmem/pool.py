@@ -9,29 +9,24 @@ persistent page is kept (5); an ephemeral one comes back exactly or not at all (
 from __future__ import annotations
 
 import itertools
-import operator
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeAlias, overload
+from typing import NoReturn, Self, cast, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from tmem import _core
+from tmem.guest import Guest
 from tmem.host import Host, default_host
+from tmem.indexes import Indexes, ObjectId, Pages, numbers_of
 from tmem.outcome import OUTCOMES, Outcome
 from tmem.saving import restore, save
 
 __all__ = ["Pool", "PoolStats", "restore_pools", "save_pools"]
 
-ObjectId: TypeAlias = int | bytes
-Indexes: TypeAlias = range | npt.NDArray[np.integer[Any]] | Iterable[int]
-Pages: TypeAlias = Any
-"""Anything with a contiguous buffer: bytes, bytearray, memoryview, an array of any dtype in C or Fortran order."""
-
-_INDEX_END = 2**64
 _LONGEST_NAME = 63
 _NUMBERS = itertools.count(1)
 
@@ -64,8 +59,8 @@ class Pool:
     A persistent pool keeps a page that it took until it is flushed or put again. An ephemeral one (`persistent=False`)
     may forget a page at any time; `exclusive` (the default) hands it over with the first get, `exclusive=False` keeps
     it and makes it young again. `host` is whose RAM it is, by default one host for the process, which may use a quarter
-    of what the machine or the cgroup allows. `guest` is who is charged. `pack=False` compresses nothing; `raw=False`
-    refuses pages that do not shrink.
+    of what the machine or the cgroup allows; a Guest takes it on lease from the daemon. `guest` is who is charged.
+    `pack=False` compresses nothing; `raw=False` refuses pages that do not shrink.
 
     `dedup` is which pages are looked up among those that pools of the guest hold already, and kept once: `auto` a few,
     and all as long as enough of them are there already; `on` all; `off` none. Every byte is compared first, and a page
@@ -86,25 +81,32 @@ class Pool:
         persistent: bool = True,  # noqa: FBT001, FBT002 - the first thing anyone says of a pool
         *,
         exclusive: bool | None = None,
-        host: Host | None = None,
+        host: Host | Guest | None = None,
         guest: str = "default",
         pack: bool = True,
         raw: bool = True,
         dedup: str = "auto",
         name: str | None = None,
     ) -> None:
+        if isinstance(host, Guest) and guest != "default":
+            raise ValueError("the daemon charges its guest whole: guest= is for pools of a Host")
         if persistent and exclusive is not None:
             raise ValueError("exclusive is for ephemeral pools: a persistent page stays until it is flushed")
         if name is not None and (not name.isprintable() or not 0 < len(name.encode()) <= _LONGEST_NAME):
             raise ValueError(f"name must be 1 to {_LONGEST_NAME} printable bytes, not {name!r}")
         self._persistent = bool(persistent)
         self._exclusive = not persistent and exclusive is not False
-        self._host = default_host() if host is None else host
+        self._host: Host | Guest = default_host() if host is None else host
         self._guest = guest
         self._name = name or f"pool-{next(_NUMBERS)}"
         kind = "persistent" if persistent else "exclusive" if self._exclusive else "nonexclusive"
-        host_core = self._host._core  # noqa: SLF001 - pools and their host share the native module
-        self._core = _core.Pool(host_core, guest=guest, kind_name=kind, pack=pack, raw=raw, dedup=dedup)
+        if isinstance(self._host, Guest) and not persistent:
+            leases = self._host._core  # noqa: SLF001 - pools and their host share the native module
+            # It has the same verbs.
+            self._core = cast("_core.Pool", leases.pool(exclusive=self._exclusive, pack=pack, raw=raw))
+        else:
+            home = _core_of(self._host)
+            self._core = _core.Pool(home, guest=guest, kind_name=kind, pack=pack, raw=raw, dedup=dedup)
 
     # Pages
 
@@ -135,7 +137,7 @@ class Pool:
 
         `pages` is one contiguous buffer of 4096 bytes for each index. Other threads get on while it works.
         """
-        numbers = _numbers(indexes)
+        numbers = numbers_of(indexes)
         codes = np.empty(len(numbers), np.uint8)
         self._core.put_many(object, len(numbers), numbers, pages, codes)
         return codes
@@ -145,7 +147,7 @@ class Pool:
 
         `into` is one contiguous buffer of 4096 bytes for each index; the parts of those not there stay as they are.
         """
-        numbers = _numbers(indexes)
+        numbers = numbers_of(indexes)
         found = np.empty(len(numbers), np.bool_)
         self._core.get_many(object, len(numbers), numbers, into, found)
         return found
@@ -189,7 +191,7 @@ class Pool:
         cls,
         path: str | os.PathLike[str],
         *,
-        host: Host | None = None,
+        host: Host | Guest | None = None,
         guest: str | None = None,
         name: str | None = None,
     ) -> Self:
@@ -205,11 +207,12 @@ class Pool:
         made: list[Self] = []
 
         def make(saved_name: str, saved_guest: str, *, pack: bool, raw: bool) -> _core.Pool:
-            pool = cls(host=home, guest=guest or saved_guest, pack=pack, raw=raw, name=name or saved_name)
+            charged = "default" if isinstance(home, Guest) else guest or saved_guest
+            pool = cls(host=home, guest=charged, pack=pack, raw=raw, name=name or saved_name)
             made.append(pool)
             return pool._core
 
-        restore(path, home._core, make, one=True)  # noqa: SLF001
+        restore(path, _core_of(home), make, one=True)
         return made[0]
 
     def destroy(self) -> int:
@@ -245,7 +248,7 @@ class Pool:
         return self._core.destroyed
 
     @property
-    def host(self) -> Host:
+    def host(self) -> Host | Guest:
         """The host whose RAM it uses."""
         return self._host
 
@@ -291,44 +294,21 @@ def save_pools(path: str | os.PathLike[str], pools: Iterable[Pool]) -> int:
 
 
 def restore_pools(
-    path: str | os.PathLike[str], *, host: Host | None = None, guest: str | None = None
+    path: str | os.PathLike[str], *, host: Host | Guest | None = None, guest: str | None = None
 ) -> dict[str, Pool]:
     """Make new pools of all that a file has, as Pool.restore does for one; return them by name. All, or none."""
     home = default_host() if host is None else host
     made: dict[str, Pool] = {}
 
     def make(name: str, saved_guest: str, *, pack: bool, raw: bool) -> _core.Pool:
-        made[name] = Pool(host=home, guest=guest or saved_guest, pack=pack, raw=raw, name=name)
+        charged = "default" if isinstance(home, Guest) else guest or saved_guest
+        made[name] = Pool(host=home, guest=charged, pack=pack, raw=raw, name=name)
         return made[name]._core  # noqa: SLF001
 
-    restore(path, home._core, make, one=False)  # noqa: SLF001
+    restore(path, _core_of(home), make, one=False)
     return made
 
 
-def _numbers(indexes: Indexes) -> npt.NDArray[np.uint64]:
-    """Return indexes as 64-bit numbers. TypeError for what is no integer, OverflowError for what is out of range."""
-    if isinstance(indexes, range):
-        return _range(indexes)
-    if not isinstance(indexes, np.ndarray):
-        whole = [operator.index(index) for index in indexes]
-        if whole and not (min(whole) >= 0 and max(whole) < _INDEX_END):
-            raise OverflowError("an index is at least 0 and below 2**64")
-        return np.array(whole, dtype=np.uint64)
-    if indexes.ndim != 1:
-        raise ValueError(f"indexes must have one dimension, not {indexes.ndim}")
-    if indexes.dtype.kind not in "iu":
-        raise TypeError(f"indexes must be integers, not {indexes.dtype}")
-    if indexes.dtype.kind == "i" and indexes.size and indexes.min() < 0:
-        raise OverflowError("an index is at least 0 and below 2**64")
-    return np.ascontiguousarray(indexes, dtype=np.uint64)
-
-
-def _range(indexes: range) -> npt.NDArray[np.uint64]:
-    """Return a range as an array, without making its numbers one by one."""
-    if not indexes:
-        return np.empty(0, np.uint64)
-    low, high = min(indexes[0], indexes[-1]), max(indexes[0], indexes[-1])
-    if low < 0 or high >= _INDEX_END:
-        raise OverflowError("an index is at least 0 and below 2**64")
-    steps = np.arange(len(indexes), dtype=np.uint64) * np.uint64(abs(indexes.step) if len(indexes) > 1 else 0)
-    return np.uint64(indexes[0]) + steps if indexes.step > 0 else np.uint64(indexes[0]) - steps
+def _core_of(host: Host | Guest) -> _core.Host:
+    """Return the native host of persistent pools."""
+    return host._core.host() if isinstance(host, Guest) else host._core  # noqa: SLF001

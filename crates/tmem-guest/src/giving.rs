@@ -177,6 +177,11 @@ impl Worker<'_> {
 
     /// Passes on what somebody of this process wants of the shared pools.
     pub(crate) fn answer_desk(&mut self, link: &Link) -> Result<(), End> {
+        // Who leaves a pool and joins it again is to be in it.
+        while let Some(pool) = self.shared.with(|inside| inside.desk.next_leaving()) {
+            let seq = self.next_seq();
+            self.send(link, &ToHost::Leave { seq, pool }, &[])?;
+        }
         let seq = self.seq + 1;
         let secret = self.shared.with(|inside| {
             let secret = inside.desk.asked.take()?;
@@ -186,10 +191,6 @@ impl Worker<'_> {
         if let Some(secret) = secret {
             self.seq = seq;
             self.send(link, &ToHost::Join { seq, secret: &secret }, &[])?;
-        }
-        while let Some(pool) = self.shared.with(|inside| inside.desk.next_leaving()) {
-            let seq = self.next_seq();
-            self.send(link, &ToHost::Leave { seq, pool }, &[])?;
         }
         Ok(())
     }

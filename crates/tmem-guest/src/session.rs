@@ -118,7 +118,8 @@ impl Worker<'_> {
     }
 
     fn is_wanted(&self) -> bool {
-        self.shared.lanes().any(|(_, lane)| lane.mailbox.wanted() > 0)
+        let is_sought = self.shared.with(|inside| inside.desk.is_sought);
+        is_sought || self.shared.lanes().any(|(_, lane)| lane.mailbox.wanted() > 0)
     }
 
     pub fn is_over(&self) -> bool {

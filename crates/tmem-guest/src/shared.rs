@@ -45,6 +45,8 @@ const MOST_LEAVING: usize = 16;
 /// A question of somebody who waits for the answer. One at a time.
 #[derive(Default)]
 pub(crate) struct Desk {
+    /// Somebody wanted to join a pool: a host is to be looked for.
+    pub is_sought: bool,
     /// Somebody asks, and the next waits.
     is_taken: bool,
     pub asked: Option<[u8; SECRET]>,
@@ -101,6 +103,7 @@ pub(crate) fn join(shared: &Shared, secret: &[u8; SECRET], wait_ms: u64) -> Resu
         let is_alone = shared.stands() != Standing::Connected;
         let found = shared.with(|inside| {
             let desk = &mut inside.desk;
+            desk.is_sought = true;
             if !has_asked && !desk.is_taken && !is_alone {
                 (desk.is_taken, desk.asked, desk.answer) = (true, Some(*secret), None);
                 has_asked = true;

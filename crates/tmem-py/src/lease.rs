@@ -17,7 +17,7 @@ const MIB: usize = 1 << 20;
 /// Whom to take memory on lease from: the socket, the guest's name (else the program's), and a user that the daemon may run as
 /// beside root and this one.
 #[derive(FromPyObject)]
-pub struct Host(PathBuf, Option<String>, Option<u32>);
+pub struct Host(pub PathBuf, pub Option<String>, pub Option<u32>);
 
 /// The connection of one `Memory`.
 pub struct Lease {
@@ -58,14 +58,7 @@ impl Lease {
 
     /// A word for how it stands.
     pub fn standing(&self) -> &'static str {
-        match self.client.standing() {
-            Standing::Alone => "alone",
-            Standing::Connected => "connected",
-            Standing::Distrusted => "distrusted",
-            Standing::TurnedAway => "turned away",
-            Standing::Garbled => "garbled",
-            Standing::Ended => "ended",
-        }
+        standing_word(self.client.standing())
     }
 
     /// Once: what somebody could mend.
@@ -90,7 +83,19 @@ impl Lease {
     }
 }
 
+/// How a connection stands, in a word.
+pub fn standing_word(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Alone => "alone",
+        Standing::Connected => "connected",
+        Standing::Distrusted => "distrusted",
+        Standing::TurnedAway => "turned away",
+        Standing::Garbled => "garbled",
+        Standing::Ended => "ended",
+    }
+}
+
 /// What the kernel calls the program.
-fn program() -> String {
+pub fn program() -> String {
     std::fs::read_to_string("/proc/self/comm").map(|name| name.trim_end().to_owned()).unwrap_or_default()
 }

@@ -26,7 +26,7 @@ pub struct Pool {
 }
 
 /// An object's id: a number below 2**192, or up to 24 bytes that are one, little-endian.
-fn object_id(object: &Bound<'_, PyAny>) -> PyResult<ObjectId> {
+pub fn object_id(object: &Bound<'_, PyAny>) -> PyResult<ObjectId> {
     if let Ok(small) = object.extract::<u64>() {
         return Ok(ObjectId([small, 0, 0]));
     }
@@ -64,7 +64,7 @@ fn object_id(object: &Bound<'_, PyAny>) -> PyResult<ObjectId> {
     Ok(words(bytes.cast::<PyBytes>()?.as_bytes()))
 }
 
-fn page_index(index: &Bound<'_, PyAny>) -> PyResult<u64> {
+pub fn page_index(index: &Bound<'_, PyAny>) -> PyResult<u64> {
     index.extract::<u64>().map_err(|e| {
         if e.is_instance_of::<PyOverflowError>(index.py()) {
             PyOverflowError::new_err("an index is at least 0 and below 2**64")

@@ -13,6 +13,7 @@ use crate::board::Board;
 use crate::coders::{Coder, Coders};
 use crate::facts::Facts;
 use crate::guests::{GuestError, GuestStats, MAX_GUESTS};
+use crate::leasing;
 use crate::object::ObjectId;
 use crate::ops::{Loaded, Outcome};
 use crate::pool::{Dedup, PageStore, PoolConfig, PoolId, PoolKind, StoreError};
@@ -50,7 +51,7 @@ pub struct Host {
 /// # Errors
 /// `ENOMEM`.
 pub fn register_fork() -> Result<(), Errno> {
-    fork::register(prepare, release, child)
+    fork::register(prepare, parent, child)
 }
 
 /// Every host that may still be alive.
@@ -74,7 +75,7 @@ impl Host {
     #[doc(hidden)]
     pub fn with_shards(config: HostConfig, shards: usize) -> Result<Arc<Host>, Errno> {
         let reserve_bytes = config.reserve_bytes.max(config.limit_bytes);
-        let made = Shards::with(shards, reserve_bytes, false)?;
+        let made = Shards::with(shards, reserve_bytes, 0, false)?;
         Host::of(made, Coders::new()?, config.limit_bytes, reserve_bytes)
     }
 
@@ -84,8 +85,15 @@ impl Host {
     /// As [`Host::new`].
     pub fn of_one(config: HostConfig) -> Result<Arc<Host>, Errno> {
         let reserve_bytes = config.reserve_bytes.max(config.limit_bytes);
-        let made = Shards::with(1, reserve_bytes, true)?;
+        let made = Shards::with(1, reserve_bytes, 0, true)?;
         Host::of(made, Coders::with(1)?, config.limit_bytes, reserve_bytes)
+    }
+
+    /// A host of one store that may take memory on lease.
+    pub(crate) fn of_one_with(config: HostConfig, lease_reserve: usize) -> Result<Arc<Host>, Errno> {
+        let reserve_bytes = config.reserve_bytes.max(config.limit_bytes);
+        let made = Shards::with(1, reserve_bytes, lease_reserve, false)?;
+        Host::of(made, Coders::new()?, config.limit_bytes, reserve_bytes)
     }
 
     fn of(
@@ -373,13 +381,14 @@ extern "C" fn prepare() {
     let (hosts, mut held) = (HOSTS.lock(), HELD.lock());
     held.extend(hosts.iter().filter_map(Weak::upgrade));
     held.iter().for_each(|host| host.hold());
+    leasing::before_fork(&held);
     held.keep_across_fork();
     hosts.keep_across_fork();
 }
 
 /// In the child: who waited in the parent does not wait here, and who saved a pool does not go on.
 extern "C" fn child() {
-    release();
+    release(leasing::after_fork_in_child);
     let hosts = HOSTS.lock();
     for host in hosts.iter().filter_map(Weak::upgrade) {
         host.shards.forget_waiting();
@@ -390,10 +399,15 @@ extern "C" fn child() {
     }
 }
 
+extern "C" fn parent() {
+    release(leasing::after_fork_in_parent);
+}
+
 /// In the parent, and in the child: all hosts are free again.
-extern "C" fn release() {
+fn release(leases: fn(&[Arc<Host>])) {
     let (mut held, hosts) = (HELD.reclaim(), HOSTS.reclaim());
     let ours = std::mem::take(&mut *held);
+    leases(&ours);
     ours.iter().for_each(|host| host.let_go());
     drop((held, hosts));
 }

@@ -57,25 +57,30 @@ impl Shards {
         let useful = (4 * processors).min(limit / SHARD_BYTES).clamp(1, MOST_SHARDS);
         let mut count = 1 << useful.ilog2();
         loop {
-            match Shards::with(count, reserve, false) {
+            match Shards::with(count, reserve, 0, false) {
                 Err(_) if count > 1 => count /= 2,
                 made => return made,
             }
         }
     }
 
-    /// So many shards, which pack pages themselves or are given them packed.
+    /// So many shards, which pack pages themselves or are given them packed. One may take memory on lease.
     ///
     /// # Errors
     /// `ENOMEM` when the address space cannot hold the reserves.
-    pub fn with(count: usize, reserve: usize, packs: bool) -> Result<(Shards, Arc<Board>), Errno> {
-        let leaves = reserve / LEAF_BYTES;
+    pub fn with(
+        count: usize,
+        reserve: usize,
+        lease_reserve: usize,
+        packs: bool,
+    ) -> Result<(Shards, Arc<Board>), Errno> {
+        let leaves = (reserve + lease_reserve) / LEAF_BYTES;
         let config = StoreConfig {
             capacity_bytes: 0,
             reserve_bytes: reserve,
-            lease_reserve: 0,
+            lease_reserve,
             max_pages: leaves as u64 * 8,
-            max_objects: reserve / OBJECT_BYTES,
+            max_objects: (reserve + lease_reserve) / OBJECT_BYTES,
             ordered: false,
         };
         let board = Arc::new(Board::new(count));
@@ -144,6 +149,15 @@ impl Shards {
         self.all.iter().for_each(|shard| shard.store.lock().keep_across_fork());
     }
 
+    /// Between the two: does something with each store, whose lock stays held.
+    pub fn each_held(&self, act: &mut impl FnMut(&mut PageStore)) {
+        for shard in &self.all {
+            let mut store = shard.store.reclaim();
+            act(&mut store);
+            store.keep_across_fork();
+        }
+    }
+
     /// After a fork, in both processes.
     pub fn let_go(&self) {
         self.all.iter().for_each(|shard| drop(shard.store.reclaim()));
@@ -161,7 +175,7 @@ mod tests {
 
     #[test]
     fn pages_that_follow_one_another_are_together_and_all_shards_get_some() {
-        let (shards, _) = Shards::with(4, 1 << 20, false).unwrap();
+        let (shards, _) = Shards::with(4, 1 << 20, 0, false).unwrap();
         let of =
             |index, object| shards.of(Handle { pool: PoolId(0), object: ObjectId([object, 0, 0]), index });
         assert!((0..64).all(|index| of(index, 1) == of(0, 1)));
