@@ -143,3 +143,14 @@ def test_a_long_list_comes_whole_or_without_its_zeros(tmp_path: Path, monkeypatc
                 assert len(rows) == 151
                 assert rows[-1]["weight"] == 0
                 assert "swap_bytes" not in rows[0]
+
+
+def test_a_lower_cap_holds_at_once_for_what_can_be_revoked_and_the_rest_is_asked_for(tmp_path: Path) -> None:
+    with ThreadDaemon(tmp_path) as daemon, daemon.guest() as guest:
+        assert guest.lease(4, kind=1) == 4
+        assert guest.lease(3) == 3
+        daemon.ask("set", guest="raw", cap=2 * MIB)
+        assert daemon.ask("list")["guests"][0]["ephemeral_bytes"] == 0
+        assert guest.wait_for(wire.Shrink).bytes == MIB
+        assert len(guest.wait_for(wire.Revoked).ids) == 4
+        assert (guest.lease(1), guest.refused) == (0, "over-cap")

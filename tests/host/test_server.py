@@ -260,10 +260,10 @@ def test_descriptors_are_kept_for_guests_that_claim(tmp_path: Path, monkeypatch:
 
 
 def test_a_ballooned_guest_is_served_first_from_what_is_free(tmp_path: Path) -> None:
-    nothing = Decision(reason="no-policy")
-    policy = Told(nothing, nothing)
+    nothing = Decision(reason="host-full")
+    policy = Told(nothing, nothing, nothing)
     with ThreadDaemon(tmp_path, policy=policy) as daemon, daemon.guest() as guest:
-        assert (guest.lease(4), guest.refused) == (0, "no-policy")
+        assert (guest.lease(4), guest.refused) == (0, "host-full")
         daemon.ask("balloon", guest="raw", bytes=32 * MIB)
         balloon = guest.wait_for(wire.Balloon)
         assert balloon.ram_bytes == 32 * MIB
@@ -273,7 +273,7 @@ def test_a_ballooned_guest_is_served_first_from_what_is_free(tmp_path: Path) -> 
         assert row_of(daemon, guest)["balloon"] == 32 * MIB
         daemon.ask("balloon", guest="raw", bytes=0)
         assert guest.wait_for(wire.Balloon).ram_bytes == 0
-        assert (guest.lease(4), guest.refused) == (0, "no-policy")
+        assert (guest.lease(4), guest.refused) == (0, "host-full")
 
 
 def test_reports_are_clamped_and_become_rates(tmp_path: Path) -> None:

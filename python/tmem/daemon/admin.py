@@ -28,6 +28,7 @@ from tmem.daemon.guest import Guest
 from tmem.daemon.pools import digest_of
 from tmem.daemon.rows import guest_row, host_row
 from tmem.daemon.server import Server
+from tmem.policies.shares import shares
 from tmem.wire import SECRET_BYTES, VERSION, Error, WireError, pack, pack_answer, unpack_request
 
 __all__ = ["Admin", "VerbError"]
@@ -190,10 +191,10 @@ class Admin:
 
     def _list(self, said: _List) -> dict[str, Any]:
         host = self._host
-        weights = sum(guest.weight for guest in host.guests.values())
+        parts = shares(host.view())
         return {
             "host": host_row(host),
-            "guests": [guest_row(host, guest, weights) for guest in self._found(said.guest)],
+            "guests": [guest_row(host, guest, parts[guest.id] * host.unit) for guest in self._found(said.guest)],
             "pools": [pool.row() for pool in host.pools.values()],
         }
 
@@ -217,6 +218,7 @@ class Admin:
             if said.cap is not None:
                 guest.cap = None if isinstance(said.cap, str) else said.cap
             guest.changed()
+            self._server.flow.hold_to_cap(guest)
             if said.compress is not None:
                 guest.compress = said.compress
                 guest.tell_set()

@@ -95,12 +95,15 @@ class Flow:
 
     def _decide(self, guest: Guest, ask: Lease, count: int) -> Decision:
         host = self.host
-        free = host.ledger.free // host.unit
-        if guest.balloon is not None and ask.kind == PERSISTENT and free:
-            # Whoever was made to shrink and needs more all at once is served first, whatever is kept for others.
-            host.counters["valve"] += 1
-            return Decision(grant=min(count, free))
-        return self._decision(Request(guest=guest.id, kind=ask.kind, count=count))
+        decision = self._decision(Request(guest=guest.id, kind=ask.kind, count=count))
+        if guest.balloon is None or ask.kind != PERSISTENT or decision.reason == "no-policy":
+            return decision
+        # Whoever was made to shrink and needs more all at once is served first, whatever is kept for others.
+        served = min(count, host.ledger.free // host.unit)
+        if served <= decision.grant:
+            return decision
+        host.counters["valve"] += 1
+        return Decision(grant=served)
 
     def _decision(self, request: Request | None) -> Decision:
         """Return what the policy says, if that can be done; a refusal where it cannot."""
@@ -267,8 +270,21 @@ class Flow:
         decision = self._decision(None)
         self._take_back(decision)
         self._ask_others(decision)
+        for guest in host.guests.values():
+            self.hold_to_cap(guest)
         if host.ledger.over:
             self._fit()
+
+    def hold_to_cap(self, guest: Guest) -> None:
+        """Take what a guest holds beyond its cap: what can be revoked at once, the rest is asked for."""
+        host, held = self.host, sum(guest.holding.bytes)
+        if guest.cap is None or held <= guest.cap:
+            return
+        over = -(-(held - guest.cap) // host.unit)
+        self.revoke(guest, host.ledger.oldest(guest.id, over))
+        over = -(-(sum(guest.holding.bytes) - guest.cap) // host.unit)
+        if over > 0 and guest.ask(over, host.unit, host.now()):
+            host.counters["asked"] += 1
 
     def _fit(self) -> None:
         """Take and ask back what is held beyond a smaller capacity, first of who has most for its weight."""

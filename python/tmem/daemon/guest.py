@@ -24,6 +24,7 @@ NOTHING: Final = Report(*[0] * 15)
 _MOST: Final = (1 << 62) - 1  # no machine has more bytes, faults or nanoseconds
 _MOST_WANT: Final = 1 << 20
 _DEAF_SECONDS: Final = 5.0  # who gave nothing, or did not answer, is not asked again for so long
+_SILENT_SECONDS: Final = 90.0  # longer than any interval of reports
 _REPORT_AGE: Final = 0.05  # seconds: reports that come faster say nothing of rates
 
 
@@ -33,6 +34,7 @@ class Guest:
     __slots__ = (
         "_ask_at",
         "_ask_seq",
+        "_rated",
         "_seq",
         "_view",
         "_wants",
@@ -77,6 +79,7 @@ class Guest:
         self.unsaid: list[int] = []  # extents taken back, which it was not told yet
         self.refused: Counter[str] = Counter()
         self.report, self.report_at = NOTHING, 0.0
+        self._rated = (0, 0)  # faults, and nanoseconds that they took, at that time
         self.faults_s = self.stall = 0.0
         self.budget = 0  # its own RAM: the most it ever reported
         self.asked, self._ask_at, self._ask_seq, self.deaf_until = 0, 0.0, 0, 0.0
@@ -150,15 +153,19 @@ class Guest:
         """Take what a guest says of itself, within what can be."""
         numbers: dict[str, Any] = {name: min(getattr(said, name), _MOST) for name in said.__struct_fields__}
         numbers["active"] = min(numbers["active"], numbers["sampled"])
-        before, since = self.report, now - self.report_at
-        self.report = msgspec.structs.replace(said, **numbers)
-        self.budget = max(self.budget, self.report.ram)
+        self.report, self._view = msgspec.structs.replace(said, **numbers), None
+        if self.balloon is None:  # else it is a target of the host's
+            self.budget = max(self.budget, self.report.ram)
+        if self.report.faults < self._rated[0]:  # it counts anew
+            self._rated = (self.report.faults, self.report.fault_ns)
+        since = now - self.report_at
         if since < _REPORT_AGE:
-            return
+            return  # the rates are of enough time to be some
         if self.report_at:
-            self.faults_s = max(0, self.report.faults - before.faults) / since
-            self.stall = min(1.0, max(0, self.report.fault_ns - before.fault_ns) / 1e9 / since)
-        self.report_at, self._view = now, None
+            faults, waited = self._rated
+            self.faults_s = max(0, self.report.faults - faults) / since
+            self.stall = min(1.0, max(0, self.report.fault_ns - waited) / 1e9 / since)
+        self.report_at, self._rated = now, (self.report.faults, self.report.fault_ns)
 
     # What it is asked and told
 
@@ -198,8 +205,13 @@ class Guest:
         self.link.send(pack(Balloon(self._seq, min(ram, _MOST))), latest="balloon")
 
     def overdue(self, now: float, seconds: float) -> int:
-        """Give up on what it was asked and did not answer in time; return how many questions that were."""
+        """Give up on what it was asked and did not answer in time; return how many questions that were.
+
+        Of who has long said nothing the rates are not known: they are none.
+        """
         count = 0
+        if now - self.report_at > _SILENT_SECONDS:
+            self.faults_s = self.stall = 0.0
         if self._ask_at and now - self._ask_at > seconds:
             self._ask_at, self.asked, self._view = 0.0, 0, None
             count += 1

@@ -41,8 +41,8 @@ def host_row(host: Host) -> dict[str, Any]:
     }
 
 
-def guest_row(host: Host, guest: Guest, weights: int) -> dict[str, Any]:
-    """Return what a guest holds, what was set for it, and what it told of itself. `weights` is the sum of all."""
+def guest_row(host: Host, guest: Guest, share: int) -> dict[str, Any]:
+    """Return what a guest holds, what was set for it, and what it told of itself."""
     held, report, now = guest.holding.bytes, guest.report, host.now()
     return {
         "id": guest.id,
@@ -59,7 +59,7 @@ def guest_row(host: Host, guest: Guest, weights: int) -> dict[str, Any]:
         "persistent_bytes": held[PERSISTENT],
         "ephemeral_bytes": held[EPHEMERAL],
         "shared_bytes": guest.holding.ephemeral_bytes - held[EPHEMERAL],
-        "share_bytes": host.ledger.capacity * guest.weight // weights if weights else 0,
+        "share_bytes": share,
         "want_bytes": min(guest.want(now) * host.unit, host.ledger.capacity),
         "answered": guest.answered,
         "unanswered": guest.unanswered,

@@ -16,7 +16,7 @@ from tmem.policies.view import Decision, GuestView, HostView, Request
 
 __all__ = ["Weighted", "divide"]
 
-_SLACK = 32
+_SLACK = 64
 """Who lacks less than this part of its target takes nothing from others: what moves for ever helps nobody."""
 _TICK = 8
 """Of the capacity, at most this part is set moving in one tick."""
