@@ -136,6 +136,12 @@ impl Watch {
     pub fn set_id(&mut self, units: Range<usize>, id: u64) {
         self.ids[units].fill(id);
     }
+
+    /// Gives back what the first so many units take, which nothing covers.
+    pub fn reset(&mut self, units: usize) {
+        self.ids[..units].fill(0);
+        self.ids.discard(0..units * size_of::<u64>());
+    }
 }
 
 impl Drop for Watch {
