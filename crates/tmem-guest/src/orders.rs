@@ -107,7 +107,8 @@ impl Serving {
         };
         shared.refused.fetch_add(1, Ordering::AcqRel);
         let pace = &mut self.paces[asked.place];
-        (pace.brought, pace.not_before_ns) = (0, now_ns() + retry_ms * MS);
+        pace.not_before_ns = now_ns() + retry_ms * MS;
+        (pace.answered, pace.answered_ns) = (asked.count, pace.not_before_ns);
         if let Some((lane, _)) = shared.lane(asked.place) {
             self.settle(asked.place, &lane);
         }

@@ -15,7 +15,7 @@ use tmem_sys::link::{self, Arrival, Link, most_open};
 use tmem_sys::time::now_ns;
 
 pub(crate) const MS: u64 = 1_000_000;
-/// Grants that follow each other so soon are asked for twice as many.
+/// A request that follows an answer so soon is for twice as many.
 const QUICK_NS: u64 = 250 * MS;
 /// At most so many at once, of which none may be needed any more.
 const MOST_AHEAD: u32 = 8;
@@ -29,15 +29,17 @@ pub(crate) struct Asked {
     pub seq: u64,
     pub place: usize,
     generation: u64,
-    count: u32,
+    pub count: u32,
 }
 
 /// What is known of a store's wants.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Pace {
     generation: u64,
-    /// Extents that the last request brought.
-    pub brought: u32,
+    /// Extents that the last request was answered for, and when: one that follows soon is for twice as many, so that a host that
+    /// refuses learns how much is wanted.
+    pub answered: u32,
+    pub answered_ns: u64,
     pub granted_ns: u64,
     pub not_before_ns: u64,
     /// The least that could be given since a moment.
@@ -78,6 +80,10 @@ impl Ids {
             *place = id;
             self.len += 1;
         }
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.len == self.ids.len()
     }
 
     pub fn all(&self) -> &[u64] {
@@ -128,6 +134,7 @@ impl Serving {
         if at.is_over() {
             return Err(End::Over);
         }
+        self.return_refused(at, link)?;
         self.ask(at, link)?;
         self.go_on_shrinking(at, link)?;
         at.answer_desk(link)?;
@@ -185,7 +192,7 @@ impl Serving {
         at.shared.held.fetch_add(taken.into(), Ordering::AcqRel);
         at.shared.granted.fetch_add(taken.into(), Ordering::AcqRel);
         let pace = &mut self.paces[place];
-        pace.brought = taken;
+        (pace.answered, pace.answered_ns) = (taken, now);
         pace.granted_ns = now;
         if is_short {
             pace.not_before_ns = now + RETRY_SHORT_MS * MS;
@@ -217,8 +224,8 @@ impl Serving {
                 self.settle(place, &lane);
                 continue;
             }
-            let is_quick = now_ns() - pace.granted_ns < QUICK_NS;
-            let ahead = if is_quick { (pace.brought * 2).min(MOST_AHEAD) } else { 1 };
+            let is_quick = now_ns().saturating_sub(pace.answered_ns) < QUICK_NS;
+            let ahead = if is_quick { (pace.answered * 2).min(MOST_AHEAD) } else { 1 };
             let count = wanted.max(ahead).clamp(1, MOST_ASKED as u32);
             self.next = (place + 1) % MOST_LANES;
             return self.request(at, link, (place, generation), &lane, count);

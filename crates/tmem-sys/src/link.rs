@@ -155,12 +155,13 @@ impl Link {
         head.msg_controllen = size_of_val(&control);
         let flags = (libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT) as usize;
         // SAFETY: the header refers to the live mutable slice and control words, of these lengths.
-        let got =
-            again(|| unsafe { call(libc::SYS_recvmsg, [self.checked()?, &raw mut head as usize, flags]) });
-        let bytes = match got {
-            Err(Errno(libc::ECONNRESET)) => return Err(Errno(libc::EPIPE)),
-            got => got?,
-        };
+        let mut once =
+            || unsafe { call(libc::SYS_recvmsg, [self.checked()?, &raw mut head as usize, flags]) };
+        let bytes = again(|| match once() {
+            // The other end went without having read everything, which is told once: what it said before can still be read.
+            Err(Errno(libc::ECONNRESET)) => Err(Errno::EINTR),
+            got => got,
+        })?;
         let is_known = own_all(&control[..head.msg_controllen.min(size_of_val(&control)) / 8], fds);
         if bytes == 0 {
             return Err(Errno(libc::EPIPE));
@@ -412,6 +413,17 @@ mod tests {
         drop(near);
         assert_eq!(far.receive(&mut into, &mut fds), Err(Errno(libc::EPIPE)));
         assert_eq!(far.send(b"x", &[]), Err(Errno(libc::EPIPE)));
+    }
+
+    #[test]
+    fn what_was_said_before_the_end_is_heard_whatever_was_not() {
+        let (near, far) = pair("end");
+        near.send(b"never read", &[]).unwrap();
+        far.send(b"last words", &[]).unwrap();
+        drop(far);
+        let (mut into, mut fds) = ([0; 64], Received::default());
+        assert_eq!(near.receive(&mut into, &mut fds).map(|arrival| arrival.bytes), Ok(10));
+        assert_eq!(near.receive(&mut into, &mut fds), Err(Errno(libc::EPIPE)));
     }
 
     #[test]
