@@ -24,9 +24,9 @@ __all__ = [
     "byte_range",
     "element_type",
     "file_layout",
+    "fill",
     "nbytes_of",
     "order_of",
-    "read_into",
     "shape_of",
 ]
 
@@ -142,7 +142,7 @@ def _enough(path: Path, there: int, needed: int) -> None:
         raise ValueError(f"{path} has {there} bytes of data where the array needs {needed}: is the file cut short?")
 
 
-def read_into(target: Array, path: Path, start: int) -> None:
+def fill(target: Array, path: Path, start: int) -> None:
     """Fill `target` from the file through a plain buffer, so that no system call ever meets a missing page."""
     if target.nbytes == 0:
         return

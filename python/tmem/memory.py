@@ -22,18 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tmem import _core, hostpath, steering
-from tmem.array import (
-    Array,
-    Order,
-    Shape,
-    byte_range,
-    element_type,
-    file_layout,
-    nbytes_of,
-    order_of,
-    read_into,
-    shape_of,
-)
+from tmem.array import Array, Order, Shape, byte_range, element_type, file_layout, fill, nbytes_of, order_of, shape_of
 from tmem.backendprocess import ANSWER_SECONDS, BackendProcess, end_all, start_all
 from tmem.counters import PAGE, Stats, make_stats
 from tmem.errors import ClosedError, TmemWarning
@@ -182,7 +171,7 @@ class Memory:
         source = Path(path)
         lengths, kind, start, layout = file_layout(source, dtype, shape, offset, order_of(order))
         result = self._new(lengths, kind, layout)
-        read_into(result, source, start)
+        fill(result, source, start)
         self._drain()
         return result
 
@@ -221,9 +210,8 @@ class Memory:
     def resize(self, ram: Size) -> None:
         """Change the budget to `ram`, a size or a share as for a new Memory.
 
-        When it returns, a smaller one holds: what has no room left RAM; where pages are pinned, it is overshot and that
-        is counted. A larger one is there at once. Raises SizeError as for a new Memory, KernelUnsupported where a
-        smaller one needs paging to begin and faults cannot be served; the budget is then what it was.
+        When it returns, a smaller one holds, or is overshot where pages are pinned, which is counted. SizeError as for
+        a new Memory; KernelUnsupported where paging would have to begin and cannot: the budget is then what it was.
         """
         if self.closed:
             raise ClosedError(f"{self.name} is closed, and its budget stays as it is: make a new Memory")
@@ -231,10 +219,9 @@ class Memory:
         self._drain()
 
     def unstore(self, ram: Size) -> int:
-        """Bring up to `ram` bytes of pages back from the store, those stored longest ago first; return how many.
+        """Bring up to `ram` bytes of stored pages back into unused RAM, the oldest first; return how many.
 
-        Only the part of the budget that is unused is filled: no page leaves RAM for it, and the swap device is not
-        read. Of pages that are in RAM, the stored copies go, and they count.
+        No page leaves RAM for it, and the swap device is not read. Stored copies of pages in RAM go, and count.
         """
         return self._core.unstore(parse_size(ram, whole=self.ram, what="ram") // PAGE) * PAGE
 

@@ -21,11 +21,13 @@ SECONDS = 10.0
 
 
 class ThreadDaemon:
-    """A daemon at `directory`/host.sock. `policy` takes the place of the one that `told` names."""
+    """A daemon at `directory`/host.sock. `policy` takes the place of the one with that name."""
 
-    def __init__(self, directory: Path, text: str = "", *, policy: Any = None, **told: Any) -> None:
+    def __init__(
+        self, directory: Path, text: str = "", *, policy: Any = None, policy_name: str = "weighted", **told: Any
+    ) -> None:
         self.path = directory / "host.sock"
-        values = {"socket": str(self.path), "capacity": "64M", "extent": "1M"} | told
+        values = {"socket": str(self.path), "capacity": "64M", "extent": "1M", "policy": policy_name} | told
         self.config: Config = parse(text, told=values)
         self._policy = policy
         self._loop = asyncio.new_event_loop()

@@ -79,7 +79,7 @@ def test_the_capacity_is_never_passed_and_the_rest_is_refused(tmp_path: Path) ->
         assert guest.lease(1) == 0
         assert guest.refused == "host-full"
         row = row_of(daemon, guest)
-        assert row["want_bytes"] == 24 * MIB  # what it asked for and did not get
+        assert row["want_bytes"] == 8 * MIB  # it asked for 25 more than it got, which is more than there is
         assert row["refused"] == {"host-full": 1}
 
 
@@ -208,6 +208,7 @@ def test_who_is_asked_to_shrink_answers_or_is_counted(tmp_path: Path) -> None:
         daemon.wait_until(lambda: daemon.host.counters["unanswered"] == 1)
         assert daemon.call(lambda: daemon.host.guests[1].asked) == 0
         assert daemon.call(daemon.host.view).guests[0].deaf  # and left alone for a while
+        assert (row_of(daemon, holder)["answered"], row_of(daemon, holder)["unanswered"]) == (1, 1)
 
 
 def test_a_policy_or_a_step_of_ours_that_fails_costs_nobody_what_it_holds(

@@ -31,9 +31,9 @@ def again(path: Path) -> State:
 def test_what_was_held_is_known_afterwards(tmp_path: Path) -> None:
     path = tmp_path / "state"
     state = again(path)
-    state.held(ME, 10, 0, MIB)
-    state.held(ME, 11, 1, 2 * MIB)
-    state.held(DEAD, 12, 0, MIB)
+    state.held(KEY, 10, 0, MIB)
+    state.held(KEY, 11, 1, 2 * MIB)
+    state.held((*DEAD, "raw"), 12, 0, MIB)
     state.ended(10)
     state.allow(KEY, "ab", allowed=True)
     state.allow(KEY, "cd", allowed=True)
@@ -55,8 +55,8 @@ def test_what_was_held_is_known_afterwards(tmp_path: Path) -> None:
 def test_half_a_line_and_damage_are_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "state"
     state = again(path)
-    state.held(ME, 10, 0, MIB)
-    state.held(ME, 11, 0, MIB)
+    state.held(KEY, 10, 0, MIB)
+    state.held(KEY, 11, 0, MIB)
     state.close()
     path.write_bytes(path.read_bytes()[:-3])
     state = again(path)
@@ -65,10 +65,15 @@ def test_half_a_line_and_damage_are_passed_over(tmp_path: Path) -> None:
     for damage in (b"", b"x\n", b"[1]\n", path.read_bytes().replace(b"[1,", b"[9,", 1), path.read_bytes() + b"[5]\n"):
         path.write_bytes(damage)
         again(path).close()
+    path.chmod(0o666)  # anybody could have written it
+    path.write_bytes(path.read_bytes().split(b"\n")[0] + b'\n["allow",%d,%d,"raw","ab",true]\n' % ME)
+    state = again(path)
+    assert state.allowed(KEY) == set()
+    state.close()
     path.unlink()
     path.mkdir()
     state = again(path)  # not even a file: guests claim without it
-    state.held(ME, 10, 0, MIB)
+    state.held(KEY, 10, 0, MIB)
     state.close()
 
 
@@ -77,9 +82,9 @@ def test_the_file_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     path = tmp_path / "state"
     state = again(path)
     for inode in range(20):
-        state.held(ME, inode, 0, MIB)
+        state.held(KEY, inode, 0, MIB)
     for inode in range(1000, 3000):
-        state.held(ME, inode, 0, MIB)
+        state.held(KEY, inode, 0, MIB)
         state.ended(inode)
     state.close()
     assert path.read_bytes().count(b"\n") < 300
@@ -135,6 +140,21 @@ def test_what_is_not_claimed_in_time_is_lent_to_others(tmp_path: Path) -> None:
         assert back.claim(list(held), list(held.values())) == [0] * 4  # there is no room for it any more
         assert [os.fstat(fd).st_blocks for fd in held.values()] == [MIB // 512] * 4  # and it is not taken
     guest.close()
+
+
+def test_what_never_came_is_kept_only_until_its_guest_asks_for_more(tmp_path: Path) -> None:
+    path = Path(f"{tmp_path / 'host.sock'}.state")
+    state = again(path)
+    state.held(KEY, 1, 0, 8 * MIB)  # granted as the daemon ended
+    state.held((*ME, "other"), 2, 0, 4 * MIB)
+    state.close()
+    with ThreadDaemon(tmp_path) as daemon, daemon.guest("raw") as back:
+        assert daemon.ask("list")["host"]["reserved_bytes"] == 12 * MIB
+        assert back.lease(1) == 1
+        assert daemon.ask("list")["host"]["reserved_bytes"] == 4 * MIB
+        with daemon.guest("other"):
+            pass
+        daemon.wait_until(lambda: not daemon.host.ledger.reserved)
 
 
 def test_claims_of_what_is_not_ones_own_are_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use tmem_store::lease::{Holder, Mailbox};
 use tmem_sys::background::Maker;
-use tmem_sys::lease::ring;
+use tmem_sys::lease::{ring, wait_while};
 use tmem_sys::signals::Blocked;
 use tmem_sys::time::now_ns;
 use tmem_sys::{Errno, Lock};
@@ -134,6 +134,8 @@ pub(crate) struct Shared {
     pub refused: AtomicU64,
     pub connections: AtomicU64,
     pub host_uid: AtomicU64,
+    /// Whether it is known if there is a host.
+    pub has_looked: AtomicBool,
     pub is_ending: AtomicBool,
     /// When all stores were first seen to have ended; 0 while one lives.
     over_since_ns: AtomicU64,
@@ -239,6 +241,7 @@ impl Client {
             refused: 0.into(),
             connections: 0.into(),
             host_uid: NO_UID.into(),
+            has_looked: false.into(),
             is_ending: false.into(),
             over_since_ns: 0.into(),
             link: (-1).into(),
@@ -253,6 +256,19 @@ impl Client {
     /// The kernel's, when no thread can be made; `ENOSPC` for too many connections.
     pub fn start(&self) -> Result<(), Errno> {
         threads::start(&self.shared)
+    }
+
+    /// Waits until it is known whether there is a host, for so long: a store that fills at once would find none yet.
+    pub fn await_first(&self, wait_ms: u64) {
+        let end = now_ns().saturating_add(wait_ms.saturating_mul(1_000_000));
+        loop {
+            let news = self.shared.news.load(Ordering::Acquire);
+            let now = now_ns();
+            if self.shared.has_looked.load(Ordering::Acquire) || now >= end {
+                return;
+            }
+            wait_while(&self.shared.news, news, end - now);
+        }
     }
 
     /// Serves a store from now on.

@@ -132,6 +132,23 @@ impl Serving {
         Ok(given)
     }
 
+    /// Extents that a store let go of by itself.
+    pub fn return_refused(&mut self, at: &mut Worker<'_>, link: &Link) -> Result<(), End> {
+        let mut ids = Ids::new();
+        for (_, lane) in at.shared.lanes() {
+            while !ids.is_full()
+                && let Some(id) = lane.mailbox.next_refused()
+            {
+                ids.push(id);
+            }
+        }
+        if ids.is_full() {
+            // There may be more.
+            at.shared.ring();
+        }
+        self.tell_given(at, link, &ids)
+    }
+
     /// The host learns of those that it knows.
     fn tell_given(&mut self, at: &mut Worker<'_>, link: &Link, ids: &Ids) -> Result<(), End> {
         let mut known = Ids::new();

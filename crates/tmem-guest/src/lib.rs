@@ -7,6 +7,7 @@
 //! uses no heap: in a program that knows nothing of us, and in every forked child, the C library does not know it.
 #![forbid(unsafe_code)]
 
+mod balloon;
 mod claim;
 mod client;
 mod giving;

@@ -34,12 +34,7 @@ impl Serving {
                 let given = self.shrink(at, link, usize::try_from(bytes).unwrap_or(usize::MAX))?;
                 at.send(link, &ToHost::Shrunk { seq, bytes: given as u64 }, &[])
             }
-            Order::Balloon { seq, ram } => {
-                let target = usize::try_from(ram).unwrap_or(usize::MAX);
-                let first = at.shared.lanes().find(|(_, lane)| lane.mailbox.kind() == Kind::Persistent);
-                let came = first.map(|(n, lane)| self.quietly(n, &lane, |holder| holder.balloon(target)));
-                at.send(link, &ToHost::Ballooned { seq, ram: came.unwrap_or(0) as u64 }, &[])
-            }
+            Order::Balloon { seq, ram } => self.begin_shrinking(at, link, seq, ram),
             Order::Leave { pool } => {
                 let seq = at.next_seq();
                 at.send(link, &ToHost::Leave { seq, pool }, &[])
@@ -112,7 +107,8 @@ impl Serving {
         };
         shared.refused.fetch_add(1, Ordering::AcqRel);
         let pace = &mut self.paces[asked.place];
-        (pace.brought, pace.not_before_ns) = (0, now_ns() + retry_ms * MS);
+        pace.not_before_ns = now_ns() + retry_ms * MS;
+        (pace.answered, pace.answered_ns) = (asked.count, pace.not_before_ns);
         if let Some((lane, _)) = shared.lane(asked.place) {
             self.settle(asked.place, &lane);
         }

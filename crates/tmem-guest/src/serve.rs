@@ -3,6 +3,7 @@
 //! Caller: `session`, in the connection's thread. Locks: as there. Law 17: no heap, and no wait that a page would wait for: while an
 //! owner's lock may be waited for here, its store is told not to wait.
 
+use crate::balloon::Balloon;
 use crate::client::tagged;
 use crate::lane::{Lane, MOST_LANES};
 use crate::session::{End, Welcome, Worker};
@@ -14,7 +15,7 @@ use tmem_sys::link::{self, Arrival, Link, most_open};
 use tmem_sys::time::now_ns;
 
 pub(crate) const MS: u64 = 1_000_000;
-/// Grants that follow each other so soon are asked for twice as many.
+/// A request that follows an answer so soon is for twice as many.
 const QUICK_NS: u64 = 250 * MS;
 /// At most so many at once, of which none may be needed any more.
 const MOST_AHEAD: u32 = 8;
@@ -28,15 +29,17 @@ pub(crate) struct Asked {
     pub seq: u64,
     pub place: usize,
     generation: u64,
-    count: u32,
+    pub count: u32,
 }
 
 /// What is known of a store's wants.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Pace {
     generation: u64,
-    /// Extents that the last request brought.
-    pub brought: u32,
+    /// Extents that the last request was answered for, and when: one that follows soon is for twice as many, so that a host that
+    /// refuses learns how much is wanted.
+    pub answered: u32,
+    pub answered_ns: u64,
     pub granted_ns: u64,
     pub not_before_ns: u64,
     /// The least that could be given since a moment.
@@ -51,6 +54,8 @@ pub(crate) struct Serving {
     pub paces: [Pace; MOST_LANES],
     pub reported_ns: u64,
     pub ticked_ns: u64,
+    /// What the host wants of the resident set, while it is on its way there.
+    pub balloon: Option<Balloon>,
     /// Whose turn it is to ask.
     next: usize,
     /// Of what was granted last, that which found no place here.
@@ -77,6 +82,10 @@ impl Ids {
         }
     }
 
+    pub fn is_full(&self) -> bool {
+        self.len == self.ids.len()
+    }
+
     pub fn all(&self) -> &[u64] {
         &self.ids[..self.len]
     }
@@ -97,6 +106,7 @@ impl Serving {
             asked: None,
             paces,
             reported_ns: 0,
+            balloon: None,
             ticked_ns: now_ns(),
             next: 0,
             back: Ids::new(),
@@ -124,7 +134,9 @@ impl Serving {
         if at.is_over() {
             return Err(End::Over);
         }
+        self.return_refused(at, link)?;
         self.ask(at, link)?;
+        self.go_on_shrinking(at, link)?;
         at.answer_desk(link)?;
         if self.asked.is_none() { self.look_after(at, link) } else { Ok(()) }
     }
@@ -180,7 +192,7 @@ impl Serving {
         at.shared.held.fetch_add(taken.into(), Ordering::AcqRel);
         at.shared.granted.fetch_add(taken.into(), Ordering::AcqRel);
         let pace = &mut self.paces[place];
-        pace.brought = taken;
+        (pace.answered, pace.answered_ns) = (taken, now);
         pace.granted_ns = now;
         if is_short {
             pace.not_before_ns = now + RETRY_SHORT_MS * MS;
@@ -212,16 +224,28 @@ impl Serving {
                 self.settle(place, &lane);
                 continue;
             }
-            let is_quick = now_ns() - pace.granted_ns < QUICK_NS;
-            let ahead = if is_quick { (pace.brought * 2).min(MOST_AHEAD) } else { 1 };
+            let is_quick = now_ns().saturating_sub(pace.answered_ns) < QUICK_NS;
+            let ahead = if is_quick { (pace.answered * 2).min(MOST_AHEAD) } else { 1 };
             let count = wanted.max(ahead).clamp(1, MOST_ASKED as u32);
-            lane.mailbox.set_state(LinkState::Asking);
-            let (seq, kind) = (at.next_seq(), lane.mailbox.kind() as u64);
-            self.asked = Some(Asked { seq, place, generation, count });
             self.next = (place + 1) % MOST_LANES;
-            return at.send(link, &ToHost::Lease { seq, kind, pool: lane.pool, count: count.into() }, &[]);
+            return self.request(at, link, (place, generation), &lane, count);
         }
         Ok(())
+    }
+
+    /// Asks for extents; the place is that of the lane, with its generation.
+    pub fn request(
+        &mut self,
+        at: &mut Worker<'_>,
+        link: &Link,
+        (place, generation): (usize, u64),
+        lane: &Lane,
+        count: u32,
+    ) -> Result<(), End> {
+        lane.mailbox.set_state(LinkState::Asking);
+        let (seq, kind) = (at.next_seq(), lane.mailbox.kind() as u64);
+        self.asked = Some(Asked { seq, place, generation, count });
+        at.send(link, &ToHost::Lease { seq, kind, pool: lane.pool, count: count.into() }, &[])
     }
 
     /// What its store is told of a place: whether it may wait for an extent.

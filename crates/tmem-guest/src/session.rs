@@ -91,12 +91,17 @@ impl Worker<'_> {
             let ended = match self.connect() {
                 Ok((link, welcome)) => {
                     pause = SOON_MS;
+                    self.shared.lanes().for_each(|(_, lane)| lane.mailbox.set_state(LinkState::Idle));
+                    self.has_looked();
                     let ended = self.serve(&link, welcome);
                     self.hang_up(Some(link));
                     self.alone();
                     ended
                 }
-                Err(end) => end,
+                Err(end) => {
+                    self.has_looked();
+                    end
+                }
             };
             if ended == End::Over {
                 return;
@@ -106,6 +111,13 @@ impl Worker<'_> {
                 self.rest(((until - now_ns()) / 1_000_000 + 1).min(LOOK_MS));
             }
             pause = (pause * 2).min(LATE_MS);
+        }
+    }
+
+    /// Whoever waits for it knows now how this guest stands.
+    fn has_looked(&self) {
+        if !self.shared.has_looked.swap(true, Ordering::AcqRel) {
+            tell(self.shared);
         }
     }
 

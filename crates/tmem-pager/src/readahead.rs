@@ -199,7 +199,13 @@ impl ReadAhead {
     }
 
     fn oldest(&mut self, at: i64, fresh: bool) -> usize {
-        let i = (0..STREAMS).min_by_key(|&i| self.streams[i].stamp).unwrap_or(0);
+        // By hand: on the way of each fault that belongs to no stream.
+        let mut i = 0;
+        for n in 1..STREAMS {
+            if self.streams[n].stamp < self.streams[i].stamp {
+                i = n;
+            }
+        }
         let (window, trial) = self.lone.width_for(fresh, self.enough);
         self.streams[i] = Stream { last: at, start: at, window, trial, ..Stream::default() };
         i

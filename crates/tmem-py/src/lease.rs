@@ -13,6 +13,8 @@ use tmem_sys::Errno;
 use tmem_sys::background::known_to_libc;
 
 const MIB: usize = 1 << 20;
+/// How long a new `Memory` waits for a daemon that is there to answer.
+const FIRST_MS: u64 = 500;
 
 /// Whom to take memory on lease from: the socket, the guest's name (else the program's), and a user that the daemon may run as
 /// beside root and this one.
@@ -53,6 +55,7 @@ impl Lease {
         // Closed meanwhile, it holds nothing, and the connection ends by itself.
         let _ = pager.set_mailbox(Some(mailbox));
         client.start()?;
+        client.await_first(FIRST_MS);
         Ok(Lease { client, told: AtomicBool::new(false) })
     }
 

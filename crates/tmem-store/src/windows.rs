@@ -3,11 +3,13 @@
 //! are asked for. Callers: `slab` when it needs a chunk, `vacate` when extents are to go, the pager around a fork. Locks: the
 //! store's. Law 5: a window goes only when it is empty. Law 15: a forked child has none; what was in them is its own there.
 
+mod fork;
+mod giving;
+
 use crate::class::CHUNK;
 use crate::lease::{Extent, Mailbox};
-use crate::leased::Draining;
 use crate::page_bytes;
-use crate::slab::{Loc, Slab};
+use crate::slab::Slab;
 use std::ops::Range;
 use std::sync::Arc;
 use tmem_sys::overlay::{UNIT, Watch};
@@ -201,7 +203,8 @@ impl Slab {
     #[cold]
     pub(crate) fn look_ahead(&mut self) {
         let Some(windows) = &self.windows else { return };
-        let enough = windows.extent_chunks / 4;
+        // Where extents are filled fast, the next are asked for so much sooner.
+        let enough = windows.extent_chunks / 4 * windows.ahead as usize;
         if self.chunks.leased.idle >= enough || self.chunks.mapped < FIRST.min(self.capacity_chunks()) {
             return;
         }
@@ -321,184 +324,6 @@ impl Slab {
             extent.id = new;
         }
         true
-    }
-
-    /// The emptiest window is to go: no slot of it is given out from now on. Its first chunk.
-    pub fn begin_giving(&mut self) -> Option<Draining> {
-        let windows = self.windows.as_mut()?;
-        let open = windows.all.iter_mut().filter(|w| w.extent.is_some() && w.what == Use::Filled);
-        let window = open.min_by_key(|w| w.used)?;
-        window.what = Use::Given;
-        let chunks = window.chunks.clone();
-        chunks.clone().for_each(|chunk| self.chunks.drain(chunk, false));
-        Some(Draining(chunks.start))
-    }
-
-    /// A window's extent is the host's no more: it is only emptied from now on.
-    pub fn begin_losing(&mut self, id: u64) -> Option<Draining> {
-        self.take_from_host(id, Use::Lost)
-    }
-
-    /// The host has cut an extent off. Its memory is touched no more, unless for a page that is in it.
-    pub fn cut_off(&mut self, id: u64) {
-        if let Some(window) = self.take_from_host(id, Use::Cut) {
-            // It goes where it is empty.
-            self.close_window(window);
-        }
-    }
-
-    fn take_from_host(&mut self, id: u64, what: Use) -> Option<Draining> {
-        let windows = self.windows.as_mut()?;
-        let number = windows.number_of(id)?;
-        let window = &mut windows.all[number];
-        window.what = what;
-        let chunks = window.chunks.clone();
-        chunks.clone().for_each(|chunk| self.chunks.drain(chunk, false));
-        Some(Draining(chunks.start))
-    }
-
-    /// A window that was lost and is not empty yet.
-    pub fn lost(&self) -> Option<Draining> {
-        let lost = |w: &&Window| w.what == Use::Lost && w.extent.is_some();
-        self.windows.as_ref()?.all.iter().find(lost).map(|w| Draining(w.chunks.start))
-    }
-
-    /// A window stays: it is filled again.
-    pub fn end_giving(&mut self, Draining(first): Draining) {
-        let Some(windows) = &mut self.windows else { return };
-        let Some(number) = windows.at(first) else { return };
-        windows.all[number].what = Use::Filled;
-        windows.all[number].chunks.clone().for_each(|chunk| self.chunks.undrain(chunk));
-    }
-
-    /// The first slot in use of a window from a chunk on.
-    pub fn next_draining(&self, Draining(first): Draining, from: usize) -> Option<Loc> {
-        let windows = self.windows.as_ref()?;
-        let window = &windows.all[windows.at(first)?];
-        (window.chunks.clone().skip_while(|chunk| *chunk < from)).find_map(|chunk| self.next_taken(chunk, 0))
-    }
-
-    /// Moves a slot of a draining chunk to any other chunk with room for it.
-    pub fn leave_window(&mut self, loc: Loc, len: usize) -> Option<Loc> {
-        let class = self.chunks.get(loc.chunk())?.class as usize;
-        let leased = self.leased_chunk(class);
-        let most = self.capacity_chunks();
-        let to = leased.or_else(|| self.private_chunk(most, class))?;
-        self.move_to(loc, len, to)
-    }
-
-    /// Moves a slot to a leased chunk.
-    pub fn leave_for_lease(&mut self, loc: Loc, len: usize) -> Option<Loc> {
-        let class = self.chunks.get(loc.chunk())?.class as usize;
-        let to = self.leased_chunk(class)?;
-        self.move_to(loc, len, to)
-    }
-
-    /// Where private chunks take more than they may and leased ones are idle: one to be emptied into those, the first from a
-    /// number on, round and round. [`Slab::settle`] ends it.
-    pub fn choose_relieved(&mut self, from: usize) -> Option<usize> {
-        if self.chunks.mapped <= self.capacity_chunks() || self.chunks.leased.idle == 0 {
-            return None;
-        }
-        self.chunks.choose_private(from)
-    }
-
-    /// Unmaps a window that is empty; its extent.
-    pub fn close_window(&mut self, Draining(first): Draining) -> Option<Extent> {
-        let windows = self.windows.as_mut()?;
-        let number = windows.at(first)?;
-        if windows.all[number].used > 0 || self.bytes.uncover(windows.all[number].bytes()).is_err() {
-            return None;
-        }
-        windows.remove(number).extent
-    }
-
-    /// Before a fork: whether there is anything that the child has to copy.
-    pub fn before_fork(&mut self) -> bool {
-        let Some(windows) = &self.windows else { return false };
-        if let Some(mailbox) = &windows.mailbox {
-            mailbox.before_fork();
-        }
-        self.extents().next().is_some()
-    }
-
-    /// Has the child inherit the windows, or no more.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn set_inherited(&mut self, yes: bool) -> Result<(), Errno> {
-        let Some(windows) = &mut self.windows else { return Ok(()) };
-        windows.inherited = yes;
-        let leased = windows.all.iter().filter(|w| w.extent.is_some());
-        leased.into_iter().try_for_each(|w| self.bytes.set_inherited(w.bytes(), yes))
-    }
-
-    pub fn after_fork_in_parent(&mut self) {
-        if let Some(mailbox) = self.mailbox() {
-            mailbox.after_fork_in_parent();
-        }
-    }
-
-    /// In the child: what is in the windows becomes its own, and is only emptied. It has no leases.
-    ///
-    /// # Errors
-    /// `ENOMEM`; `EFAULT` where the windows were not inherited.
-    pub fn after_fork_in_child(&mut self) -> Result<(), Errno> {
-        let Slab { windows, chunks, bytes, .. } = self;
-        let Some(windows) = windows else { return Ok(()) };
-        if let Some(mailbox) = &windows.mailbox {
-            mailbox.after_fork_in_child();
-        }
-        for number in (0..windows.all.len()).rev() {
-            let window = &mut windows.all[number];
-            let (part, places) = (window.bytes(), window.chunks.clone());
-            let Some(extent) = window.extent.take() else { continue };
-            drop(extent);
-            windows.leased -= part.len() / UNIT;
-            let window = &windows.all[number];
-            if window.used == 0 {
-                bytes.uncover(part)?;
-            } else if windows.inherited {
-                let used = places.clone().filter(|chunk| chunks.get(*chunk).is_some());
-                bytes.make_own(part, used.map(|chunk| chunk * CHUNK..(chunk + 1) * CHUNK))?;
-            } else {
-                return Err(Errno::EFAULT);
-            }
-            let empty = window.used == 0;
-            places.for_each(|chunk| chunks.drain(chunk, true));
-            if empty {
-                windows.remove(number);
-            }
-        }
-        windows.inherited = false;
-        Ok(())
-    }
-
-    pub(crate) fn check_windows(&self, broken: &mut Vec<String>) {
-        let Some(windows) = &self.windows else { return };
-        let mut covered = 0;
-        for (number, window) in windows.all.iter().enumerate() {
-            let used = window.chunks.clone().filter(|chunk| self.chunks.get(*chunk).is_some()).count();
-            if used != window.used {
-                broken.push(format!("window {number}: {used} chunks used, its count says {}", window.used));
-            }
-            let units = windows.units_of(&window.chunks);
-            covered += units.len();
-            if windows.units[units].iter().any(|n| *n as usize != number + 1) {
-                broken.push(format!("window {number}: its units are not noted as its own"));
-            }
-            let draining = window.extent.is_none() || window.what != Use::Filled;
-            let stray = window.chunks.clone().filter(|chunk| self.chunks.get(*chunk).is_some());
-            if stray.into_iter().any(|chunk| self.chunks.is_draining(chunk) != draining) {
-                broken
-                    .push(format!("window {number}: a chunk of it is to be emptied, or not, for no reason"));
-            }
-        }
-        let taken = windows.units.iter().filter(|n| **n != 0).count();
-        let leased: usize = self.extents().map(|extent| extent.bytes / UNIT).sum();
-        if taken != covered || (taken, leased) != (windows.taken, windows.leased) {
-            broken.push("windows: units are noted that no window has, or their counts differ".into());
-        }
     }
 }
 

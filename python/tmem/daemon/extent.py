@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import os
 import stat
 from contextlib import suppress
@@ -118,6 +119,8 @@ def inspect(fd: int, most: int) -> tuple[int, int]:
         flags = fcntl.fcntl(fd, fcntl.F_GETFL)
     except OSError as error:
         raise ExtentError(f"not a memfd: {error.strerror}") from None
+    if about.st_dev != _device():
+        raise ExtentError("it lies elsewhere, in huge pages perhaps")
     if seals & _SEALED != _SEALED or seals & (fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_WRITE | _FUTURE_WRITE):
         raise ExtentError("its seals are not those of an extent")
     if flags & os.O_ACCMODE != os.O_RDWR:
@@ -125,6 +128,16 @@ def inspect(fd: int, most: int) -> tuple[int, int]:
     if about.st_size % MEBIBYTE or not 0 < about.st_size <= most:
         raise ExtentError(f"its size is {about.st_size}")
     return about.st_ino, about.st_size
+
+
+@functools.cache
+def _device() -> int:
+    """Return where this kernel keeps memfds, the number that goes with their inodes."""
+    fd = _memfd(_NAME)
+    try:
+        return os.fstat(fd).st_dev
+    finally:
+        os.close(fd)
 
 
 def reopen_read_only(fd: int) -> int:

@@ -46,6 +46,7 @@ class Flow:
         """Grant extents, or refuse."""
         host = self.host
         host.counters["leases"] += 1
+        self.settle(guest)
         room, reason = self._barred(guest, ask.kind, ask.pool)
         count = min(ask.count, room // host.unit)
         if count <= 0:
@@ -56,7 +57,7 @@ class Flow:
         made = self._make(guest, decision.grant, ask.kind, ask.pool)
         now = host.now()
         if made:
-            guest.wants(max(0, guest.want(now) - len(made), count - len(made)), now)
+            guest.went(count - len(made), len(made), now)
             host.counters["granted"] += len(made)
             guest.link.send(pack(Granted(ask.seq, [one.id for one in made])), [one.fd for one in made])
             if ask.pool:
@@ -64,9 +65,16 @@ class Flow:
         else:
             reason = decision.reason if decision.reason in REASONS else "host-full"
             if reason == "host-full":
-                guest.wants(max(guest.want(now), count), now)
+                guest.went(count, 0, now)
             self.refuse(guest, ask.seq, reason)
         self._ask_others(decision)
+
+    def settle(self, guest: Guest) -> None:
+        """Keep nothing more for a guest of the last daemon: it asks for more, or ends, and has claimed what it has."""
+        if not guest.settled:
+            guest.settled = True
+            freed = self.host.state.settle(guest.key)
+            self.host.ledger.reserved = max(0, self.host.ledger.reserved - freed)
 
     def refuse(self, guest: Guest, seq: int, reason: str) -> None:
         """Say no, and count it."""
@@ -124,15 +132,20 @@ class Flow:
                 if host.ledger.free < host.unit:
                     break
                 host.ledger.make_room(host.unit)
-                one = extent.make(host.unit, kind)
+                one = self._make_one(kind)
                 made.append(one)
                 host.ledger.add(one, guest.id, pool)
-                host.state.held(guest.peer.process, one.inode, kind, one.bytes)
+                host.state.held(guest.key, one.inode, kind, one.bytes)
         except NoRoomError as error:
             host.counters["no_memory"] += 1
             self._say_seldom("room", f"no extent can be made ({error}): the capacity is more than is left here")
         guest.changed()
         return made
+
+    def _make_one(self, kind: int) -> Extent:
+        if not self.host.left.take(self.host.unit):
+            raise NoRoomError("the machine or this cgroup is almost full")
+        return extent.make(self.host.unit, kind)
 
     # The host takes back
 
@@ -185,13 +198,17 @@ class Flow:
     def shrunk(self, guest: Guest, said: Shrunk) -> None:
         """Note that a guest gave what it could."""
         if guest.shrunk(said.seq, said.bytes_given, self.host.now()):
-            self.host.counters["answered"] += 1
+            self._answered(guest)
 
     def ballooned(self, guest: Guest, _: Ballooned) -> None:
         """Note that a guest keeps less resident, or more again."""
         if guest.balloon_at:
             guest.balloon_at = 0.0
-            self.host.counters["answered"] += 1
+            self._answered(guest)
+
+    def _answered(self, guest: Guest) -> None:
+        guest.answered += 1
+        self.host.counters["answered"] += 1
 
     # After a restart
 
@@ -235,7 +252,7 @@ class Flow:
         fds[at] = -1
         host.ledger.make_room(size)
         number = host.ledger.add(one, guest.id, said.pool)
-        host.state.held(process, inode, said.kind, size)
+        host.state.held(guest.key, inode, said.kind, size)
         return number
 
     # The clock
@@ -244,6 +261,7 @@ class Flow:
         """Once a second: what the policy wants of whom, and who has not answered."""
         host, now = self.host, self.host.now()
         host.read_pressure()
+        host.left.look()
         for guest in host.guests.values():
             host.counters["unanswered"] += guest.overdue(now, host.config.limits.answer_seconds)
         decision = self._decision(None)
@@ -253,7 +271,7 @@ class Flow:
             self._fit()
 
     def _fit(self) -> None:
-        """Take and ask back what is held beyond a capacity that was made smaller, first of who has most for its weight."""
+        """Take and ask back what is held beyond a smaller capacity, first of who has most for its weight."""
         host, now = self.host, self.host.now()
         guests = sorted(host.guests.values(), key=lambda guest: -sum(guest.holding.bytes) / max(guest.weight, 1))
         for guest in guests:

@@ -22,7 +22,7 @@ __all__ = ["NOTHING", "Guest"]
 
 NOTHING: Final = Report(*[0] * 15)
 _MOST: Final = (1 << 62) - 1  # no machine has more bytes, faults or nanoseconds
-_WANT_SECONDS: Final = 2.0
+_MOST_WANT: Final = 1 << 20
 _DEAF_SECONDS: Final = 5.0  # who gave nothing, or did not answer, is not asked again for so long
 _REPORT_AGE: Final = 0.05  # seconds: reports that come faster say nothing of rates
 
@@ -35,8 +35,8 @@ class Guest:
         "_ask_seq",
         "_seq",
         "_view",
-        "_want",
-        "_want_at",
+        "_wants",
+        "answered",
         "asked",
         "balloon",
         "balloon_at",
@@ -58,7 +58,9 @@ class Guest:
         "report",
         "report_at",
         "reservation",
+        "settled",
         "stall",
+        "unanswered",
         "unsaid",
         "weight",
     )  # fmt: skip
@@ -69,6 +71,7 @@ class Guest:
         self.holding = Holding()
         self.weight, self.cap, self.reservation = 1, None, 0
         self.frozen, self.compress = False, True
+        self.settled = False  # whether it has claimed what it had of the last daemon
         self.grants: set[str] = set()  # digests of the secrets it may join with
         self.memberships: dict[int, int] = {}  # shared pool -> its number there
         self.unsaid: list[int] = []  # extents taken back, which it was not told yet
@@ -77,9 +80,10 @@ class Guest:
         self.faults_s = self.stall = 0.0
         self.budget = 0  # its own RAM: the most it ever reported
         self.asked, self._ask_at, self._ask_seq, self.deaf_until = 0, 0.0, 0, 0.0
+        self.answered = self.unanswered = 0  # of what it was asked
         self.balloon: int | None = None
         self.balloon_at = 0.0  # when it was told a target that it has not answered
-        self._want, self._want_at = 0, 0.0
+        self._wants = (0, 0, 0)  # extents refused in this second and in the one before, and which second it is
         self._seq = 0
         self._view: GuestView | None = None
 
@@ -94,8 +98,7 @@ class Guest:
 
     def view(self, unit: int, now: float) -> GuestView:
         """Return the guest as a policy sees it. Kept until something changes."""
-        if self._want and now - self._want_at > _WANT_SECONDS:
-            self._want, self._view = 0, None
+        self.want(now)  # what is forgotten by now changes the view
         if self._view is None or self._view.deaf != (now < self.deaf_until):
             self._view = self._look(unit, now)
         return self._view
@@ -105,12 +108,18 @@ class Guest:
         self._view = None
 
     def want(self, now: float) -> int:
-        """Return the extents it was refused lately and still wants."""
-        return self._want if now - self._want_at <= _WANT_SECONDS else 0
+        """Return the extents it was refused lately, in one to two seconds, and still wants."""
+        last, before, second = self._wants
+        if (last or before) and (passed := int(now) - second) > 0:
+            last, before = 0, last if passed == 1 else 0
+            self._wants, self._view = (last, before, int(now)), None
+        return last + before
 
-    def wants(self, count: int, now: float) -> None:
-        """Note what it wants and did not get."""
-        self._want, self._want_at, self._view = count, now, None
+    def went(self, refused: int, granted: int, now: float) -> None:
+        """Note what it wanted and did not get, and what it got."""
+        want = min(_MOST_WANT, max(0, self.want(now) + refused - granted))
+        last = min(self._wants[0] + refused, want)
+        self._wants, self._view = (last, want - last, int(now)), None
 
     def _look(self, unit: int, now: float) -> GuestView:
         held, report = self.holding, self.report
@@ -124,7 +133,7 @@ class Guest:
             frozen=self.frozen,
             persistent=-(-held.bytes[0] // unit),
             ephemeral=-(-held.ephemeral_bytes // unit),
-            want=self._want,
+            want=self.want(now),
             ram=report.ram,
             budget=self.budget,
             resident=report.resident,
@@ -199,6 +208,7 @@ class Guest:
             count += 1
         if count:
             self.deaf_until = now + _DEAF_SECONDS
+            self.unanswered += count
         return count
 
     def tell_set(self) -> None:

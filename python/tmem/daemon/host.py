@@ -16,6 +16,7 @@ from tmem import policies
 from tmem.daemon.config import Config
 from tmem.daemon.guest import Guest
 from tmem.daemon.ledger import Ledger
+from tmem.daemon.room import Room
 from tmem.daemon.state import State
 from tmem.policies import HostView, Policy
 
@@ -40,6 +41,7 @@ class Host:
         self.user_bytes = config.user_bytes
         # Numbers of extents go on where the last daemon's ended, without a file: it gave less than one a microsecond.
         self.ledger = Ledger(config.capacity_bytes, first=time.monotonic_ns() // 1000 + 1)
+        self.left = Room()
         self.guests: dict[int, Guest] = {}
         self.pools: dict[int, SharedPool] = {}
         self.counters: Counter[str] = Counter()
@@ -110,7 +112,7 @@ class Host:
     def read_pressure(self) -> None:
         """Read how much of the last ten seconds somebody on this machine waited for memory."""
         try:
-            first = _PRESSURE.read_text(encoding="ascii").split("\n", 1)[0]
+            first = _PRESSURE.read_text(encoding="utf-8").split("\n", 1)[0]
             self.pressure = float(first.split("avg10=")[1].split()[0]) / _PER_CENT
         except (OSError, IndexError, ValueError):
             self.pressure = 0.0  # a kernel without it

@@ -191,8 +191,8 @@ def _make_directory(directory: str) -> None:
         if uid == 0:
             os.chmod(directory, 0o755)  # noqa: PTH101, S103 - whatever the umask is; guests look it up
         return
-    about = os.stat(directory)  # noqa: PTH116 - as above
-    safe = about.st_uid in {0, uid} and (not about.st_mode & 0o022 or about.st_mode & stat.S_ISVTX)
+    about, name = os.stat(directory), os.lstat(directory)  # noqa: PTH116 - as above
+    safe = {about.st_uid, name.st_uid} <= {0, uid} and (not about.st_mode & 0o022 or about.st_mode & stat.S_ISVTX)
     if not safe:
         raise DaemonError(
             f"{directory} can be written to by others, who could put a socket of theirs there: use --socket PATH"

@@ -99,7 +99,7 @@ def _is_of(pid: int, uid: int) -> bool:
 
 def _overflow_uid() -> int:
     try:
-        return int(_OVERFLOW.read_text(encoding="ascii"))
+        return int(_OVERFLOW.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return _NOBODY
 

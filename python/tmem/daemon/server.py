@@ -127,7 +127,7 @@ class Server:
             who = peers.look(
                 sock, allow_overflow_uid=config.allow_overflow_uid, allow_invisible_pid=config.allow_invisible_pid
             )
-        except (PeerRefusedError, OSError) as error:
+        except (PeerRefusedError, OSError, ValueError, IndexError) as error:  # /proc shows less and less of who ends
             self._turn_away(sock, str(error))
             return
         limits = config.limits
@@ -277,6 +277,7 @@ class Server:
             self.pools.leave(guest, number)  # before its memory goes
         for one in host.ledger.close(guest.id):
             host.state.ended(one.inode)
+        self.flow.settle(guest)
         host.state.left(guest.peer.process)
         if host.ledger.ending and not self._emptying:
             self._emptying = True

@@ -9,8 +9,10 @@ Law: the file can only make the next daemon more careful. Without it guests stil
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -42,8 +44,8 @@ class State:
         self._fd = -1
         self._lines = 0
         self._reserves = True
-        self._now: dict[int, tuple[Process, int, int]] = {}  # inode -> process, kind, bytes: of this daemon
-        self._before: dict[int, tuple[Process, int, int]] = {}  # the same of the last, where not claimed yet
+        self._now: dict[int, tuple[Key, int, int]] = {}  # inode -> guest, kind, bytes: of this daemon
+        self._before: dict[int, tuple[Key, int, int]] = {}  # the same of the last, where not claimed yet
         self._allowed: dict[Key, set[str]] = {}
         self._set: dict[Key, dict[str, Any]] = {}
 
@@ -53,7 +55,7 @@ class State:
             return
         lives = alive or _lives
         self._read()
-        self._before, self._now = {i: one for i, one in self._now.items() if lives(one[0])}, {}
+        self._before, self._now = {i: one for i, one in self._now.items() if lives(one[0][:2])}, {}
         self._allowed = {key: found for key, found in self._allowed.items() if lives(key[:2])}
         self._set = {key: found for key, found in self._set.items() if lives(key[:2])}
         self._rewrite()
@@ -78,17 +80,29 @@ class State:
     def end_reservations(self) -> None:
         """Keep nothing any longer. Whose memory was whose is still known."""
         self._reserves = False
-        self._before = {inode: one for inode, one in self._before.items() if _lives(one[0])}
+        self._before = {inode: one for inode, one in self._before.items() if _lives(one[0][:2])}
 
     def owner(self, inode: int) -> Process | None:
         """Return the process that had this memory when the last daemon ended, until it is claimed."""
         found = self._before.get(inode)
-        return None if found is None else found[0]
+        return None if found is None else found[0][:2]
 
     def kind(self, inode: int) -> int | None:
         """Return what kind of extent it was then."""
         found = self._before.get(inode)
         return None if found is None else found[1]
+
+    def settle(self, key: Key) -> int:
+        """Note that a guest has claimed all it has; return the bytes that were kept for it beyond that.
+
+        They were granted as the last daemon ended, and never came.
+        """
+        rest = [inode for inode, one in self._before.items() if one[0] == key]
+        freed = sum(self.reserved(inode) for inode in rest)
+        for inode in rest:
+            del self._before[inode]
+            self._write([_ENDED, inode])
+        return freed
 
     def claimed(self, inode: int) -> None:
         """Memory came back to its holder."""
@@ -96,10 +110,10 @@ class State:
 
     # What is now
 
-    def held(self, process: Process, inode: int, kind: int, size: int) -> None:
-        """Note that a process holds this memory from now on."""
-        self._now[inode] = (process, kind, size)
-        self._write([_HELD, *process, inode, kind, size])
+    def held(self, key: Key, inode: int, kind: int, size: int) -> None:
+        """Note that a guest holds this memory from now on."""
+        self._now[inode] = (key, kind, size)
+        self._write([_HELD, *key, inode, kind, size])
 
     def ended(self, inode: int) -> None:
         """Note that it holds it no longer."""
@@ -137,7 +151,7 @@ class State:
 
     def _read(self) -> None:
         try:
-            data = Path(self._path or "").read_bytes()
+            data = _read_own(self._path or "")
         except FileNotFoundError:
             return
         except OSError as error:
@@ -154,8 +168,8 @@ class State:
 
     def _apply(self, change: list[Any]) -> None:
         match change:
-            case [str(word), int(pid), int(since), int(inode), int(kind), int(size)] if word == _HELD:
-                self._now[inode] = ((pid, since), kind, size)
+            case [str(word), int(pid), int(since), str(name), int(inode), int(kind), int(size)] if word == _HELD:
+                self._now[inode] = ((pid, since, name), kind, size)
             case [str(word), int(inode)] if word == _ENDED:
                 self._now.pop(inode, None)
             case [str(word), int(pid), int(since), str(name), str(digest), bool(on)] if word == _ALLOWED:
@@ -190,7 +204,7 @@ class State:
         if self._path is None:
             return
         whole = {**self._before, **self._now}
-        changes: list[list[Any]] = [[_HELD, *p, inode, kind, size] for inode, (p, kind, size) in whole.items()]
+        changes: list[list[Any]] = [[_HELD, *key, inode, kind, size] for inode, (key, kind, size) in whole.items()]
         changes += [[_ALLOWED, *key, digest, True] for key, found in self._allowed.items() for digest in found]
         changes += [[_SET, *key, terms] for key, terms in self._set.items()]
         data = b"".join(msgspec.json.encode(line) + b"\n" for line in ([_VERSION, _boot()], *changes))
@@ -208,9 +222,18 @@ class State:
         self._lines = len(changes)
 
 
+def _read_own(path: str) -> bytes:
+    """Return a file of this user's, that nobody else can have written. OSError for any other."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        about = os.fstat(file.fileno())
+        if about.st_uid != os.geteuid() or about.st_mode & 0o022 or not stat.S_ISREG(about.st_mode):
+            raise PermissionError(errno.EPERM, "it is not this user's alone")
+        return file.read()
+
+
 def _boot() -> str:
     try:
-        return _BOOT.read_text(encoding="ascii").strip()
+        return _BOOT.read_text(encoding="utf-8").strip()
     except OSError:
         return ""
 

@@ -306,7 +306,8 @@ impl Holder for Owner {
     }
 
     fn report(&self) -> Report {
-        Report { ram: 64 << 20, leased_used: (self.ids().len() * EXTENT) as u64, ..Report::default() }
+        let ram = self.0.target.load(Ordering::Relaxed).min(64 << 20);
+        Report { ram, leased_used: (self.ids().len() * EXTENT) as u64, ..Report::default() }
     }
 }
 
