@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use tmem_guest::{Client, Config, Joined, NotJoined, Pools, Standing, Tenant, When};
 use tmem_store::HostConfig;
-use tmem_store::lease::{Holder, Kind, Mailbox};
+use tmem_store::lease::{Kind, Mailbox};
 use tmem_store::revocable::shared::{Members, SECRET, SharedPool};
 use tmem_store::revocable::{Revocable, RevocableConfig};
 use tmem_sys::background::known_to_libc;
@@ -71,7 +71,9 @@ impl Connection {
         let config =
             Config { path, name, host_uid, when: When::Now, maker: known_to_libc, ends_with_stores: false };
         let client = Client::new(config, Some(Arc::new(Hears(Arc::clone(&members)))));
-        client.attach(Arc::clone(store.mailbox()), Arc::clone(&store) as Arc<dyn Holder>, 0)?;
+        let store_if_there = Arc::downgrade(&store);
+        let holder = Arc::new(Tenant(move || store_if_there.upgrade()));
+        client.attach(Arc::clone(store.mailbox()), holder, 0)?;
         let host_if_there = Arc::downgrade(&host);
         client.attach(mailbox, Arc::new(Tenant(move || host_if_there.upgrade())), 0)?;
         client.start()?;
