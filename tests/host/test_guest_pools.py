@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import tmem
-from host.daemonthread import ThreadDaemon
+from tests.host.daemonthread import ThreadDaemon
 from tmem import Reason, Refused
 
 MIB = 1 << 20
@@ -102,7 +102,7 @@ def test_extents_are_taken_back_for_others(tmp_path: Path) -> None:
 
 STOPPED = """
 import sys, tmem
-from host.test_guest_pools import page
+from tests.host.test_guest_pools import page
 guest = tmem.Guest(sys.argv[1], name="stopped")
 pool = tmem.Pool(persistent=False, exclusive=False, host=guest)
 while guest.stats().state != "connected": pass
@@ -219,7 +219,7 @@ def test_members_share_pages(tmp_path: Path) -> None:
 
 MEMBER = """
 import sys, tmem
-from host.test_guest_pools import SECRET, page, wait_for
+from tests.host.test_guest_pools import SECRET, page, wait_for
 guest = tmem.Guest(sys.argv[1], name="member")
 wait_for(lambda: guest.stats().state == "connected", "the connection")
 print("here", flush=True)
