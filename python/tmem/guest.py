@@ -128,7 +128,8 @@ class Guest:
     ) -> None:
         if name is not None and (not name.isprintable() or not 0 < len(name.encode()) <= _LONGEST_NAME):
             raise ValueError(f"name must be 1 to {_LONGEST_NAME} printable bytes, not {name!r}")
-        self._path = find(host) or default_path()
+        found = find(host)
+        self._path = default_path() if found is None else found
         self._name = name
         most = allowance().count
         limit = parse_size(capacity, whole=most, what="capacity")

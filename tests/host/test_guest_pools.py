@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import tmem
-from host.daemonthread import ThreadDaemon
+from tests.host.daemonthread import ThreadDaemon
 from tmem import Reason, Refused
 
 MIB = 1 << 20
@@ -102,7 +102,7 @@ def test_extents_are_taken_back_for_others(tmp_path: Path) -> None:
 
 STOPPED = """
 import sys, tmem
-from host.test_guest_pools import page
+from tests.host.test_guest_pools import page
 guest = tmem.Guest(sys.argv[1], name="stopped")
 pool = tmem.Pool(persistent=False, exclusive=False, host=guest)
 while guest.stats().state != "connected": pass
@@ -171,6 +171,7 @@ def test_without_a_daemon_a_guest_works_alone(tmp_path: Path) -> None:
 
 
 def grant(daemon: ThreadDaemon, *names: str) -> None:
+    """Allow guests, by name or number, the pool of the secret."""
     for name in names:
         daemon.ask("shared-auth", guest=name, secret=SECRET.hex(), allow=True)
 
@@ -218,7 +219,7 @@ def test_members_share_pages(tmp_path: Path) -> None:
 
 MEMBER = """
 import sys, tmem
-from host.test_guest_pools import SECRET, page, wait_for
+from tests.host.test_guest_pools import SECRET, page, wait_for
 guest = tmem.Guest(sys.argv[1], name="member")
 wait_for(lambda: guest.stats().state == "connected", "the connection")
 print("here", flush=True)
@@ -299,3 +300,28 @@ def test_a_forked_child_has_what_is_kept_and_a_connection_of_its_own(tmp_path: P
         assert hits(cache, 500) == 500
         assert hits(kept, 2000) == 2000
         assert guest.check() == []
+
+
+def test_a_forked_child_joins_a_shared_pool_for_itself(tmp_path: Path) -> None:
+    with ThreadDaemon(tmp_path) as daemon, connected(daemon, "one") as guest:
+        grant(daemon, "one")
+        with guest.shared_pool(SECRET) as pool:
+            assert pool.put(1, 1, page(1))
+            child = os.fork()
+            if child == 0:
+                code = 1
+                try:
+                    gone = pool.get(1, 1)  # before it is a member
+                    end = time.monotonic() + 8
+                    while not pool.put(1, 2, page(2)) and time.monotonic() < end:
+                        time.sleep(0.05)
+                    code = 0 if gone is None and pool.get(1, 2) == page(2) and pool.stats().members == 2 else 2
+                finally:
+                    os._exit(code)
+            wait_for(lambda: daemon.call(lambda: len(daemon.host.guests)) == 2, "the child's connection")
+            grant(daemon, max(daemon.call(lambda: [str(one) for one in daemon.host.guests])))  # a guest of its own
+            _, status = os.waitpid(child, 0)
+            assert os.waitstatus_to_exitcode(status) == 0
+            wait_for(lambda: pool.stats().members == 1, "the child's end")
+            assert pool.put(1, 3, page(3))
+            assert pool.get(1, 3) == page(3)

@@ -26,6 +26,7 @@ NATIVE_USERS = {
     "counters",
     "doctor",
     "frontswap",
+    "guest",
     "host",
     "launch",
     "memory",

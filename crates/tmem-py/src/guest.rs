@@ -11,9 +11,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
-use tmem_guest::{Client, Config, Joined, NotJoined, Pools, Tenant, When};
+use tmem_guest::{Client, Config, Joined, NotJoined, Pools, Standing, Tenant, When};
 use tmem_store::HostConfig;
-use tmem_store::lease::{Holder, Kind, Mailbox};
+use tmem_store::lease::{Kind, Mailbox};
 use tmem_store::revocable::shared::{Members, SECRET, SharedPool};
 use tmem_store::revocable::{Revocable, RevocableConfig};
 use tmem_sys::background::known_to_libc;
@@ -24,6 +24,8 @@ use tmem_sys::{Errno, PAGE_SIZE, time};
 const JOIN_MS: u64 = 3000;
 /// As above, for one that was a member before and is not any more, and how often that is tried.
 const REJOIN_MS: u64 = 300;
+/// How long a daemon is waited for that is not connected: one that is there is within this.
+const ALONE_MS: u64 = 1000;
 const RETRY_NS: u64 = 1_000_000_000;
 /// Pages that are expected of one byte of memory at most: what a page packs to is seldom less than 256 bytes.
 const LEAST_PAGE: usize = 256;
@@ -69,7 +71,9 @@ impl Connection {
         let config =
             Config { path, name, host_uid, when: When::Now, maker: known_to_libc, ends_with_stores: false };
         let client = Client::new(config, Some(Arc::new(Hears(Arc::clone(&members)))));
-        client.attach(Arc::clone(store.mailbox()), Arc::clone(&store) as Arc<dyn Holder>, 0)?;
+        let store_if_there = Arc::downgrade(&store);
+        let holder = Arc::new(Tenant(move || store_if_there.upgrade()));
+        client.attach(Arc::clone(store.mailbox()), holder, 0)?;
         let host_if_there = Arc::downgrade(&host);
         client.attach(mailbox, Arc::new(Tenant(move || host_if_there.upgrade())), 0)?;
         client.start()?;
@@ -131,6 +135,11 @@ impl Refusal {
             Refusal::Host(NotJoined::Refused(reason)) => {
                 format!("the daemon does not let this guest into the shared pool ({reason}): ask its administrator")
             }
+            Refusal::Host(NotJoined::Alone) if connection.client.standing() == Standing::Distrusted => {
+                "the daemon runs as a user whom this process does not trust: set TMEM_HOST_UID to that user's number if \
+                 that is meant"
+                    .to_owned()
+            }
             Refusal::Host(NotJoined::Alone) => {
                 "no daemon is connected, and a shared pool is a daemon's: start `tmem daemon`, or name its socket by \
                  Guest(host=...)"
@@ -165,8 +174,10 @@ impl Joint {
     fn join(&self, wait_ms: u64) -> Result<(), Refusal> {
         self.forget();
         let client = &self.connection.client;
+        let is_there = client.standing() == Standing::Connected;
+        let join_ms = if is_there { wait_ms } else { wait_ms.min(ALONE_MS) };
         let Joined { pool: number, member, board } =
-            client.join(&self.secret, wait_ms).map_err(Refusal::Host)?;
+            client.join(&self.secret, join_ms).map_err(Refusal::Host)?;
         let entered = self.connection.members.enter(&self.pool, number, member as usize, board);
         let attached = entered && {
             let lanes = self.pool.mailboxes().into_iter().zip(self.pool.holders());

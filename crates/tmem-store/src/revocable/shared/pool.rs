@@ -78,7 +78,13 @@ impl SharedPool {
 
     /// Ends the membership here; the pool's number, for the host to be told.
     pub fn leave(&self) -> Option<u64> {
-        self.state.lock().leave()
+        let number = self.state.lock().leave();
+        // What lies there is of the pool that was: in another, nobody would be told of it.
+        self.mailboxes().into_iter().for_each(|mail| {
+            mail.want(0);
+            while mail.withdraw().is_some() {}
+        });
+        number
     }
 
     /// The host's number of the pool, while this guest is a member.
