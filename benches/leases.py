@@ -224,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args(arguments)
 
-    def beside(work: Callable[[Path], Any]) -> Any:  # noqa: ANN401 - whatever it measures
+    def beside(work: Callable[[Path], Any]) -> Any:
         with tempfile.TemporaryDirectory() as directory:
             return work(Path(directory))
 

@@ -6,7 +6,6 @@ What it holds is read from outside: the blocks of the memfds among its descripto
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -82,17 +81,17 @@ class Daemon:
     def blocks(self) -> int:
         """Return the bytes of all memfds among its descriptors."""
         total = 0
-        for entry in os.scandir(f"/proc/{self.pid}/fd"):
+        for entry in Path(f"/proc/{self.pid}/fd").iterdir():
             try:
-                if os.readlink(entry.path).startswith("/memfd:tmem-extent"):
-                    total += os.stat(entry.path).st_blocks * 512
+                if str(entry.readlink()).startswith("/memfd:tmem-extent"):
+                    total += entry.stat().st_blocks * 512
             except FileNotFoundError:
                 continue  # closed meanwhile
         return total
 
     def descriptors(self) -> int:
         """Return how many descriptors it has."""
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
     def own_memory(self) -> int:
         """Return the bytes of its anonymous memory: what is its own, extents not among it."""

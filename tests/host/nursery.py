@@ -76,7 +76,10 @@ class Data:
 
 def stats(memory: tmem.Memory) -> dict[str, Any]:
     told = memory.stats().as_dict()
-    return {name: told[name] for name in ("leased", "leased_used", "store_bytes", "resident", "swap_used", "faults", "evictions")}
+    return {
+        name: told[name]
+        for name in ("leased", "leased_used", "store_bytes", "resident", "swap_used", "faults", "evictions")
+    }
 
 
 def act(data: Data, order: dict[str, Any]) -> dict[str, Any]:

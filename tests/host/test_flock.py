@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from host.daemonprocess import Daemon, wait_for
-from host.flock import Flock
+
+from tests.host.daemonprocess import Daemon, wait_for
+from tests.host.flock import Flock
 
 MIB = 1 << 20
 # `make churn` runs the long one for ten minutes.
@@ -20,7 +21,7 @@ KILLS = int(os.environ.get("TMEM_CHURN_KILLS", "20"))
 
 
 def verify_accounts(daemon: Daemon, flock: Flock) -> dict[str, int]:
-    """Compare what guests say, what the daemon's ledger says and what the kernel says, while nobody changes anything."""
+    """Compare what guests say, what the daemon's ledger says and what the kernel says, while nothing changes."""
     told = flock.all("stats")
     stored, leased = (sum(one[name] for one in told) for name in ("leased_used", "leased"))
     settled: dict[str, Any] = {}
@@ -60,7 +61,7 @@ def _phases(daemon: Daemon, flock: Flock, guests: int, seconds: int) -> None:
     flock.add(guests)
     wait_for(lambda: daemon.host()["guests"] == guests, "all guests to join", seconds=120)
     # In each 16 MiB of budget and 24 to 40 of data: what the budget has no room for needs a lease.
-    # A few at a time: a guest waits some milliseconds for a lease, and two hundred at once would leave most to their swap.
+    # A few at a time: a guest waits some milliseconds for a lease, and of two hundred at once most would swap.
     for start in range(0, guests, 4):
         flock.all("grow", flock.guests[start : start + 4], mib=24)
     seen = verify_accounts(daemon, flock)

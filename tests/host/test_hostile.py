@@ -8,16 +8,16 @@ import contextlib
 import os
 import random
 import socket
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
-from host.daemonprocess import Daemon, wait_for
-from host.flock import Flock
-from hostguest import RawGuest
+
+from tests.host.daemonprocess import Daemon, wait_for
+from tests.host.flock import Flock
+from tests.hostguest import RawGuest
 
 MIB = 1 << 20
 MESSAGES = int(os.environ.get("TMEM_FUZZ_MESSAGES", "1000000"))
@@ -51,8 +51,8 @@ class Fuzzer:
         for _ in range(count):
             fds = self._descriptors()
             try:
-                ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-                sock.sendmsg([self._message()], ancillary)
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+                sock.sendmsg([self._message()], rights)
                 self.sent += 1
             finally:
                 for fd in fds:
@@ -88,7 +88,7 @@ class Fuzzer:
             lambda: os.memfd_create("tmem-extent"),
             lambda: os.memfd_create("tmem-extent", os.MFD_ALLOW_SEALING),
             lambda: socket.socket(socket.AF_UNIX).detach(),
-            lambda: tempfile.TemporaryFile().detach().detach() if False else os.dup(2),
+            lambda: os.dup(2),
         ]
         return [self.chance.choice(kinds)() for _ in range(self.chance.choice([1, 1, 2, 16]))]
 

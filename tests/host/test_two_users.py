@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from host.daemonprocess import Daemon
+
+from tests.host.daemonprocess import Daemon
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("need_root")]
 
@@ -22,7 +23,7 @@ MIB = 1 << 20
 BECOME = """
 import ctypes, errno, json, os, sys
 import msgspec, tmem
-from hostguest import RawGuest
+from tests.hostguest import RawGuest
 def become(uid):
     os.setgroups([]); os.setresgid(uid, uid, uid); os.setresuid(uid, uid, uid)
     ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # its /proc belongs to it again
@@ -97,7 +98,7 @@ def _python(script: str, *arguments: str) -> subprocess.Popen[str]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(here), *sys.path])},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(here.parent), *sys.path])},
     )
 
 
