@@ -54,9 +54,10 @@ long: build ## the marked long tests, and page states and hosts under every orde
 programs: build ## whole programs, stressors and CPython's own tests under tmem run (with what apt provides; PROGRAMS=-k... for some)
 	$(BIN)/python -m pytest -q -m programs tests/programs $(PROGRAMS)
 
-stress: build ## ten minutes each at a host and at arrays, every byte compared, every law asked (TMEM_STRESS_SECONDS, _SEED)
+stress: build ## ten minutes each at a host, at arrays and at two hundred guests, every byte compared, every law asked (TMEM_STRESS_SECONDS, _SEED)
 	cargo test -p tmem-store --test stress --release -- --ignored --nocapture
 	TMEM_STRESS_SECONDS=$${TMEM_STRESS_SECONDS:-600} $(BIN)/python -m pytest -q -m long tests/stress -k change_their_forms
+	TMEM_CHURN_SECONDS=$${TMEM_STRESS_SECONDS:-600} TMEM_CHURN_KILLS=100 $(BIN)/python -m pytest -q -m long tests/host/test_flock.py
 
 # What reads packed pages is given others: changed, cut short, put together of two.
 HOSTILE := --lib --quiet -- --ignored --nocapture hostile::for_as_long_as_told

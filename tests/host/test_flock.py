@@ -15,7 +15,7 @@ from tests.host.daemonprocess import Daemon, wait_for
 from tests.host.flock import Flock
 
 MIB = 1 << 20
-# `make churn` runs the long one for ten minutes.
+# `make stress` runs the long one for ten minutes.
 SECONDS = int(os.environ.get("TMEM_CHURN_SECONDS", "60"))
 KILLS = int(os.environ.get("TMEM_CHURN_KILLS", "20"))
 
