@@ -23,7 +23,7 @@ const STEP_MS: u64 = 20;
 
 /// A pool of ephemeral pages of which this guest is a member.
 pub struct SharedPool {
-    state: Lock<State>,
+    pub(super) state: Lock<State>,
     coders: Coders,
     data: Arc<Mailbox>,
     index: Arc<Mailbox>,
