@@ -61,15 +61,15 @@ class Limit:
     their last reference goes. Of arrays that ended, up to an eighth of the budget is kept for the next ones while
     memory is plain, until close().
 
-    `ram`, `swap`, `faults`, `name` and `host` are those of `tmem.Memory`. Arrays of `threshold` bytes or more are paged. With
-    `small="plain"` smaller ones are plain memory; with `small="packed"` they share paged pages with others of their
-    size.
+    `ram`, `swap`, `faults`, `name` and `host` are those of `tmem.Memory`. Arrays of `threshold` bytes or more are
+    paged. With `small="plain"` smaller ones are plain memory; with `small="packed"` they share paged pages with others
+    of their size.
 
     Raises SizeError for sizes that cannot be meant, SwapError, KernelUnsupported. Where an array does not fit, NumPy
     raises MemoryError, and a note added to it says why.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each says another thing about the memory
         self,
         ram: Size,
         *,
@@ -202,7 +202,7 @@ class Limit:
 limit = Limit
 
 
-def install(
+def install(  # noqa: PLR0913 - as above
     ram: Size,
     *,
     threshold: Size = "64K",

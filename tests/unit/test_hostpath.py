@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from tmem.errors import TmemError
 def test_a_named_socket_is_taken_as_it_is_and_auto_is_the_environments_first(tmp_path: Path) -> None:
     assert hostpath.find(None) is None
     assert hostpath.find(tmp_path / "x.sock") == f"{tmp_path}/x.sock"
-    assert hostpath.find("x.sock") == f"{os.getcwd()}/x.sock"
+    assert hostpath.find("x.sock") == f"{Path.cwd()}/x.sock"
     assert hostpath.find("auto", {"TMEM_HOST": "/run/other.sock"}) == "/run/other.sock"
 
 
