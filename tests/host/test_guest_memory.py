@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Memory as a guest: it fills beyond its budget by leases, loses no page to a daemon that dies, and works without one."""
+"""A Memory as a guest: it fills beyond its budget by leases, loses no page with a daemon, and works without one."""
 
 from __future__ import annotations
 
@@ -201,7 +201,8 @@ print("heard" if guest.recv(100) else "nothing", flush=True)
 """
 
 
-def test_a_server_of_another_user_is_told_nothing(tmp_path: Path, need_root: None) -> None:
+@pytest.mark.usefixtures("need_root")
+def test_a_server_of_another_user_is_told_nothing(tmp_path: Path) -> None:
     path = tmp_path / "host.sock"
     with subprocess.Popen([sys.executable, "-c", AS_NOBODY, str(path)], stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None

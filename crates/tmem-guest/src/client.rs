@@ -210,10 +210,13 @@ impl Shared {
     }
 
     pub fn ring(&self) {
-        let bell = self.bell.load(Ordering::Acquire);
-        if bell >= 0 {
-            ring(bell);
-        }
+        // Under the lock, so that it is not closed meanwhile.
+        self.with(|_| {
+            let bell = self.bell.load(Ordering::Acquire);
+            if bell >= 0 {
+                ring(bell);
+            }
+        });
     }
 }
 

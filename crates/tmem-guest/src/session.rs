@@ -168,7 +168,7 @@ impl Worker<'_> {
     /// The thread ends.
     fn end(&mut self) {
         self.shared.lanes().for_each(|(_, lane)| lane.mailbox.set_bell(None));
-        self.shared.bell.store(-1, Ordering::Release);
+        self.shared.with(|_| self.shared.bell.store(-1, Ordering::Release));
         self.shared.stand(Standing::Ended);
     }
 

@@ -42,7 +42,7 @@ impl Received {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.0.iter().all(Option::is_none)
     }
 
     /// The descriptor at a place of the message, to its new owner.
@@ -155,12 +155,13 @@ impl Link {
         head.msg_controllen = size_of_val(&control);
         let flags = (libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT) as usize;
         // SAFETY: the header refers to the live mutable slice and control words, of these lengths.
-        let got =
-            again(|| unsafe { call(libc::SYS_recvmsg, [self.checked()?, &raw mut head as usize, flags]) });
-        let bytes = match got {
-            Err(Errno(libc::ECONNRESET)) => return Err(Errno(libc::EPIPE)),
-            got => got?,
-        };
+        let mut once =
+            || unsafe { call(libc::SYS_recvmsg, [self.checked()?, &raw mut head as usize, flags]) };
+        let bytes = again(|| match once() {
+            // The other end went without having read everything, which is told once: what it said before can still be read.
+            Err(Errno(libc::ECONNRESET)) => Err(Errno::EINTR),
+            got => got,
+        })?;
         let is_known = own_all(&control[..head.msg_controllen.min(size_of_val(&control)) / 8], fds);
         if bytes == 0 {
             return Err(Errno(libc::EPIPE));
@@ -187,17 +188,8 @@ impl Drop for Link {
 
 /// The user as whom this process acts.
 pub fn user() -> u32 {
-    // SAFETY: no pointers; never fails.
+    // SAFETY: no pointers.
     unsafe { call(libc::SYS_geteuid, []) }.map_or(u32::MAX, |uid| uid as u32)
-}
-
-/// Descriptors that this process may have open.
-pub fn most_open() -> usize {
-    let mut limit = [0u64; 2];
-    let into = &raw mut limit as usize;
-    // SAFETY: the kernel writes the two words, which are live.
-    let got = unsafe { call(libc::SYS_prlimit64, [0, libc::RLIMIT_NOFILE as usize, 0, into]) };
-    got.map_or(0, |_| usize::try_from(limit[0]).unwrap_or(usize::MAX))
 }
 
 /// In a forked child: the child's own copy of a link or a bell of that number.
@@ -415,6 +407,17 @@ mod tests {
     }
 
     #[test]
+    fn what_was_said_before_the_end_is_heard_whatever_was_not() {
+        let (near, far) = pair("end");
+        near.send(b"never read", &[]).unwrap();
+        far.send(b"last words", &[]).unwrap();
+        drop(far);
+        let (mut into, mut fds) = ([0; 64], Received::default());
+        assert_eq!(near.receive(&mut into, &mut fds).map(|arrival| arrival.bytes), Ok(10));
+        assert_eq!(near.receive(&mut into, &mut fds), Err(Errno(libc::EPIPE)));
+    }
+
+    #[test]
     fn a_wait_ends_by_a_message_the_bell_or_time() {
         let (near, far) = pair("wait");
         let bell = Bell::new().unwrap();
@@ -434,9 +437,9 @@ mod tests {
 
     #[test]
     fn nobody_there_is_an_error_at_once() {
-        let nowhere = Path::new("/nonexistent/tmem.sock");
-        assert_eq!(Link::connect(nowhere).unwrap_err(), Errno::ENOENT);
-        assert_eq!(Link::connect(Path::new(&"x".repeat(108))).unwrap_err(), Errno::EINVAL);
-        assert_eq!(Link::connect(Path::new("")).unwrap_err(), Errno::EINVAL);
+        let long = "x".repeat(108);
+        for (path, why) in [("/none/x", Errno::ENOENT), (&long, Errno::EINVAL), ("", Errno::EINVAL)] {
+            assert_eq!(Link::connect(Path::new(path)).unwrap_err(), why);
+        }
     }
 }
