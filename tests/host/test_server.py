@@ -230,7 +230,10 @@ def test_a_policy_or_a_step_of_ours_that_fails_costs_nobody_what_it_holds(
         assert (guest.lease(1), guest.refused) == (0, "busy")
         monkeypatch.undo()
         assert guest.lease(1) == 1
-        assert daemon.ask("list")["host"]["counters"]["internal_errors"] == 2
+        monkeypatch.setattr(daemon.daemon.server, "_enter", fails)
+        with pytest.raises(ConnectionError, match="see its log"):
+            daemon.guest()
+        assert daemon.ask("list")["host"]["counters"]["internal_errors"] == 3
         daemon.call(daemon.host.counters.clear)
 
 

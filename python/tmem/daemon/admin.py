@@ -15,7 +15,6 @@ import os
 import pwd
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -23,7 +22,7 @@ from msgspec import Meta, Struct
 
 from tmem.daemon import peer as peers
 from tmem.daemon.config import MOST_WEIGHT, Limits
-from tmem.daemon.connection import Connection
+from tmem.daemon.connection import Connection, turn_away
 from tmem.daemon.extent import PERSISTENT
 from tmem.daemon.guest import Guest
 from tmem.daemon.pools import digest_of
@@ -124,21 +123,16 @@ class Admin:
             return
         _, uid, _ = peers.credentials(sock)
         if uid not in {0, os.geteuid()}:
-            self._turn_away(sock, f"user {uid} may not: ask as root or as the user that the daemon runs as")
+            why = f"user {uid} may not: ask as root or as the user that the daemon runs as"
+            turn_away(self._loop, sock, pack(Error(why)))
         elif len(self._connections) >= _MOST_CONNECTIONS:
-            self._turn_away(sock, "too many administrators are connected: close one of them")
+            turn_away(self._loop, sock, pack(Error("too many administrators are connected: close one of them")))
         else:
             try:
                 sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _ANSWER_ROOM)
             except OSError:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ANSWER_ROOM)
             self._connections.add(Connection(self._loop, sock, self, Limits()))
-
-    @staticmethod
-    def _turn_away(sock: socket.socket, why: str) -> None:
-        with suppress(OSError), sock:
-            sock.settimeout(0)
-            sock.send(pack(Error(why)))
 
     # Connection's handler
 

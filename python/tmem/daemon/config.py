@@ -71,9 +71,15 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         """Whether it is for the guests of this user and name."""
         if self.uid is not None and self.uid != uid:
             return False
-        if self.user is not None and user_number(self.user) != uid:
+        if self.user is not None and not self._is_user(uid):
             return False
         return self.name is None or fnmatch.fnmatchcase(name, self.name)
+
+    def _is_user(self, uid: int) -> bool:
+        try:
+            return user_number(self.user or "") == uid
+        except ConfigError:
+            return False  # it has been removed since the file was read
 
 
 class Terms(Struct, frozen=True, kw_only=True):

@@ -22,7 +22,7 @@ from typing import Final, Protocol
 from tmem.daemon.config import Limits
 from tmem.wire import LONGEST, MOST_FDS
 
-__all__ = ["Bucket", "Connection", "Handler"]
+__all__ = ["Bucket", "Connection", "Handler", "turn_away"]
 
 _AT_ONCE: Final = 32  # packets taken from one connection before others have their turn
 _PAUSED: Final = 32  # packets that wait, from which on no more questions are taken
@@ -32,6 +32,10 @@ _ANCILLARY: Final = socket.CMSG_SPACE(MOST_FDS * _FD_SIZE)
 _LATER: Final = 0.05  # seconds, where the kernel has too many descriptors on their way
 _LAST: Final = 1024  # packets read and dropped as a connection ends
 
+_TURN_AWAY_SECONDS: Final = 0.5
+_MOST_TURNED_AWAY: Final = 64
+
+_turned_away: Final[deque[socket.socket]] = deque()
 _buffer: Final = bytearray(LONGEST + 1)  # for all: a packet is decoded before the next is read
 _view: Final = memoryview(_buffer)
 
@@ -253,6 +257,20 @@ class Connection:
                 _close_all(_descriptors(ancillary))
                 if size == 0:
                     return
+
+
+def turn_away(loop: asyncio.AbstractEventLoop, sock: socket.socket, packet: bytes) -> None:
+    """Say why a connection is not taken, and close it a little later.
+
+    At once, its first message would find nobody, and it might never read why.
+    """
+    with suppress(OSError):
+        sock.settimeout(0)
+        sock.send(packet)
+    _turned_away.append(sock)
+    if len(_turned_away) > _MOST_TURNED_AWAY:
+        _turned_away.popleft().close()
+    loop.call_later(_TURN_AWAY_SECONDS, sock.close)
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:

@@ -6,6 +6,7 @@ Owns: the reading of credentials, the pidfd and the cgroup. Called by server and
 
 from __future__ import annotations
 
+import functools
 import os
 import pwd
 import socket
@@ -117,6 +118,7 @@ def _cgroup(pid: int) -> str:
     return own[-1][:_LONGEST_CGROUP] if own else ""
 
 
+@functools.lru_cache(maxsize=1024)  # behind it may be a server that takes its time
 def _user(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name

@@ -13,11 +13,10 @@ import logging
 import socket
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final
 
 from tmem.daemon import peer as peers
-from tmem.daemon.connection import Connection
+from tmem.daemon.connection import Connection, turn_away
 from tmem.daemon.flow import Flow, MisuseError
 from tmem.daemon.guest import Guest
 from tmem.daemon.host import Host
@@ -146,9 +145,7 @@ class Server:
 
     def _turn_away(self, sock: socket.socket, why: str) -> None:
         self.host.counters["turned_away"] += 1
-        with suppress(OSError), sock:
-            sock.settimeout(0)
-            sock.send(pack(Error(why)))
+        turn_away(self._loop, sock, pack(Error(why)))
 
     def _throw_out(self, connection: Connection, why: str) -> None:
         connection.fail(pack(Error(why[:1000])), why)
@@ -160,13 +157,17 @@ class Server:
         try:
             said = unpack_from_guest(packet)
             guest = self._guests.get(connection)
-            if guest is None:
-                self._hello(connection, said, fds)
-            else:
+            if guest is not None:
                 self._serve_or_refuse(guest, said, fds, busy=busy)
+            elif connection in self._new:
+                self._hello(connection, said, fds)
         except (WireError, MisuseError) as error:
             self.host.counters["malformed"] += 1
             self._throw_out(connection, f"malformed: {error}")
+        except Exception:  # noqa: BLE001 - no message stops the daemon
+            self.host.counters["internal_errors"] += 1
+            _LOG.exception("a hello met an error of ours")
+            self._throw_out(connection, "the host failed at this: see its log")
 
     def _serve_or_refuse(self, guest: Guest, said: GuestMessage, fds: list[int], *, busy: bool) -> None:
         """Serve a guest; an error of ours does not cost it what it holds."""
@@ -202,9 +203,11 @@ class Server:
             )
         if len(said.name.encode("utf-8", "surrogatepass")) > LONGEST_NAME or not said.name.isprintable():
             raise MisuseError(f"a name is to be printable and at most {LONGEST_NAME} bytes long")
-        who, timer = self._new.pop(connection)
+        who, timer = self._new[connection]
+        guest = self._enter(connection, who, said.name)
         timer.cancel()
-        self._guests[connection] = guest = self._enter(connection, who, said.name)
+        del self._new[connection]
+        self._guests[connection] = guest
         host = self.host
         connection.send(pack(Welcome(VERSION, guest.id, host.unit, host.most(guest), host.config.report_ms)))
         if guest.frozen or not guest.compress:
