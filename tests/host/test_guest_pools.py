@@ -42,6 +42,7 @@ def connected(daemon: ThreadDaemon, name: str = "pools") -> tmem.Guest:
 
 
 def fill(pool: tmem.Pool, count: int, begin: int = 0) -> int:
+    wait_for(lambda: bool(pool.put(1, begin, page(begin))), "the first extent")
     return sum(bool(pool.put(1, n, page(n))) for n in range(begin, begin + count))
 
 
@@ -202,6 +203,8 @@ def test_members_share_pages(tmp_path: Path) -> None:
         grant(daemon, "one", "two")
         with one.shared_pool(SECRET) as mine, two.shared_pool(SECRET) as theirs:
             wait_for(lambda: mine.stats().others_extents > 0 and theirs.stats().others_extents > 0, "the members")
+            for one_of in (mine, theirs):
+                wait_for(lambda: bool(one_of.put(1, 0, page(0))), "the first extent")  # noqa: B023 - called at once
             for n in range(1000):
                 assert (mine, theirs)[n % 2].put(1, n, page(n))
             wait_for(lambda: theirs.stats().others_extents > 1 < mine.stats().others_extents, "their data")
@@ -254,6 +257,7 @@ def test_a_member_that_is_killed_harms_nobody(tmp_path: Path) -> None:
             child.communicate()
         wait_for(lambda: pool.stats().members == 1, "its end")
         assert hits(pool, 300) == 0, "what it may have hidden is gone with it"
+        wait_for(lambda: bool(pool.put(1, 0, page(0))), "the first extent")
         for n in range(300):
             assert pool.put(1, n, page(n))
         assert hits(pool, 300) == 300
