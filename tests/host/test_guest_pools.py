@@ -189,7 +189,7 @@ def test_a_shared_pool_is_joined_by_secret_and_grant(tmp_path: Path) -> None:
         with pytest.raises(tmem.PoolError, match="not-granted"):
             guest.shared_pool(tmem.new_secret())
         with guest.shared_pool(SECRET) as pool, guest.shared_pool(SECRET) as same:
-            assert pool.put(1, 1, page(1))
+            wait_for(lambda: bool(pool.put(1, 1, page(1))), "the first extent")
             assert same.get(1, 1) == page(1)
             assert same.stats().members == 1
         again = guest.shared_pool(SECRET)
@@ -268,7 +268,7 @@ def test_a_shared_pool_is_joined_again_after_the_daemon(tmp_path: Path) -> None:
         guest = connected(daemon, "one")
         grant(daemon, "one")
         pool = guest.shared_pool(SECRET)
-        assert pool.put(1, 1, page(1))
+        wait_for(lambda: bool(pool.put(1, 1, page(1))), "the first extent")
     wait_for(lambda: guest.stats().state == "alone", "the end of the daemon")
     assert pool.get(1, 1) is None
     with pytest.raises(tmem.PoolError, match="when the daemon is back"):
@@ -310,7 +310,7 @@ def test_a_forked_child_joins_a_shared_pool_for_itself(tmp_path: Path) -> None:
     with ThreadDaemon(tmp_path) as daemon, connected(daemon, "one") as guest:
         grant(daemon, "one")
         with guest.shared_pool(SECRET) as pool:
-            assert pool.put(1, 1, page(1))
+            wait_for(lambda: bool(pool.put(1, 1, page(1))), "the first extent")
             child = os.fork()
             if child == 0:
                 code = 1
