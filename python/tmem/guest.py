@@ -148,9 +148,10 @@ class Guest:
         """
         if persistent:
             raise ValueError("a shared pool is ephemeral: a page that must be kept belongs in a pool of one guest")
-        if not isinstance(secret, bytes) or len(secret) != SECRET_BYTES:
+        known = bytes(memoryview(secret))
+        if len(known) != SECRET_BYTES:
             raise ValueError(f"a secret is {SECRET_BYTES} bytes, from tmem.new_secret() or another member")
-        return SharedPool(self, self._core.join(secret), name or f"shared-{next(_NUMBERS)}")
+        return SharedPool(self, self._core.join(known), name or f"shared-{next(_NUMBERS)}")
 
     def stats(self) -> ConnectionStats:
         """Return how the connection stands, and the counters of its ephemeral pools. ClosedError once it is closed."""

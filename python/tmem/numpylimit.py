@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import os
 import threading
 import warnings
 from collections.abc import Callable, Coroutine
@@ -60,15 +61,15 @@ class Limit:
     their last reference goes. Of arrays that ended, up to an eighth of the budget is kept for the next ones while
     memory is plain, until close().
 
-    `ram`, `swap`, `faults` and `name` are those of `tmem.Memory`. Arrays of `threshold` bytes or more are paged. With
-    `small="plain"` smaller ones are plain memory; with `small="packed"` they share paged pages with others of their
-    size.
+    `ram`, `swap`, `faults`, `name` and `host` are those of `tmem.Memory`. Arrays of `threshold` bytes or more are
+    paged. With `small="plain"` smaller ones are plain memory; with `small="packed"` they share paged pages with others
+    of their size.
 
     Raises SizeError for sizes that cannot be meant, SwapError, KernelUnsupported. Where an array does not fit, NumPy
     raises MemoryError, and a note added to it says why.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each says another thing about the memory
         self,
         ram: Size,
         *,
@@ -77,11 +78,12 @@ class Limit:
         swap: Swap = "auto",
         faults: str = "auto",
         name: str | None = None,
+        host: str | os.PathLike[str] | None = None,
     ) -> None:
         if small not in ("plain", "packed"):
             raise ValueError(f"small must be 'plain' or 'packed', not {small!r}")
         self._threshold = _threshold(threshold)
-        self._memory = Memory(ram, swap=swap, faults=faults, name=name or f"limit-{next(_NUMBERS)}")
+        self._memory = Memory(ram, swap=swap, faults=faults, name=name or f"limit-{next(_NUMBERS)}", host=host)
         self._allocator = numpy_allocator(self._memory, self._threshold, small)
         carry.install(_carrier)
 
@@ -200,7 +202,7 @@ class Limit:
 limit = Limit
 
 
-def install(
+def install(  # noqa: PLR0913 - as above
     ram: Size,
     *,
     threshold: Size = "64K",
@@ -208,6 +210,7 @@ def install(
     swap: Swap = "auto",
     faults: str = "auto",
     name: str | None = None,
+    host: str | os.PathLike[str] | None = None,
 ) -> Limit:
     """Put a limit in force for the whole process, and return it; the arguments are those of `limit`.
 
@@ -218,7 +221,7 @@ def install(
         raise TmemError(f"{_installed[0].limit!r} is installed already: tmem.uninstall() it first")
     if _entered.get():
         raise TmemError("a limit is in force in this context: install before, or after it has ended")
-    made = Limit(ram, threshold=threshold, small=small, swap=swap, faults=faults, name=name)
+    made = Limit(ram, threshold=threshold, small=small, swap=swap, faults=faults, name=name, host=host)
     _installed.append(_Entered(made, _core.get_handler()))
     _core.set_handler(made._allocator.handler, _installer, threading.get_ident())  # noqa: SLF001 - the two are one thing
     return made

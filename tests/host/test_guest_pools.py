@@ -42,6 +42,7 @@ def connected(daemon: ThreadDaemon, name: str = "pools") -> tmem.Guest:
 
 
 def fill(pool: tmem.Pool, count: int, begin: int = 0) -> int:
+    wait_for(lambda: bool(pool.put(1, begin, page(begin))), "the first extent")
     return sum(bool(pool.put(1, n, page(n))) for n in range(begin, begin + count))
 
 
@@ -188,7 +189,7 @@ def test_a_shared_pool_is_joined_by_secret_and_grant(tmp_path: Path) -> None:
         with pytest.raises(tmem.PoolError, match="not-granted"):
             guest.shared_pool(tmem.new_secret())
         with guest.shared_pool(SECRET) as pool, guest.shared_pool(SECRET) as same:
-            assert pool.put(1, 1, page(1))
+            wait_for(lambda: bool(pool.put(1, 1, page(1))), "the first extent")
             assert same.get(1, 1) == page(1)
             assert same.stats().members == 1
         again = guest.shared_pool(SECRET)
@@ -202,6 +203,8 @@ def test_members_share_pages(tmp_path: Path) -> None:
         grant(daemon, "one", "two")
         with one.shared_pool(SECRET) as mine, two.shared_pool(SECRET) as theirs:
             wait_for(lambda: mine.stats().others_extents > 0 and theirs.stats().others_extents > 0, "the members")
+            for one_of in (mine, theirs):
+                wait_for(lambda: bool(one_of.put(1, 0, page(0))), "the first extent")  # noqa: B023 - called at once
             for n in range(1000):
                 assert (mine, theirs)[n % 2].put(1, n, page(n))
             wait_for(lambda: theirs.stats().others_extents > 1 < mine.stats().others_extents, "their data")
@@ -254,6 +257,7 @@ def test_a_member_that_is_killed_harms_nobody(tmp_path: Path) -> None:
             child.communicate()
         wait_for(lambda: pool.stats().members == 1, "its end")
         assert hits(pool, 300) == 0, "what it may have hidden is gone with it"
+        wait_for(lambda: bool(pool.put(1, 0, page(0))), "the first extent")
         for n in range(300):
             assert pool.put(1, n, page(n))
         assert hits(pool, 300) == 300
@@ -264,7 +268,7 @@ def test_a_shared_pool_is_joined_again_after_the_daemon(tmp_path: Path) -> None:
         guest = connected(daemon, "one")
         grant(daemon, "one")
         pool = guest.shared_pool(SECRET)
-        assert pool.put(1, 1, page(1))
+        wait_for(lambda: bool(pool.put(1, 1, page(1))), "the first extent")
     wait_for(lambda: guest.stats().state == "alone", "the end of the daemon")
     assert pool.get(1, 1) is None
     with pytest.raises(tmem.PoolError, match="when the daemon is back"):
@@ -306,7 +310,7 @@ def test_a_forked_child_joins_a_shared_pool_for_itself(tmp_path: Path) -> None:
     with ThreadDaemon(tmp_path) as daemon, connected(daemon, "one") as guest:
         grant(daemon, "one")
         with guest.shared_pool(SECRET) as pool:
-            assert pool.put(1, 1, page(1))
+            wait_for(lambda: bool(pool.put(1, 1, page(1))), "the first extent")
             child = os.fork()
             if child == 0:
                 code = 1

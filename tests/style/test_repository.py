@@ -38,8 +38,8 @@ NATIVE_USERS = {
     "walk",
 }
 UNSAFE_CRATES = {"tmem-sys", "tmem-py", "tmem-preload"}
-SAFE_CRATES = {"tmem-store", "tmem-pager"}
-FLOORS = ("tmem-sys", "tmem-store", "tmem-pager", "tmem-preload", "tmem-py")
+SAFE_CRATES = {"tmem-store", "tmem-guest", "tmem-pager"}
+FLOORS = ("tmem-sys", "tmem-store", "tmem-guest", "tmem-pager", "tmem-preload", "tmem-py")
 FLOWS = ("page-fault", "eviction", "lease")
 
 RUST_LINES, PYTHON_LINES, TEST_LINES = 450, 350, 500

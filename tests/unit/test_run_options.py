@@ -19,6 +19,9 @@ from tmem.cli.run import quick
         ["--faults", "thread", "--config", "/x=y", "sh", "--", "x"],
         ["--show-config", "--json", "-"],
         ["--swap=-x", "true"],
+        ["--host=/run/x.sock", "true"],
+        ["--host", "--ram", "2G", "true"],
+        ["--host", "--", "true"],
         ["--", "-x"],
     ],
 )
@@ -29,6 +32,12 @@ def test_well_formed_words_mean_the_same_to_both(words: list[str]) -> None:
     program = parsed["program"]
     assert options.program == (program[1:] if program[:1] == ["--"] else program)
     assert vars(options) | {"program": program} == {key: parsed[key] for key in vars(options)}
+
+
+def test_a_word_after_host_alone_is_the_program() -> None:
+    options = quick(["--host", "sort", "--host=/x"])
+    assert options is not None
+    assert (options.host, options.program) == ("auto", ["sort", "--host=/x"])
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ use crate::threads::in_turn;
 use crate::wire::{FromHost, MOST_ASKED, ToHost, decode};
 use std::sync::atomic::Ordering;
 use tmem_store::lease::{Extent, Holder, LinkState};
-use tmem_sys::link::{self, Arrival, Link, most_open};
+use tmem_sys::kept::most_open;
+use tmem_sys::link::{self, Arrival, Link};
 use tmem_sys::time::now_ns;
 
 pub(crate) const MS: u64 = 1_000_000;

@@ -66,6 +66,15 @@ pub fn own(fd: i32) -> i32 {
     fd
 }
 
+/// Descriptors that this process may have open.
+pub fn most_open() -> usize {
+    let mut limit = [0u64; 2];
+    let into = &raw mut limit as usize;
+    // SAFETY: the kernel writes the two words, which are live.
+    let got = unsafe { call(libc::SYS_prlimit64, [0, libc::RLIMIT_NOFILE as usize, 0, into]) };
+    got.map_or(0, |_| usize::try_from(limit[0]).unwrap_or(usize::MAX))
+}
+
 /// Closes a descriptor that was kept, or is not known.
 pub fn close(fd: i32) {
     if let Some((word, bit)) = place(fd as usize) {

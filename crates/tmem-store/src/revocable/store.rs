@@ -115,6 +115,10 @@ impl Store {
         let slot = self.pools.iter().position(|p| !p.live).ok_or(StoreError::TooManyPools)?;
         let generation = self.pools[slot].generation;
         self.pools[slot] = Pool { live: true, generation, exclusive, pack, raw, ..NO_POOL };
+        if self.log.held() == 0 {
+            // So that the first put need not wait, nor be refused.
+            self.mailbox.want(1);
+        }
         Ok(PoolId(generation * MAX_POOLS as u32 + slot as u32))
     }
 

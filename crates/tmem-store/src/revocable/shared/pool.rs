@@ -23,7 +23,7 @@ const STEP_MS: u64 = 20;
 
 /// A pool of ephemeral pages of which this guest is a member.
 pub struct SharedPool {
-    state: Lock<State>,
+    pub(super) state: Lock<State>,
     coders: Coders,
     data: Arc<Mailbox>,
     index: Arc<Mailbox>,
@@ -58,6 +58,8 @@ impl SharedPool {
     pub fn enter(&self, pool: u64, member: usize, board: LeaseFd) {
         self.state.lock().enter(pool, member, board);
         self.index.want(1);
+        // So that the first put need not wait, nor be refused.
+        self.data.want(1);
     }
 
     /// Waits for the index, without which nothing can be put; whether it is there.

@@ -119,7 +119,7 @@ impl State {
         self.frozen = frozen;
     }
 
-    fn name(&self, object: ObjectId, index: u64) -> Name {
+    pub fn name(&self, object: ObjectId, index: u64) -> Name {
         Name { object: self.keys.object(object), index }
     }
 

@@ -6,6 +6,7 @@ mod hub;
 
 use super::format::ENTRY;
 use super::*;
+use crate::lease::Kind;
 use crate::object::ObjectId;
 use crate::ops::{Loaded, Outcome, Reason};
 use hub::{EXTENT, Hub};
@@ -302,4 +303,58 @@ fn what_cannot_be_told_is_not_said_to_be_done() {
     assert_eq!(pool.flush_page(ObjectId([1; 3]), 1), None);
     assert_eq!(pool.get(ObjectId([1; 3]), 1, &mut [0; PAGE_SIZE]), Loaded::Absent);
     assert!(!pool.stats().joined);
+}
+
+/// What a get looked at was written over before it ended: it looks again.
+#[test]
+fn a_look_does_not_stand_once_something_was_written_over() {
+    let mut hub = Hub::new(2, false);
+    let (handle, mut put) = ((ObjectId([3; 3]), 8), 0);
+    let mut puts = |hub: &mut Hub, member: usize, times: usize| {
+        for _ in 0..times {
+            put += 5; // Same-filled pages: no data.
+            assert!(hub.pool(member).put(handle.0, handle.1, &page(put)).is_stored());
+            hub.serve(member);
+        }
+    };
+    // The whole bucket is full of what is past.
+    puts(&mut hub, 0, 70);
+    puts(&mut hub, 1, 1);
+    let look = |hub: &Hub| {
+        let mut state = hub.pool(1).state.lock();
+        let name = state.name(handle.0, handle.1);
+        let look = state.look(&name).unwrap_or_else(|_| panic!("blind"));
+        let (member, entry) = look.newest.unwrap();
+        assert_eq!(member, 1);
+        (look, entry.stamp)
+    };
+    let (first, stamp) = look(&hub);
+    assert!(hub.pool(1).state.lock().stands(&first, stamp));
+    puts(&mut hub, 0, 1);
+    assert!(!hub.pool(1).state.lock().stands(&first, stamp));
+    puts(&mut hub, 1, 1);
+    let (second, stamp) = look(&hub);
+    hub.floor = stamp;
+    hub.write_board();
+    assert!(!hub.pool(1).state.lock().stands(&second, stamp), "the host's floor has risen");
+}
+
+/// A member without an index refuses, and what its put was to replace is gone for all once it has one again (law 3).
+#[test]
+fn what_a_member_could_not_write_down_is_gone_when_it_can() {
+    let mut hub = Hub::new(2, false);
+    let at = hub.seats[0].as_ref().unwrap().extents.iter().position(|held| held.kind == Kind::SharedIndex);
+    hub.revoke(0, at.unwrap(), true);
+    let object = ObjectId([4; 3]);
+    for index in 0..3 {
+        assert!(hub.pool(1).put(object, index, &page(5)).is_stored());
+    }
+    assert_eq!(hub.pool(0).put(object, 0, &page(10)), Outcome::Refused(Reason::StoreFull));
+    assert_eq!(hub.pool(0).flush_page(object, 1), Some(true));
+    let get = |hub: &Hub, index| hub.pool(1).get(object, index, &mut [0; PAGE_SIZE]);
+    hub.serve(0);
+    assert!(hub.pool(0).wait_for_index(0));
+    assert_eq!((get(&hub, 0), get(&hub, 1)), (Loaded::Absent, Loaded::Absent));
+    assert!(hub.pool(1).put(object, 0, &page(15)).is_stored());
+    assert_eq!(get(&hub, 0), Loaded::Loaded, "and all goes on");
 }
