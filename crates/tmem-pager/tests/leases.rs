@@ -79,7 +79,9 @@ impl Drop for Host {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         self.mailbox.poke();
-        self.thread.take().map(|thread| thread.join().unwrap());
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
     }
 }
 
@@ -209,8 +211,10 @@ fn without_a_swap_device_a_pager_gives_what_it_can_and_keeps_the_rest() {
     assert_eq!(pager.check(), Vec::<String>::new());
     array.verify();
     pager.set(false, false);
+    let packed = stat(&pager, Stat::StorePacked);
     let again = Array::fill(&pager, 16, 77);
     again.verify();
+    assert!(stat(&pager, Stat::StorePacked) <= packed, "no page is packed that need not be");
     pager.set(false, true);
     assert_eq!(pager.check(), Vec::<String>::new());
     pager.release(again.base, 16 * MIB);
@@ -275,7 +279,7 @@ fn a_forked_child_has_its_own_copy_and_no_leases() {
     let child = tmem_sys::fork::fork().unwrap();
     if child == 0 {
         // What is written here is seen here alone; a quarter stays as it was.
-        let rewritten = |page: usize| page % 4 != 0;
+        let rewritten = |page: usize| !page.is_multiple_of(4);
         let right = held(&pager).is_empty()
             && pager.check().is_empty()
             && (0..array.pages).all(|page| array.is_right(page, 11))
@@ -333,4 +337,54 @@ fn pages_in_memory_that_was_cut_off_end_the_process_by_name() {
     assert!(!ended.status.success() && text.contains("still here"), "{text}");
     assert!(text.contains("leased memory with stored pages is gone: extent "), "{text}");
     assert!(!text.contains("cannot be"), "{text}");
+}
+
+/// One thread's part of an array: it writes and reads its own pages, and knows what each holds.
+fn work(array: &Array, part: usize, parts: usize, stop: &AtomicBool) {
+    let pages: Vec<usize> = (part..array.pages).step_by(parts).collect();
+    let mut seeds = vec![array.seed; pages.len()];
+    let mut x = part as u64 + 1;
+    while !stop.load(Ordering::Relaxed) {
+        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let n = (x >> 33) as usize % pages.len();
+        assert!(array.is_right(pages[n], seeds[n]), "page {}", pages[n]);
+        if x & (1 << 20) != 0 {
+            seeds[n] = x >> 40;
+            array.write(pages[n], seeds[n]);
+        }
+    }
+    let right = |n: usize| array.is_right(pages[n], seeds[n]);
+    (0..pages.len()).for_each(|n| assert!(right(n), "page {} at the end", pages[n]));
+}
+
+#[test]
+fn extents_come_and_go_under_threads_that_write() {
+    let Some(pager) = pager(24 * MIB, 512 * MIB as u64) else { return };
+    let host = Host::start(8);
+    pager.set_mailbox(Some(host.mailbox.clone())).unwrap();
+    let array = Array::fill(&pager, 64, 21);
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        (0..3).for_each(|part| {
+            drop(scope.spawn({
+                let (array, stop) = (&array, &stop);
+                move || work(array, part, 3, stop)
+            }))
+        });
+        for round in 0..12 {
+            let mut given = 0;
+            pager.give(if round % 4 == 3 { usize::MAX } else { 2 * EXTENT }, &mut |_| given += 1);
+            host.left.fetch_add(given, Ordering::Relaxed);
+            if let Some(id) = held(&pager).first().filter(|_| round % 5 == 4) {
+                pager.lose(*id);
+            }
+            pager.balloon([0, 16 * MIB, 20 * MIB][round % 3]);
+            assert_eq!(pager.check(), Vec::<String>::new(), "round {round}");
+            thread::sleep(std::time::Duration::from_millis(100));
+        }
+        pager.balloon(0);
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(pager.check(), Vec::<String>::new());
+    assert!(pager.usage().unwrap() <= 24 * MIB + SLACK);
 }

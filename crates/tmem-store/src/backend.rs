@@ -249,7 +249,7 @@ impl BackendOps for LocalBackend {
     }
 
     fn has_cold(&mut self, before: u32) -> bool {
-        self.store.has_cold(before)
+        self.store.packs(self.pool) && self.store.has_cold(before)
     }
 
     fn tidy(&mut self, wholly: bool) -> bool {

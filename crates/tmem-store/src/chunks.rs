@@ -87,6 +87,10 @@ impl Chunks {
         self.private
     }
 
+    pub(crate) fn fresh(&self) -> usize {
+        self.fresh
+    }
+
     /// Every chunk that may have been used.
     pub fn all(&self) -> impl Iterator<Item = usize> + use<> {
         (0..self.fresh).chain(self.private..self.end.max(self.private))

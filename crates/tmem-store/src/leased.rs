@@ -46,6 +46,14 @@ impl Chunks {
         }
     }
 
+    /// Gives back the memory of the headers of leased chunks, where no place has memory.
+    pub fn reset_leased(&mut self) {
+        let (from, to) = (self.private.min(self.end), self.end);
+        self.table[from..to].fill(ZERO);
+        self.table.discard(from * size_of::<Chunk>()..to * size_of::<Chunk>());
+        self.end = self.end.min(self.fresh());
+    }
+
     /// The fullest partial leased chunk of a class.
     pub fn partial_leased(&self, class: usize) -> Option<usize> {
         self.partial_of(LEASED, class)

@@ -93,6 +93,9 @@ impl PageStore {
         if stats.frozen {
             return Err(Reason::Frozen);
         }
+        // Packed by somebody who does not know that this pool is not to.
+        let as_it_is = matches!(coded, Coded::Packed(_)) && !config.pack;
+        let coded = if as_it_is { &Coded::Incompressible } else { coded };
         self.place_new(slot, object, index, page, None, |_| Ok((Offer::of(coded, config)?, bytes_of(coded))))
     }
 

@@ -7,7 +7,7 @@ use crate::class::CHUNK;
 use crate::guests::GuestId;
 use crate::lease::{Extent, Mailbox};
 use crate::leased::Draining;
-use crate::pool::PageStore;
+use crate::pool::{PageStore, PoolId};
 use crate::slab::Slab;
 use std::sync::Arc;
 use tmem_sys::Errno;
@@ -153,6 +153,11 @@ impl PageStore {
             pool.config.pack = compress;
             pool.config.raw = pool.keeps_raw || !compress;
         }
+    }
+
+    /// Whether pages of a pool are packed.
+    pub(crate) fn packs(&self, pool: PoolId) -> bool {
+        self.live_slot(pool).is_ok_and(|slot| self.pools[slot].config.pack)
     }
 
     /// Of `most` stored pages that were picked at random, how many there were, and how many of these were stored at or after the

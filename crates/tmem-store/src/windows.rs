@@ -108,6 +108,10 @@ impl Windows {
         (number as usize).checked_sub(1)
     }
 
+    fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
     /// Room for an extent of so many chunks.
     fn find_room(&self, chunks: usize) -> Option<Range<usize>> {
         let (want, mut run) = (chunks / CHUNKS, 0);
@@ -142,6 +146,12 @@ impl Windows {
         self.taken -= units.len();
         self.leased -= if window.extent.is_some() { units.len() } else { 0 };
         self.units[units].fill(0);
+        if self.all.is_empty() {
+            // As before the first came.
+            self.units.discard(0..self.top * size_of::<u32>());
+            self.watch.reset(self.top);
+            self.top = 0;
+        }
         if let Some(moved) = self.all.get(number) {
             let units = self.units_of(&moved.chunks);
             self.units[units].fill(number as u32 + 1);

@@ -247,6 +247,15 @@ fn only_leases_take_a_store_beyond_its_own_capacity() {
         assert!(into == noise(n), "page {n}");
     }
     assert_eq!(store.check(), Vec::<String>::new());
+    assert_eq!(store.flush_object(pool, OBJECT), Ok(with));
+    while let Some(mut vacating) = store.begin_vacating() {
+        assert!(matches!(store.vacate(&mut vacating, 1), Vacated::Done(_)));
+    }
+    store.trim();
+    assert!(store.footprint() + MIB / 2 < before, "tables go with what they were for");
+    store.add_extent(extent(9, 4 * MIB)).unwrap();
+    assert!((0..1024).all(|n| put(&mut store, n)));
+    assert_eq!(store.check(), Vec::<String>::new());
 }
 
 #[test]

@@ -136,6 +136,12 @@ impl Watch {
     pub fn set_id(&mut self, units: Range<usize>, id: u64) {
         self.ids[units].fill(id);
     }
+
+    /// Gives back what the first so many units take, which nothing covers.
+    pub fn reset(&mut self, units: usize) {
+        self.ids[..units].fill(0);
+        self.ids.discard(0..units * size_of::<u64>());
+    }
 }
 
 impl Drop for Watch {
@@ -216,8 +222,8 @@ mod tests {
         assert_eq!((table[UNIT], table[UNIT + 8191], table[UNIT + 8192]), (7, 7, 0));
     }
 
-    #[test]
-    fn memory_that_is_gone_ends_the_process_and_the_report_names_the_extent() {
+    /// The end of a forked child that touches cut-off memory as `touch` says: its report, and its status.
+    fn report_of(touch: fn(&Table<u8>)) -> (String, i32) {
         let mut table: Table<u8> = Table::new(4 * UNIT).unwrap();
         let mut watch = Watch::new(&table, 0..4 * UNIT).unwrap();
         let memory = LeaseFd::new(UNIT).unwrap();
@@ -232,7 +238,7 @@ mod tests {
             if child == 0 {
                 libc::dup2(pipe[1], 2);
                 let _ = memory.set_size(0);
-                std::hint::black_box(table[UNIT + 5]);
+                touch(&table);
                 libc::_exit(0);
             }
             libc::close(pipe[1]);
@@ -246,7 +252,39 @@ mod tests {
             libc::close(pipe[0]);
             got
         };
-        let text = String::from_utf8_lossy(&text[..got.max(0) as usize]);
+        (String::from_utf8_lossy(&text[..got.max(0) as usize]).into_owned(), status)
+    }
+
+    fn touch(table: &Table<u8>) {
+        std::hint::black_box(table[UNIT + 5]);
+    }
+
+    #[test]
+    fn memory_that_is_gone_ends_the_process_and_the_report_names_the_extent() {
+        let (text, status) = report_of(touch);
+        assert!(text.contains("extent 4711"), "{text}");
+        assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGABRT, "{status}");
+    }
+
+    /// Where the store is when a page is fetched in the signal entry.
+    static TOUCHED: AtomicUsize = AtomicUsize::new(0);
+
+    #[test]
+    fn so_it_does_where_the_signal_handler_meets_it() {
+        let (text, status) = report_of(|table| {
+            TOUCHED.store(table.addr() + UNIT, Ordering::Relaxed);
+            let fault = |_, _| {
+                let at = TOUCHED.swap(0, Ordering::Relaxed);
+                if at != 0 {
+                    // SAFETY: inside the table, which lives; the memory behind it is gone, which is the test.
+                    std::hint::black_box(unsafe { (at as *const u8).read_volatile() });
+                }
+                entry::Served::NotOurs
+            };
+            // In the child alone.
+            entry::set_hooks(fault, |_| false);
+            touch(table);
+        });
         assert!(text.contains("extent 4711"), "{text}");
         assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGABRT, "{status}");
     }

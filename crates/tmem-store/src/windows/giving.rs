@@ -96,7 +96,11 @@ impl Slab {
         if windows.all[number].used > 0 || self.bytes.uncover(windows.all[number].bytes()).is_err() {
             return None;
         }
-        windows.remove(number).extent
+        let extent = windows.remove(number).extent;
+        if windows.is_empty() {
+            self.chunks.reset_leased();
+        }
+        extent
     }
 
     pub(crate) fn check_windows(&self, broken: &mut Vec<String>) {
