@@ -18,6 +18,7 @@ const MOST_NS: u64 = 10_000 * MS;
 /// While a store fills, a report may be so many times as late.
 const LATE_REPORTS: u64 = 3;
 const FILLING_NS: u64 = 250 * MS;
+const SPARE: u32 = 2;
 /// Between two looks at what could be given back, and how long it must have been there.
 const TICK_NS: u64 = 1000 * MS;
 const IDLE_NS: u64 = 5000 * MS;
@@ -42,6 +43,9 @@ impl Serving {
         let (since, every) = (now.saturating_sub(self.reported_ns), self.welcome.report_ms * MS);
         let fills = self.paces.iter().any(|pace| now.saturating_sub(pace.granted_ns) < FILLING_NS);
         if since >= every && (!fills || since >= every * LATE_REPORTS) {
+            if fills && !self.has_spare && self.make_spare(at, link, now)? {
+                return Ok(());
+            }
             self.reported_ns = now;
             self.report(at, link)?;
         }
@@ -56,11 +60,27 @@ impl Serving {
         Ok(())
     }
 
+    /// Before owners' locks are waited for: a store that fills meanwhile is to find an extent. Whether one was asked for.
+    fn make_spare(&mut self, at: &mut Worker<'_>, link: &Link, now: u64) -> Result<bool, End> {
+        self.has_spare = true;
+        for place in 0..MOST_LANES {
+            let Some((lane, generation)) = at.shared.lane(place) else { continue };
+            let pace = &self.paces[place];
+            let fills = now.saturating_sub(pace.granted_ns) < FILLING_NS && now >= pace.not_before_ns;
+            if fills && lane.mailbox.waiting() == 0 {
+                self.request(at, link, (place, generation), &lane, SPARE)?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// What all stores are, as one. A host that reads nothing is told nothing.
     fn report(&mut self, at: &mut Worker<'_>, link: &Link) -> Result<(), End> {
         if !wait_writable(link, 0).map_err(|_| End::Gone)? {
             return Ok(());
         }
+        self.has_spare = false;
         let mut numbers = [0u64; 15];
         for (place, lane) in at.shared.lanes() {
             let of_one = self.quietly(place, &lane, |holder| holder.report()).numbers();

@@ -55,6 +55,8 @@ pub(crate) struct Serving {
     pub paces: [Pace; MOST_LANES],
     pub reported_ns: u64,
     pub ticked_ns: u64,
+    /// Since the last report, room was asked for to make the next one.
+    pub has_spare: bool,
     /// What the host wants of the resident set, while it is on its way there.
     pub balloon: Option<Balloon>,
     /// Whose turn it is to ask.
@@ -107,6 +109,7 @@ impl Serving {
             asked: None,
             paces,
             reported_ns: 0,
+            has_spare: false,
             balloon: None,
             ticked_ns: now_ns(),
             next: 0,

@@ -16,6 +16,8 @@ use tmem_sys::background::unknown_to_libc;
 use tmem_sys::syscall::call;
 
 const MIB: usize = 1 << 20;
+/// How long a page waits for a lease that has nowhere else to go.
+const PATIENCE_MS: u64 = 500;
 
 /// The process's connection; in a forked child it has a thread of its own.
 static CLIENT: OnceLock<Client> = OnceLock::new();
@@ -49,6 +51,10 @@ fn connect(client: Client, door: &'static Door) -> Result<(), Errno> {
     let mailbox = Mailbox::new(Kind::Persistent)?;
     // A pager of this process never ends.
     let tenant = Arc::new(Tenant(|| Some(&door.pager)));
+    if door::settings().is_some_and(|s| s.swap.is_none()) {
+        // Pages have nowhere else to go.
+        mailbox.set_patience(PATIENCE_MS);
+    }
     client.attach(Arc::clone(&mailbox), tenant, 0)?;
     client.start()?;
     let _ = door.pager.set_mailbox(Some(mailbox));

@@ -37,6 +37,9 @@ fn what_is_missing_or_senseless_is_refused() {
     ] {
         assert!(Settings::parse(WHOLE.replace(from, to).as_bytes()).is_none(), "{to}");
     }
+    let s = Settings::parse(format!("{WHOLE};host=/run/h%3B;host_uid=7").as_bytes()).unwrap();
+    assert_eq!((s.host.as_deref(), s.host_uid), (Some(Path::new("/run/h;")), Some(7)));
+    assert!(Settings::parse(format!("{WHOLE};host=/run/h;host_uid=me").as_bytes()).is_none());
     let none = WHOLE.replace("swap=/var/tmp", "swap=none").replace("json=/a%3Bb%25;", "");
     let s = Settings::parse(none.as_bytes()).unwrap();
     assert!(s.swap.is_none() && s.json.is_none());

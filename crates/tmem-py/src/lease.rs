@@ -13,6 +13,8 @@ use tmem_sys::Errno;
 use tmem_sys::background::known_to_libc;
 
 const MIB: usize = 1 << 20;
+/// How long a page waits for a lease that has nowhere else to go.
+const PATIENCE_MS: u64 = 500;
 /// How long a new `Memory` waits for a daemon that is there to answer.
 const FIRST_MS: u64 = 500;
 
@@ -37,7 +39,7 @@ impl Lease {
     ///
     /// # Errors
     /// The kernel's, when no thread can be made; `ENOSPC` for too many connections.
-    pub fn begin(pager: &Arc<Pager>, host: Host) -> Result<Lease, Errno> {
+    pub fn begin(pager: &Arc<Pager>, host: Host, has_swap: bool) -> Result<Lease, Errno> {
         let Host(path, name, host_uid) = host;
         let config = Config {
             path,
@@ -48,6 +50,9 @@ impl Lease {
             ends_with_stores: true,
         };
         let (client, mailbox) = (Client::new(config, None), Mailbox::new(Kind::Persistent)?);
+        if !has_swap {
+            mailbox.set_patience(PATIENCE_MS);
+        }
         // Not the pager itself: arrays alone keep that.
         let pager_if_there = Arc::downgrade(pager);
         let tenant = Tenant(move || pager_if_there.upgrade());

@@ -109,9 +109,11 @@ impl Memory {
             arena: tmem_pager::ARENA_BYTES,
             guarded: false,
         };
+        let has_swap = config.swap.is_some();
         let made = py.detach(|| {
             let pager = Arc::new(Pager::new(config)?);
-            let begin = |host| Lease::begin(&pager, host).map_err(|e| PagerError::Kernel(CONNECTING, e));
+            let begin =
+                |host| Lease::begin(&pager, host, has_swap).map_err(|e| PagerError::Kernel(CONNECTING, e));
             let lease = host.map(begin).transpose()?.map(Arc::new);
             Ok((pager, lease))
         });

@@ -78,6 +78,8 @@ pub struct Mailbox {
     kind: Kind,
     wanted: AtomicU32,
     state: AtomicU64,
+    /// Waits are at least so long, where there are any.
+    patience_ms: AtomicU64,
     /// No wait before that moment.
     rests_until: AtomicU64,
     /// Counts what the store's side may sleep for: extents that came, and answers.
@@ -98,6 +100,7 @@ impl Mailbox {
             kind,
             wanted: AtomicU32::new(0),
             state: AtomicU64::new(ALONE),
+            patience_ms: AtomicU64::new(0),
             rests_until: AtomicU64::new(0),
             news: AtomicU32::new(0),
             pokes: AtomicU32::new(0),
@@ -127,6 +130,7 @@ impl Mailbox {
     /// An extent that came. Waits up to so long for one while a request is under way and the host did not just refuse.
     pub fn take(&self, wait_ms: u64) -> Option<Extent> {
         let mut began = None;
+        let wait_ms = if wait_ms == 0 { 0 } else { wait_ms.max(self.patience_ms.load(Ordering::Relaxed)) };
         loop {
             let news = self.news.load(Ordering::Acquire);
             if let Some(extent) = self.pop() {
@@ -193,6 +197,11 @@ impl Mailbox {
         let extent = self.inside.lock().came.iter_mut().find_map(Option::take);
         self.count.fetch_sub(u32::from(extent.is_some()), Ordering::Release);
         extent
+    }
+
+    /// For a store whose pages have no other place to go: it is better that they wait so long than that they stay.
+    pub fn set_patience(&self, ms: u64) {
+        self.patience_ms.store(ms, Ordering::Relaxed);
     }
 
     // The client's side.
