@@ -22,8 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from host.daemonprocess import Daemon
 
+from tests.host.daemonprocess import Daemon
 from tmem.doctor import examine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,9 +102,7 @@ def _output(sample: Path) -> str:
             pytest.skip(f"{sample.name} needs {name}")
     with _surroundings(sample) as (home, env):
         command = [sys.executable, "-X", "faulthandler", str(sample)]
-        done = subprocess.run(
-            command, cwd=home, env=env, capture_output=True, text=True, timeout=SECONDS, check=False
-        )
+        done = subprocess.run(command, cwd=home, env=env, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert done.returncode == 0, f"{sample.name} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr, done.stderr  # of exceptions in threads, and of what became of objects
     return done.stdout
