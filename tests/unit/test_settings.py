@@ -126,7 +126,7 @@ def test_a_value_of_a_wrong_type_is_refused(machine: Machine, line: str) -> None
 @pytest.mark.parametrize(
     ("file", "text", "said"),
     [
-        ("tmem.toml", "[run]\nrma = 1\n", r"unknown key run\.rma: allowed are ram, swap, faults, report, json"),
+        ("tmem.toml", "[run]\nrma = 1\n", r"unknown key run\.rma: allowed are ram, swap, faults, host, report, json"),
         ("tmem.toml", "[rnu]\n", r"unknown key rnu: allowed is run"),
         ("tmem.toml", "run = 1\n", r"run must be a table"),
         ("tmem.toml", "[run\n", r"is not TOML"),
