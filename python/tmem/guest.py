@@ -51,26 +51,26 @@ class ConnectionStats:
     extent_bytes: int = 0  # what is leased at once
     most_bytes: int = 0  # the daemon will never lease more
     held: int = 0  # extents on lease, of all pools
-    granted: int = 0
-    refused_leases: int = 0
+    granted: int = 0  # extents that came, ever
+    refused_leases: int = 0  # requests for extents that were refused
     connections: int = 0  # how often it was connected
     pages: int = 0  # in ephemeral pools
     same_pages: int = 0  # of these, pages that repeat one word
-    data_bytes: int = 0
+    data_bytes: int = 0  # what the others take, as they are stored
     extents: int = 0  # of ephemeral pools
-    leased_bytes: int = 0
+    leased_bytes: int = 0  # of these extents
     footprint: int = 0  # this process's own memory for them
     revoked: int = 0  # extents that the daemon took back
     revoked_pages: int = 0  # pages that went with them
     damaged: int = 0  # pages whose bytes had changed: misses
-    puts: int = 0
-    succ_puts: int = 0
-    failed_puts: int = 0
-    dup_puts: int = 0
-    gets: int = 0
-    succ_gets: int = 0
-    flushed: int = 0
-    evicted: int = 0
+    puts: int = 0  # offered
+    succ_puts: int = 0  # stored
+    failed_puts: int = 0  # refused
+    dup_puts: int = 0  # puts on a handle that held a page
+    gets: int = 0  # asked for
+    succ_gets: int = 0  # found
+    flushed: int = 0  # pages flushed, one by one or with their object
+    evicted: int = 0  # forgotten to make room
     refused: Mapping[str, int] = field(default_factory=dict)  # why puts were refused, counted
 
     def as_dict(self) -> dict[str, object]:
@@ -85,22 +85,22 @@ class SharedPoolStats:
     pages: int = 0  # that this member put, and did not flush itself
     members: int = 0  # this one included
     joined: bool = False  # the daemon knows this guest as a member
-    frozen: bool = False
+    frozen: bool = False  # this member's puts are refused
     data_bytes: int = 0  # of this member's records
     leased_bytes: int = 0  # on lease for this member's part
-    extents: int = 0
+    extents: int = 0  # of these bytes
     others_extents: int = 0  # extents of other members that it reads
     footprint: int = 0  # this process's own memory for it
     blind: int = 0  # gets that missed because another member's index was not there to be read
     damaged: int = 0  # pages that did not decode: misses
-    puts: int = 0
-    succ_puts: int = 0
-    failed_puts: int = 0
+    puts: int = 0  # offered
+    succ_puts: int = 0  # stored
+    failed_puts: int = 0  # refused
     dup_puts: int = 0  # puts on a handle that held a page of this member's
-    gets: int = 0
-    succ_gets: int = 0
-    flushed: int = 0
-    evicted: int = 0
+    gets: int = 0  # asked for
+    succ_gets: int = 0  # found
+    flushed: int = 0  # pages flushed, one by one or with their object
+    evicted: int = 0  # always 0: who reads finds out what was written over
     refused: Mapping[str, int] = field(default_factory=dict)  # why puts were refused, counted
 
     def as_dict(self) -> dict[str, object]:
@@ -244,7 +244,7 @@ class SharedPool:
         return self._core.flush_page(object, index)
 
     def flush_object(self, object: ObjectId) -> int:
-        """Forget every page of an object, whoever put it; return how many. Reads every member's index."""
+        """Forget every page of an object, whoever put it; return how many. Reads every index; PoolError as above."""
         return self._core.flush_object(object)
 
     def contains(self, object: ObjectId, index: int) -> bool:

@@ -17,6 +17,7 @@ __all__ = ["Indexes", "ObjectId", "Pages", "numbers_of"]
 
 ObjectId: TypeAlias = int | bytes
 Indexes: TypeAlias = range | npt.NDArray[np.integer[Any]] | Iterable[int]
+"""The index of each page, in the order of the pages."""
 Pages: TypeAlias = Any
 """Anything with a contiguous buffer: bytes, bytearray, memoryview, an array of any dtype in C or Fortran order."""
 

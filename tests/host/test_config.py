@@ -13,16 +13,24 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tmem.daemon.config import Config, ConfigError, Limits, Terms, load, parse
+from tmem.daemon.config import FILE, Config, ConfigError, Limits, Terms, load, parse
+from tmem.settings import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLE = ROOT / "packaging/tmem.toml"
+EXAMPLE = ROOT / "packaging/daemon.toml"
 UNIT = ROOT / "packaging/tmem.service"
 MIB = 1 << 20
 
 
 def test_the_example_is_the_defaults() -> None:
     assert load(str(EXAMPLE), {}) == Config()
+
+
+def test_the_file_is_not_in_the_way_of_tmem_run(tmp_path: Path) -> None:
+    copy = tmp_path / FILE.lstrip("/")
+    copy.parent.mkdir(parents=True)
+    shutil.copy(EXAMPLE, copy)
+    assert resolve({}, {}, None, root=str(tmp_path))["ram"].origin == "default"
 
 
 def test_the_example_names_every_key() -> None:

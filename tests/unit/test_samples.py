@@ -3,7 +3,7 @@
 
 A `python` block of the README, the tutorial or a how-to is found, line for line, in a file of docs/samples. A block
 under `<!-- printed by NAME.py -->` is part of what that sample prints, but for the figures, which vary. A line of a
-`console` block that begins with `$ tmem` is run as typed.
+`console` block that begins with `$ tmem` is run as typed. Samples of memory on lease find a daemon of their own.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.host.daemonprocess import Daemon
 from tmem.doctor import examine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +38,7 @@ BLOCK = re.compile(
     r"(?:^<!-- printed by (?P<by>\S+) -->\n)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 SECONDS = 100
+GUESTS = {"leases", "readme_host"}
 
 
 def _blocks(kind: str) -> list[tuple[str, str]]:
@@ -74,6 +78,17 @@ def _environment(home: str) -> dict[str, str]:
     return os.environ | {"PATH": path, "PYTHONWARNINGS": "error", "TMPDIR": home}
 
 
+@contextmanager
+def _surroundings(sample: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield a directory and an environment for a sample; of those that are guests, with a daemon."""
+    with tempfile.TemporaryDirectory() as home:
+        if sample.stem not in GUESTS:
+            yield home, _environment(home)
+            return
+        with Daemon(Path(home), "--capacity", "128M", "--extent", "1M") as daemon:
+            yield home, _environment(home) | {"TMEM_HOST": str(daemon.path)}
+
+
 @functools.cache
 def _output(sample: Path) -> str:
     """Run a sample in a directory of its own; return what it prints. Skips where a module it imports is missing."""
@@ -85,11 +100,9 @@ def _output(sample: Path) -> str:
     for name in sorted({name.partition(".")[0] for name in plain | taken} - beside):
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{sample.name} needs {name}")
-    with tempfile.TemporaryDirectory() as home:
+    with _surroundings(sample) as (home, env):
         command = [sys.executable, "-X", "faulthandler", str(sample)]
-        done = subprocess.run(
-            command, cwd=home, env=_environment(home), capture_output=True, text=True, timeout=SECONDS, check=False
-        )
+        done = subprocess.run(command, cwd=home, env=env, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert done.returncode == 0, f"{sample.name} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr, done.stderr  # of exceptions in threads, and of what became of objects
     return done.stdout

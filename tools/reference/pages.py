@@ -46,6 +46,12 @@ PAGES = (
     ),
     Page("counters", "Counters", "What `Memory.stats()`, `limit.stats()` and `tmem stats` show.", ("counters",)),
     Page("pools", "Pools", "Pages put and got by hand, and the answers to a put.", ("pool", "host", "outcome")),
+    Page(
+        "guest",
+        "Guests and shared pools",
+        "A connection to `tmem daemon`: pools in memory on lease, and pools that several guests share.",
+        ("guest",),
+    ),
     Page("cache", "Cache", "Values by key in bounded memory, or on what arrays leave of it.", ("cache",)),
     Page(
         "frontswap",

@@ -25,7 +25,7 @@ from tmem.units import format_size, parse_size
 
 __all__ = ["FILE", "Config", "ConfigError", "Limits", "Rule", "Terms", "load", "parse", "user_number"]
 
-FILE: Final = "/etc/tmem/tmem.toml"
+FILE: Final = "/etc/tmem/daemon.toml"
 """Read where no other file is named, if it is there."""
 
 MOST_WEIGHT: Final = 1 << 20

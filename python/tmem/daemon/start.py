@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--policy", metavar="NAME", choices=policies.NAMES, help=f"who gets memory: {', '.join(policies.NAMES)}"
     )
     parser.add_argument("--extent", metavar="SIZE", help="the unit of a lease: whole MiB, 1M to 64M (default 4M)")
-    parser.add_argument("--config", metavar="FILE", help="TOML file (default /etc/tmem/tmem.toml, if it is there)")
+    parser.add_argument("--config", metavar="FILE", help="TOML file (default /etc/tmem/daemon.toml, if it is there)")
     parser.add_argument("--metrics", metavar="PORT", type=int, help="answer Prometheus at this port of the loopback")
     parser.add_argument("--verbose", action="store_true", help="log each guest that comes and goes")
     parser.add_argument(
