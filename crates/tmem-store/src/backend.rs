@@ -64,6 +64,7 @@ impl LocalBackend {
     fn of(mut store: PageStore, pool: PoolConfig) -> Result<LocalBackend, Errno> {
         // A new store has room for a pool; the error type of a full one has no errno of its own.
         let pool = store.new_pool(pool).map_err(|_| Errno::ENOMEM)?;
+        store.keep_raw_on_lease(pool);
         Ok(LocalBackend {
             store,
             pool,

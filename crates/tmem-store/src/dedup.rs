@@ -324,7 +324,7 @@ impl PageStore {
 
     /// A stored page with the same bytes that a page of this pool may share.
     fn find_twin(&mut self, slot: usize, circle: Circle, tag: u32, page: &Page) -> Option<Twin> {
-        let config = self.pools[slot].config;
+        let (config, on_lease) = (self.pools[slot].config, self.keeps_on_lease(slot));
         if !self.dedup.shares.has_room() {
             return None;
         }
@@ -342,7 +342,7 @@ impl PageStore {
                 let packed = slab.read(loc, len)?;
                 codec.decode(packed, &mut dedup.beside[0]) && dedup.beside[0] == *page
             }
-            Form::Raw(loc) if config.raw => slab.read(loc, PAGE_SIZE)? == page,
+            Form::Raw(loc) if config.raw || on_lease => slab.read(loc, PAGE_SIZE)? == page,
             // A form that the pool keeps no page in.
             _ => return None,
         };

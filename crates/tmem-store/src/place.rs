@@ -24,17 +24,20 @@ enum Offer {
     Same(u64),
     Packed(usize),
     Raw,
+    /// As it is, in leased memory alone.
+    Leased,
     /// In a share that has its data already.
     Shared(u32),
 }
 
 impl Offer {
     /// What becomes of a page that does not shrink is its pool's affair.
-    fn of(coded: &Coded<'_>, config: PoolConfig) -> Result<Offer, Reason> {
+    fn of(coded: &Coded<'_>, config: PoolConfig, on_lease: bool) -> Result<Offer, Reason> {
         match coded {
             Coded::Same(word) => Ok(Offer::Same(*word)),
             Coded::Packed(bytes) => Ok(Offer::Packed(bytes.len())),
             Coded::Incompressible if config.raw => Ok(Offer::Raw),
+            Coded::Incompressible if on_lease => Ok(Offer::Leased),
             Coded::Incompressible => Err(Reason::Incompressible),
         }
     }
@@ -44,7 +47,7 @@ impl Offer {
         match self {
             Offer::Same(_) | Offer::Shared(_) => 0,
             Offer::Packed(len) => len,
-            Offer::Raw => PAGE_SIZE,
+            Offer::Raw | Offer::Leased => PAGE_SIZE,
         }
     }
 }
@@ -76,7 +79,8 @@ impl PageStore {
             return Err(Reason::Frozen);
         }
         self.place_new(slot, object, index, page, None, |store| {
-            Ok((Offer::of(&store.codec.encode(page, config.pack), config)?, None))
+            let on_lease = store.keeps_on_lease(slot);
+            Ok((Offer::of(&store.codec.encode(page, config.pack), config, on_lease)?, None))
         })
     }
 
@@ -96,7 +100,14 @@ impl PageStore {
         // Packed by somebody who does not know that this pool is not to.
         let as_it_is = matches!(coded, Coded::Packed(_)) && !config.pack;
         let coded = if as_it_is { &Coded::Incompressible } else { coded };
-        self.place_new(slot, object, index, page, None, |_| Ok((Offer::of(coded, config)?, bytes_of(coded))))
+        let on_lease = self.keeps_on_lease(slot);
+        let offer = |_: &mut PageStore| Ok((Offer::of(coded, config, on_lease)?, bytes_of(coded)));
+        self.place_new(slot, object, index, page, None, offer)
+    }
+
+    /// Whether a pool keeps pages that do not shrink in leased memory, and there may be some.
+    pub(crate) fn keeps_on_lease(&self, slot: usize) -> bool {
+        self.pools[slot].raw_on_lease && self.slab.mailbox().is_some()
     }
 
     /// As [`PageStore::put_coded`], of a shard: as far as one hold of its lock is to go.
@@ -114,7 +125,7 @@ impl PageStore {
         let slot = self.live_slot(pool)?;
         let Pool { mut config, stats, guest, .. } = self.pools[slot];
         config.raw |= effort.keeps_raw;
-        let offer = if stats.frozen { Err(Reason::Frozen) } else { Offer::of(coded, config) };
+        let offer = if stats.frozen { Err(Reason::Frozen) } else { Offer::of(coded, config, false) };
         let offer = match offer {
             Ok(offer) => offer,
             Err(reason) => {
@@ -298,6 +309,10 @@ impl PageStore {
                 self.slab.store(bytes).map(|loc| Entry::packed(loc, len))
             }
             Offer::Raw => self.slab.store(page).map(Entry::raw),
+            // The store's own memory is for pages that shrink: there such a page is refused, full or not.
+            Offer::Leased => {
+                Some(self.slab.store_leased(page).map(Entry::raw).ok_or(Reason::Incompressible)?)
+            }
             Offer::Shared(share) => Some(Entry::shared(share, EntryId::NONE)),
         };
         let mut entry = entry.ok_or(Reason::StoreFull)?;

@@ -29,6 +29,8 @@ pub(crate) struct Pool {
     pub config: PoolConfig,
     /// It was made to keep pages that do not shrink.
     pub keeps_raw: bool,
+    /// It keeps them in leased memory, where there is such.
+    pub raw_on_lease: bool,
     pub kind: PoolKind,
     pub guest: GuestId,
     /// An object loses all its pages or none to eviction; `whole`.
@@ -46,6 +48,7 @@ const NO_POOL: Pool = Pool {
     generation: 0,
     config: PoolConfig { pack: true, raw: false, dedup: Dedup::Off },
     keeps_raw: false,
+    raw_on_lease: false,
     kind: PoolKind::Persistent,
     guest: GuestId::FIRST,
     whole: false,

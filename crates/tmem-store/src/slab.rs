@@ -135,6 +135,11 @@ impl Slab {
             None => self.private_place(most, data.len())?,
             Some(_) => self.any_place(most, data.len())?,
         };
+        self.store_at(chunk, data)
+    }
+
+    /// Copies data into a slot of a chunk that has a free one.
+    pub(crate) fn store_at(&mut self, chunk: usize, data: &[u8]) -> Option<Loc> {
         let loc = self.take(chunk)?;
         let (at, _) = self.place_of(loc)?;
         self.bytes[at..at + data.len()].copy_from_slice(data);

@@ -46,6 +46,14 @@ impl PageStore {
         self.slab.mailbox().is_some_and(|mailbox| mailbox.waiting() > 0)
     }
 
+    /// From now on a pool keeps pages that do not shrink in leased memory, and only there: that is beyond the budget of whoever
+    /// has the store, so they cost it nothing.
+    pub fn keep_raw_on_lease(&mut self, pool: PoolId) {
+        if let Ok(slot) = self.live_slot(pool) {
+            self.pools[slot].raw_on_lease = true;
+        }
+    }
+
     /// Whether the store may ask for leased memory.
     pub fn may_lease(&self) -> bool {
         self.slab.windows.is_some()
@@ -104,12 +112,14 @@ impl PageStore {
     /// Moves up to so many pages out of an extent, and unmaps it when it is empty.
     pub fn vacate(&mut self, vacating: &mut Vacating, pages: usize) -> Vacated {
         let Vacating(window, from) = vacating;
+        // Pages that do not shrink have no place but in leased memory, unless a pool keeps them anywhere.
+        let raw = self.pools.iter().any(|pool| pool.live && pool.config.raw);
         for _ in 0..pages {
             let Some(loc) = self.slab.next_draining(*window, *from) else {
                 return self.slab.close_window(*window).map_or(Vacated::Kept, Vacated::Done);
             };
             *from = loc.chunk();
-            if !self.move_slot_by(loc, |slab, loc, len| slab.leave_window(loc, len)) {
+            if !self.move_slot_by(loc, |slab, loc, len| slab.leave_window(loc, len, raw)) {
                 return Vacated::Stuck;
             }
             self.moved += 1;

@@ -6,10 +6,10 @@
 mod fork;
 mod giving;
 
-use crate::class::CHUNK;
+use crate::class::{CHUNK, class_of};
 use crate::lease::{Extent, Mailbox};
 use crate::page_bytes;
-use crate::slab::Slab;
+use crate::slab::{Loc, Slab};
 use std::ops::Range;
 use std::sync::Arc;
 use tmem_sys::overlay::{UNIT, Watch};
@@ -209,13 +209,28 @@ impl Slab {
         Some(chunk)
     }
 
+    /// As [`Slab::store`], in leased memory alone.
+    #[cold]
+    pub fn store_leased(&mut self, data: &[u8]) -> Option<Loc> {
+        let (class, idle) = (class_of(data.len()), self.chunks.leased.idle);
+        let mut chunk = self.leased_chunk(class);
+        if chunk.is_none() && self.take_lease() {
+            chunk = self.leased_chunk(class);
+        }
+        if self.chunks.leased.idle != idle {
+            self.look_ahead();
+        }
+        self.store_at(chunk?, data)
+    }
+
     /// Sees to it that leased room comes before there is need of it. For whenever a chunk was opened.
     #[cold]
     pub(crate) fn look_ahead(&mut self) {
         let Some(windows) = &self.windows else { return };
         // Where extents are filled fast, the next are asked for so much sooner.
         let enough = windows.extent_chunks / 4 * windows.ahead as usize;
-        if self.chunks.leased.idle >= enough || self.chunks.mapped < FIRST.min(self.capacity_chunks()) {
+        let is_small = windows.is_empty() && self.chunks.mapped < FIRST.min(self.capacity_chunks());
+        if self.chunks.leased.idle >= enough || is_small {
             return;
         }
         self.take_extents(0, enough);

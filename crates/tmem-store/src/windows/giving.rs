@@ -6,6 +6,7 @@ use super::{Use, Window};
 use crate::lease::Extent;
 use crate::leased::Draining;
 use crate::slab::{Loc, Slab};
+use tmem_sys::PAGE_SIZE;
 use tmem_sys::overlay::UNIT;
 
 impl Slab {
@@ -64,12 +65,13 @@ impl Slab {
         (window.chunks.clone().skip_while(|chunk| *chunk < from)).find_map(|chunk| self.next_taken(chunk, 0))
     }
 
-    /// Moves a slot of a draining chunk to any other chunk with room for it.
-    pub fn leave_window(&mut self, loc: Loc, len: usize) -> Option<Loc> {
+    /// Moves a slot of a draining chunk to any other chunk with room for it; a page as it is to a private one only with `raw`.
+    pub fn leave_window(&mut self, loc: Loc, len: usize, raw: bool) -> Option<Loc> {
         let class = self.chunks.get(loc.chunk())?.class as usize;
         let leased = self.leased_chunk(class);
         let most = self.capacity_chunks();
-        let to = leased.or_else(|| self.private_chunk(most, class))?;
+        let may_be_private = raw || len < PAGE_SIZE;
+        let to = leased.or_else(|| if may_be_private { self.private_chunk(most, class) } else { None })?;
         self.move_to(loc, len, to)
     }
 
