@@ -192,15 +192,6 @@ pub fn user() -> u32 {
     unsafe { call(libc::SYS_geteuid, []) }.map_or(u32::MAX, |uid| uid as u32)
 }
 
-/// Descriptors that this process may have open.
-pub fn most_open() -> usize {
-    let mut limit = [0u64; 2];
-    let into = &raw mut limit as usize;
-    // SAFETY: the kernel writes the two words, which are live.
-    let got = unsafe { call(libc::SYS_prlimit64, [0, libc::RLIMIT_NOFILE as usize, 0, into]) };
-    got.map_or(0, |_| usize::try_from(limit[0]).unwrap_or(usize::MAX))
-}
-
 /// In a forked child: the child's own copy of a link or a bell of that number.
 pub fn close_copy(fd: i32) {
     if fd >= 0 && kept::is_kept(fd as usize) {
