@@ -10,6 +10,7 @@ use crate::serve::Serving;
 use crate::session::{End, Worker};
 use crate::wire::ToHost;
 use tmem_store::lease::Kind;
+use tmem_sys::beyond::has_room;
 use tmem_sys::link::Link;
 use tmem_sys::time::now_ns;
 
@@ -86,7 +87,7 @@ impl Serving {
         let Some((lane, generation)) = at.shared.lane(place) else { return Ok(()) };
         let extents = (step / self.welcome.extent_bytes as u64).clamp(1, MOST_AHEAD) as u32;
         let lacking = extents.saturating_sub(lane.mailbox.waiting());
-        if lacking == 0 || now_ns() < self.paces[place].not_before_ns {
+        if lacking == 0 || !has_room(lacking as usize) || now_ns() < self.paces[place].not_before_ns {
             return Ok(());
         }
         self.request(at, link, (place, generation), &lane, lacking)

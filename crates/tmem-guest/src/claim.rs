@@ -125,10 +125,10 @@ fn next(at: &Worker<'_>) -> Option<Batch> {
             if !is_known
                 && has_place
                 && kept::is_kept(fd as usize)
-                && let Some(fd) = kept::duplicate(fd)
+                && let Ok(fd) = LeaseFd::of(fd)
             {
                 batch.kind = kind;
-                (batch.ids[batch.len], batch.fds[batch.len]) = (id, Some(LeaseFd::own(fd)));
+                (batch.ids[batch.len], batch.fds[batch.len]) = (id, Some(fd));
                 batch.len += 1;
             }
         };

@@ -10,6 +10,7 @@ use crate::shared::{Answer, Joined, tell};
 use crate::wire::{FromHost, List, ToHost, decode};
 use std::sync::atomic::Ordering;
 use tmem_store::lease::Kind;
+use tmem_sys::beyond::has_room;
 use tmem_sys::link::{Arrival, Link};
 use tmem_sys::time::now_ns;
 
@@ -78,7 +79,10 @@ impl Serving {
                 }
                 for (n, (id, kind)) in ids.iter().zip(kinds.iter()).enumerate() {
                     let kind = Kind::from_number(kind).ok_or(End::Malformed)?;
-                    if let (Some(fd), Some(pools)) = (fds.take(n), &shared.pools) {
+                    // Without another's data its pages are misses; without numbers the program has no files.
+                    if let (Some(fd), Some(pools)) = (fds.take(n), &shared.pools)
+                        && (kind != Kind::SharedData || has_room(0))
+                    {
                         pools.member(pool, member, id, kind, fd);
                     }
                 }

@@ -11,7 +11,7 @@ use crate::threads::in_turn;
 use crate::wire::{FromHost, MOST_ASKED, ToHost, decode};
 use std::sync::atomic::Ordering;
 use tmem_store::lease::{Extent, Holder, LinkState};
-use tmem_sys::kept::most_open;
+use tmem_sys::beyond::has_room;
 use tmem_sys::link::{self, Arrival, Link};
 use tmem_sys::time::now_ns;
 
@@ -180,8 +180,14 @@ impl Serving {
                 self.back.push(id);
                 continue;
             };
-            if fd.size() != Ok(bytes) {
-                return Err(End::Malformed);
+            match fd.size() {
+                Ok(size) if size == bytes => {}
+                Ok(0) | Err(_) => {
+                    // Cut off while the grant was on its way, as it is where this process was stopped. That is told, too.
+                    taken += 1;
+                    continue;
+                }
+                Ok(_) => return Err(End::Malformed),
             }
             match lane.mailbox.deposit(Extent { id: tagged, fd, bytes }) {
                 Ok(()) => taken += 1,
@@ -222,15 +228,15 @@ impl Serving {
             if wanted == 0 || now_ns() < pace.not_before_ns {
                 continue;
             }
+            let is_quick = now_ns().saturating_sub(pace.answered_ns) < QUICK_NS;
+            let ahead = if is_quick { (pace.answered * 2).min(MOST_AHEAD) } else { 1 };
+            let count = wanted.max(ahead).clamp(1, MOST_ASKED as u32);
             // The program is to find numbers left for its own files.
-            if at.shared.held.load(Ordering::Acquire) as usize >= most_open() / 2 {
+            if !has_room(count as usize) {
                 pace.not_before_ns = now_ns() + RETRY_SHORT_MS * MS;
                 self.settle(place, &lane);
                 continue;
             }
-            let is_quick = now_ns().saturating_sub(pace.answered_ns) < QUICK_NS;
-            let ahead = if is_quick { (pace.answered * 2).min(MOST_AHEAD) } else { 1 };
-            let count = wanted.max(ahead).clamp(1, MOST_ASKED as u32);
             self.next = (place + 1) % MOST_LANES;
             return self.request(at, link, (place, generation), &lane, count);
         }

@@ -238,6 +238,30 @@ fn revoked_extents_are_known_to_their_store() {
     assert!(store.ids().len() == 2 && !store.ids().contains(&gone));
 }
 
+/// A host takes back what a stopped guest did not even see.
+#[test]
+fn what_was_cut_off_on_its_way_is_no_nonsense() {
+    let mut place = Place::new();
+    place.open();
+    let (client, store) = guest(&place, Kind::Ephemeral);
+    let mut host = place.welcome();
+    await_standing(&client, Standing::Connected);
+    store.mailbox.want(2);
+    let seq = host.hear().numbers[0];
+    let memory = [(); 2].map(|()| tmem_sys::lease::LeaseFd::new(EXTENT).unwrap());
+    memory[0].set_size(0).unwrap();
+    let granted = common::message("granted", &[N(seq), L(&[1, 2])]);
+    host.link.send(&granted, &[memory[0].raw(), memory[1].raw()]).unwrap();
+    host.say("revoked", &[L(&[1])]);
+    let came = until("the other comes", || store.mailbox.take(20));
+    assert_eq!(tmem_guest::host_id(came.id), 2);
+    until("it is known", || (client.status().held == 1).then_some(()));
+    // The host is understood, and asked for what is lacking.
+    let lease = host.hear();
+    assert!(lease == "lease" && host.grant(&lease, 1).len() == 1);
+    assert_eq!(client.status().standing, Standing::Connected);
+}
+
 #[test]
 fn nonsense_is_answered_by_silence_until_nothing_is_held() {
     let mut place = Place::new();

@@ -129,7 +129,7 @@ impl Refusal {
                 let guest = connection.client.status().guest;
                 format!(
                     "this guest was not granted the shared pool (not-granted): the administrator allows it with \
-                     `tmem shared-auth {guest} SECRET --allow`, where SECRET is secret.hex()"
+                     `tmem shared-auth {guest} --uuid SECRET -A 1`, where SECRET is secret.hex()"
                 )
             }
             Refusal::Host(NotJoined::Refused(reason)) => {

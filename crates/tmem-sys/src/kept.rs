@@ -13,7 +13,7 @@ use crate::syscall::{self, call};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Descriptors above this are not kept track of: few processes may open as many.
-const TRACKED: usize = 1 << 16;
+pub(crate) const TRACKED: usize = 1 << 16;
 static KEPT: [AtomicU64; TRACKED / 64] = [const { AtomicU64::new(0) }; TRACKED / 64];
 
 const CLOSE_RANGE_UNSHARE: usize = 2;
@@ -31,7 +31,7 @@ pub fn keep(fd: i32) {
 }
 
 /// Where tmem's own begin: programs open the lowest, count on their numbers, and put others there by hand.
-const LOWEST: usize = 512;
+pub(crate) const LOWEST: usize = 512;
 
 /// The same open file under a high number, where this process may have that many; `fd` itself where not.
 pub fn raised(fd: i32) -> i32 {
@@ -85,6 +85,17 @@ pub fn close(fd: i32) {
 
 pub fn is_kept(fd: usize) -> bool {
     place(fd).is_some_and(|(word, bit)| word.load(Ordering::Acquire) & bit != 0)
+}
+
+/// How many are kept of a range of numbers.
+pub(crate) fn count(numbers: std::ops::Range<usize>) -> usize {
+    let words = KEPT.iter().enumerate().take(numbers.end.div_ceil(64)).skip(numbers.start / 64);
+    let inside = |n: usize| {
+        let (from, to) = (numbers.start.saturating_sub(n * 64), numbers.end - n * 64);
+        let below = |bits: usize| if bits < 64 { (1u64 << bits) - 1 } else { u64::MAX };
+        below(to) & !below(from)
+    };
+    words.map(|(n, word)| (word.load(Ordering::Relaxed) & inside(n)).count_ones() as usize).sum()
 }
 
 /// The first kept descriptor from `from` on.
@@ -142,6 +153,7 @@ mod tests {
         keep(low);
         keep(high);
         assert_eq!((next(59_000), next(60_001), next(60_130)), (Some(60_000), Some(60_129), None));
+        assert_eq!((count(60_000..60_129), count(60_000..60_130), count(60_001..60_100)), (1, 2, 0));
         assert!(is_kept(60_129) && !is_kept(60_128) && !is_kept(TRACKED + 5));
         close(low);
         close(high);

@@ -3,6 +3,7 @@
 //! guests' connection. No locks. Law 17: nothing here uses the heap. Law 12: a number that the program has closed and given to
 //! another file is never read, written, mapped or closed.
 
+use crate::beyond;
 use crate::errno::Errno;
 use crate::file::{Identity, identity};
 use crate::kept;
@@ -21,11 +22,15 @@ pub struct LeaseFd {
 impl LeaseFd {
     /// Takes a descriptor over that nobody else closes; its number changes.
     pub fn own(fd: i32) -> LeaseFd {
-        let fd = kept::own(fd);
+        let fd = beyond::own(fd);
         // SAFETY: no pointers.
         let _ = unsafe {
             call(libc::SYS_fcntl, [fd as usize, libc::F_SETFD as usize, libc::FD_CLOEXEC as usize])
         };
+        LeaseFd::of_own(fd)
+    }
+
+    fn of_own(fd: i32) -> LeaseFd {
         LeaseFd { fd, identity: identity(fd) }
     }
 
@@ -57,7 +62,7 @@ impl LeaseFd {
     /// The kernel's: `EMFILE`; `EBADF` when the program closed this one.
     pub fn duplicate(&self) -> Result<LeaseFd, Errno> {
         self.ask_open()?;
-        kept::duplicate(self.fd).map(LeaseFd::own).ok_or(Errno(libc::EMFILE))
+        beyond::duplicate(self.fd).map(LeaseFd::of_own).ok_or(Errno(libc::EMFILE))
     }
 
     /// Another descriptor of the memory behind a number that this process has.
@@ -65,7 +70,7 @@ impl LeaseFd {
     /// # Errors
     /// `EMFILE`; also where the number is none.
     pub fn of(fd: i32) -> Result<LeaseFd, Errno> {
-        kept::duplicate(fd).map(LeaseFd::own).ok_or(Errno(libc::EMFILE))
+        beyond::duplicate(fd).map(LeaseFd::of_own).ok_or(Errno(libc::EMFILE))
     }
 
     /// The number, to be sent to somebody else.

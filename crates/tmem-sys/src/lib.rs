@@ -31,6 +31,7 @@ pub mod pagemap;
 pub mod uffd;
 
 pub mod background;
+pub mod beyond;
 pub mod entry;
 #[cfg(feature = "fake-kernel")]
 pub mod fake;
