@@ -347,7 +347,7 @@ def test_descriptors_that_nobody_asked_for_are_closed(tmp_path: Path) -> None:
             with pytest.raises(ConnectionError, match="more than"):
                 guest.answer(1)
         daemon.wait_until(lambda: not daemon.host.guests)
-        assert len(list(Path("/proc/self/fd").iterdir())) == before
+        daemon.wait_until(lambda: len(list(Path("/proc/self/fd").iterdir())) == before, "all to be closed")
 
 
 def test_giving_what_is_anothers_is_misuse(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ _LOG = logging.getLogger(__name__)
 _RETRY_MS: Final = {"busy": 50, "host-full": 100, "bad-extent": 0, "no-policy": 5000, "not-granted": 1000}
 _RETRY_OTHER: Final = 1000
 _SILENT_SECONDS: Final = 10.0
+_AT_ONCE: Final = 128 * extent.MEBIBYTE  # of one answer: the kernel clears it while all others wait
 _LARGEST: Final = 64 * extent.MEBIBYTE
 
 
@@ -48,7 +49,9 @@ class Flow:
         host.counters["leases"] += 1
         self.settle(guest)
         room, reason = self._barred(guest, ask.kind, ask.pool)
-        count = min(ask.count, room // host.unit)
+        count = min(ask.count, room // host.unit, max(1, _AT_ONCE // host.unit))
+        if not guest.link.attentive:
+            count, reason = 0, "busy"
         if count <= 0:
             self.refuse(guest, ask.seq, reason)
             return
@@ -59,7 +62,12 @@ class Flow:
         if made:
             guest.went(count - len(made), len(made), now)
             host.counters["granted"] += len(made)
-            guest.link.send(pack(Granted(ask.seq, [one.id for one in made])), [one.fd for one in made])
+            try:
+                guest.link.send(pack(Granted(ask.seq, [one.id for one in made])), [one.fd for one in made])
+            except OSError:  # no descriptors for those that would have to wait
+                self.end(guest, made)
+                self.refuse(guest, ask.seq, "busy")
+                return
             if ask.pool:
                 self.pools.tell_others(ask.pool, guest)
         else:
@@ -139,7 +147,7 @@ class Flow:
                 made.append(one)
                 host.ledger.add(one, guest.id, pool)
                 host.state.held(guest.key, one.inode, kind, one.bytes)
-        except NoRoomError as error:
+        except (NoRoomError, OSError) as error:
             host.counters["no_memory"] += 1
             self._say_seldom("room", f"no extent can be made ({error}): the capacity is more than is left here")
         guest.changed()
@@ -272,6 +280,8 @@ class Flow:
         self._ask_others(decision)
         for guest in host.guests.values():
             self.hold_to_cap(guest)
+        for pool in host.pools.values():
+            pool.tell_behind()
         if host.ledger.over:
             self._fit()
 
