@@ -276,6 +276,15 @@ def test_a_ballooned_guest_is_served_first_from_what_is_free(tmp_path: Path) -> 
         assert (guest.lease(4), guest.refused) == (0, "host-full")
 
 
+def test_a_ballooned_guest_is_not_served_from_what_is_reserved_for_another(tmp_path: Path) -> None:
+    text = '[[guest]]\nname = "other"\nreservation = "48M"\n'
+    with ThreadDaemon(tmp_path, text) as daemon, daemon.guest("other") as other, daemon.guest() as guest:
+        daemon.ask("balloon", guest="raw", bytes=32 * MIB)
+        assert guest.lease(32) == 16
+        assert guest.lease(32) == 0
+        assert other.lease(32) + other.lease(32) == 48
+
+
 def test_reports_are_clamped_and_become_rates(tmp_path: Path) -> None:
     with ThreadDaemon(tmp_path) as daemon, daemon.guest() as guest:
         huge = wire.Report(*[2**64 - 1] * 15)

@@ -238,12 +238,13 @@ class Server:
     def _enter(self, connection: Connection, who: Peer, name: str) -> Guest:
         host = self.host
         guest = Guest(host.number(), name or f"pid-{who.pid}", who, connection, host.now())
-        terms = host.config.terms(who.uid, guest.name)
+        terms = host.config.terms(who.uid, guest.name, host.ledger.capacity)
         guest.weight, guest.cap, guest.reservation = terms.weight, terms.cap, terms.reservation
-        for field, value in host.state.terms(guest.key).items():  # what the operator had set before
-            if field in {"weight", "cap", "reservation", "frozen", "compress"}:
-                setattr(guest, field, value)
-        guest.grants = host.state.allowed(guest.key)
+        if who.pid:  # else anybody unseen who takes that name would be taken for it
+            for field, value in host.state.terms(guest.key).items():  # what the operator had set before
+                if field in {"weight", "cap", "reservation", "frozen", "compress"}:
+                    setattr(guest, field, value)
+            guest.grants = host.state.allowed(guest.key)
         guest.holding = host.ledger.open(guest.id)
         host.guests[guest.id] = guest
         if who.pidfd >= 0:
