@@ -70,6 +70,10 @@ class ThreadDaemon:
 
         return asyncio.run_coroutine_threadsafe(there(), self._loop).result(SECONDS)
 
+    def pause(self, seconds: float) -> None:
+        """Let the daemon do nothing for a while, as if its machine was busy."""
+        self._loop.call_soon_threadsafe(time.sleep, seconds)
+
     def wait_until(self, holds: Callable[[], bool], what: str = "it to happen") -> None:
         """Wait until something holds, as seen in the daemon's thread."""
         end = time.monotonic() + SECONDS

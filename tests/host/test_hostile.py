@@ -52,7 +52,8 @@ class Fuzzer:
             fds = self._descriptors()
             try:
                 rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-                sock.sendmsg([self._message()], rights)
+                with contextlib.suppress(PermissionError):  # no descriptors before the hello
+                    sock.sendmsg([self._message()], rights)
                 self.sent += 1
             finally:
                 for fd in fds:

@@ -107,3 +107,25 @@ def test_who_is_refused_is_told_why(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             assert guest.lease(1) == 1
         monkeypatch.undo()
         daemon.wait_until(lambda: not daemon.host.ledger.taken)
+
+
+def test_whose_number_may_be_anothers_by_now_is_refused() -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        pidfd = os.pidfd_open(child.pid)
+        child.kill()
+        select.select([pidfd], [], [])
+        with pytest.raises(PeerRefusedError, match="ended"):
+            look(Told(child.pid, os.geteuid(), pidfd))
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(pidfd)
+
+
+def test_an_unseen_process_is_never_taken_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer, "credentials", lambda _: (0, os.geteuid(), os.getegid()))
+    with ThreadDaemon(tmp_path, allow_invisible_pid=True) as daemon, daemon.guest("web") as first:
+        daemon.ask("shared-auth", guest="web", secret="ab" * 16, allow=True)
+        daemon.ask("set", guest="web", reservation=1 << 20, weight=9)
+        assert first.join(b"\xab" * 16) == ""
+        with daemon.guest("web") as second:
+            assert second.join(b"\xab" * 16) == "not-granted"
+            assert [guest["weight"] for guest in daemon.ask("list")["guests"]] == [9, 1]

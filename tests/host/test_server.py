@@ -276,6 +276,15 @@ def test_a_ballooned_guest_is_served_first_from_what_is_free(tmp_path: Path) -> 
         assert (guest.lease(4), guest.refused) == (0, "host-full")
 
 
+def test_a_ballooned_guest_is_not_served_from_what_is_reserved_for_another(tmp_path: Path) -> None:
+    text = '[[guest]]\nname = "other"\nreservation = "48M"\n'
+    with ThreadDaemon(tmp_path, text) as daemon, daemon.guest("other") as other, daemon.guest() as guest:
+        daemon.ask("balloon", guest="raw", bytes=32 * MIB)
+        assert guest.lease(32) == 16
+        assert guest.lease(32) == 0
+        assert other.lease(32) + other.lease(32) == 48
+
+
 def test_reports_are_clamped_and_become_rates(tmp_path: Path) -> None:
     with ThreadDaemon(tmp_path) as daemon, daemon.guest() as guest:
         huge = wire.Report(*[2**64 - 1] * 15)
@@ -347,7 +356,7 @@ def test_descriptors_that_nobody_asked_for_are_closed(tmp_path: Path) -> None:
             with pytest.raises(ConnectionError, match="more than"):
                 guest.answer(1)
         daemon.wait_until(lambda: not daemon.host.guests)
-        assert len(list(Path("/proc/self/fd").iterdir())) == before
+        daemon.wait_until(lambda: len(list(Path("/proc/self/fd").iterdir())) == before, "all to be closed")
 
 
 def test_giving_what_is_anothers_is_misuse(tmp_path: Path) -> None:

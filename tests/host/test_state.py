@@ -11,6 +11,7 @@ import pytest
 
 from tests.host.daemonthread import ThreadDaemon
 from tests.hostguest import RawGuest
+from tmem import wire
 from tmem.daemon import state as states
 from tmem.daemon.state import State
 from tmem.ledger import start_time
@@ -207,3 +208,58 @@ def test_a_daemon_that_ends_takes_nothing_and_the_dead_ones_memory_goes(tmp_path
         stays.answer(1)
     os.close(copy)
     stays.close()
+
+
+def test_what_was_taken_back_on_a_full_disk_does_not_come_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state"
+    state = again(path)
+    state.allow(KEY, "ab", allowed=True)
+    state.held(KEY, 10, 0, MIB)
+    monkeypatch.setattr(states, "_RETRY_SECONDS", 0.0)
+    write, full = os.write, [True]
+
+    def some(fd: int, data: bytes) -> int:
+        return write(fd, data[:5] if full[0] else data)
+
+    monkeypatch.setattr(os, "write", some)
+    state.allow(KEY, "ab", allowed=False)
+    assert not path.exists(), "it would say what is so no longer"
+    state.ended(10)
+    assert list(tmp_path.iterdir()) == []
+    full[0] = False
+    state.held(KEY, 11, 0, MIB)
+    state.close()
+    state.held(KEY, 12, 0, MIB)  # at the end nothing is written any more
+    state = again(path)
+    assert (state.allowed(KEY), state.owner(10), state.owner(11), state.owner(12)) == (set(), None, ME, None)
+    state.close()
+
+
+def test_guests_that_hold_more_than_the_next_capacity_keep_it_and_are_asked(tmp_path: Path) -> None:
+    with ThreadDaemon(tmp_path, capacity="16M") as daemon:
+        guest = daemon.guest()
+        assert guest.lease(12) == 12
+    held = dict(guest.held)
+    with ThreadDaemon(tmp_path, capacity="4M", extent="2M", policy_name="fixed") as daemon, daemon.guest() as back:
+        assert all(back.claim(list(held), list(held.values())))
+        assert daemon.ask("list")["host"]["leased_bytes"] == 12 * MIB
+        assert daemon.call(daemon.host.check) == []
+        assert back.lease(1) == 0
+        assert back.wait_for(wire.Shrink).bytes >= 8 * MIB
+    guest.held.clear()
+    guest.close()
+
+
+def test_guests_of_one_process_and_name_do_not_give_up_each_others_memory(tmp_path: Path) -> None:
+    with ThreadDaemon(tmp_path, capacity="8M") as daemon:
+        first, second = daemon.guest(), daemon.guest()
+        assert first.lease(4) == second.lease(4) == 4
+    with ThreadDaemon(tmp_path, capacity="8M") as daemon, daemon.guest() as one, daemon.guest() as two:
+        assert all(one.claim(*first.extents()))
+        one.lease(1)
+        assert all(two.claim(*second.extents()))
+    for guest in (first, second):
+        guest.held.clear()
+        guest.close()

@@ -63,6 +63,7 @@ pub mod codec;
 mod compact;
 mod leased;
 mod slab;
+mod sums;
 mod vacate;
 mod windows;
 

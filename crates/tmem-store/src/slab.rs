@@ -143,6 +143,9 @@ impl Slab {
         let loc = self.take(chunk)?;
         let (at, _) = self.place_of(loc)?;
         self.bytes[at..at + data.len()].copy_from_slice(data);
+        if self.windows.is_some() {
+            self.note_sum(loc, data);
+        }
         Some(loc)
     }
 
@@ -230,12 +233,13 @@ impl Slab {
         }
     }
 
-    /// The first `len` bytes of a slot; `None` when no such slot is in use.
+    /// The `len` bytes that were stored in a slot; `None` when no such slot is in use, or they are not what was stored.
     #[inline]
     pub fn read(&self, loc: Loc, len: usize) -> Option<&[u8]> {
         let size = self.size_at(loc)?;
         let (at, _) = self.place_of(loc)?;
-        (len <= size).then(|| &self.bytes[at..at + len])
+        let data = (len <= size).then(|| &self.bytes[at..at + len])?;
+        (self.windows.is_none() || self.has_sum(loc, data)).then_some(data)
     }
 
     /// Asks for the memory of a slot's first `len` bytes, and for the word that says it is in use.
@@ -296,12 +300,17 @@ impl Slab {
         let class = self.class_at(loc)?;
         let owner = self.owner(loc)?;
         let (start, _) = self.place_of(loc)?;
-        if len > slot_size(class) {
+        if len > slot_size(class)
+            || (self.windows.is_some() && !self.has_sum(loc, &self.bytes[start..start + len]))
+        {
             return None;
         }
         let to = self.take(chunk)?;
         let (at, _) = self.place_of(to)?;
         self.bytes.copy_within(start..start + len, at);
+        if self.windows.is_some() {
+            self.carry_sum(loc, to, len);
+        }
         self.set_owner(to, owner);
         self.free(loc);
         Some(to)
@@ -352,7 +361,7 @@ impl Slab {
 
     /// Where in the bytes a slot begins, and its class, whether it is in use or not.
     #[inline]
-    fn place_of(&self, loc: Loc) -> Option<(usize, usize)> {
+    pub(crate) fn place_of(&self, loc: Loc) -> Option<(usize, usize)> {
         let class = self.chunks.get(loc.chunk())?.class as usize;
         let within = class < CLASSES && loc.slot() < slots_in(class);
         within.then(|| (loc.chunk() * CHUNK + slot_start(class, loc.slot()), class))

@@ -10,6 +10,7 @@ use crate::class::{CHUNK, class_of};
 use crate::lease::{Extent, Mailbox};
 use crate::page_bytes;
 use crate::slab::{Loc, Slab};
+use crate::sums::Sums;
 use std::ops::Range;
 use std::sync::Arc;
 use tmem_sys::overlay::{UNIT, Watch};
@@ -59,6 +60,7 @@ pub(crate) struct Windows {
     /// By unit: the number of its window, plus one.
     units: Table<u32>,
     watch: Watch,
+    pub(crate) sums: Sums,
     /// The first chunk that a window can have.
     first: usize,
     mailbox: Option<Arc<Mailbox>>,
@@ -87,6 +89,7 @@ impl Windows {
             all: Vec::with_capacity(units),
             units: Table::new(units)?,
             watch: Watch::new(bytes, part)?,
+            sums: Sums::new(first..first + units * CHUNKS)?,
             first,
             mailbox: None,
             taken: 0,
@@ -144,12 +147,14 @@ impl Windows {
         let units = self.units_of(&window.chunks);
         self.watch.set_id(units.clone(), 0);
         self.taken -= units.len();
+        self.sums.forget(window.chunks.clone());
         self.leased -= if window.extent.is_some() { units.len() } else { 0 };
         self.units[units].fill(0);
         if self.all.is_empty() {
             // As before the first came.
             self.units.discard(0..self.top * size_of::<u32>());
             self.watch.reset(self.top);
+            self.sums.reset();
             self.top = 0;
         }
         if let Some(moved) = self.all.get(number) {
@@ -319,7 +324,8 @@ impl Slab {
 
     /// Bytes of memory that windows take in this process beside the extents.
     pub(crate) fn windows_footprint(&self) -> usize {
-        let windows = self.windows.as_ref().map_or(0, |windows| windows.footprint());
+        let sums = |windows: &Windows| windows.sums.footprint(windows.taken * CHUNKS);
+        let windows = self.windows.as_ref().map_or(0, |windows| windows.footprint() + sums(windows));
         windows + self.chunks.leased_header_bytes()
     }
 

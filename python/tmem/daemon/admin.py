@@ -22,7 +22,7 @@ from msgspec import Meta, Struct
 
 from tmem.daemon import peer as peers
 from tmem.daemon.config import MOST_WEIGHT, Limits
-from tmem.daemon.connection import Connection, turn_away
+from tmem.daemon.connection import Connection, let_descriptors, turn_away
 from tmem.daemon.extent import PERSISTENT
 from tmem.daemon.guest import Guest
 from tmem.daemon.pools import digest_of
@@ -35,6 +35,7 @@ __all__ = ["Admin", "VerbError"]
 
 _LOG = logging.getLogger(__name__)
 _MOST_CONNECTIONS: Final = 32
+_NO_DESCRIPTORS: Final = 0.2  # seconds until the next try to take a connection
 _MOST_GRANTS: Final = 256  # secrets of one guest
 _ANSWER_ROOM: Final = 8 << 20  # bytes of the largest answer: all guests, if the kernel lets a packet be so large
 _SHORTER: Final = 200_000  # bytes that every kernel's sockets take
@@ -103,6 +104,7 @@ class Admin:
     def listen(self, sock: socket.socket) -> None:
         """Take connections from a socket that listens."""
         sock.settimeout(0)
+        let_descriptors(sock, wanted=False)
         self._listening = sock
         self._loop.add_reader(sock.fileno(), self._accept)
 
@@ -120,7 +122,11 @@ class Admin:
             return
         try:
             sock, _ = self._listening.accept()
-        except OSError:
+        except (BlockingIOError, InterruptedError, ConnectionError):
+            return
+        except OSError:  # no descriptors: who waits goes on waiting, and this loop does not spin
+            self._loop.remove_reader(self._listening.fileno())
+            self._loop.call_later(_NO_DESCRIPTORS, self._accept_again)
             return
         _, uid, _ = peers.credentials(sock)
         if uid not in {0, os.geteuid()}:
@@ -134,6 +140,10 @@ class Admin:
             except OSError:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ANSWER_ROOM)
             self._connections.add(Connection(self._loop, sock, self, Limits()))
+
+    def _accept_again(self) -> None:
+        if self._listening is not None:
+            self._loop.add_reader(self._listening.fileno(), self._accept)
 
     # Connection's handler
 

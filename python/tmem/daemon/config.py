@@ -132,12 +132,12 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         """What all guests of one user may hold together."""
         return _size(self.limits.user_bytes, self.capacity_bytes, "user_bytes")
 
-    def terms(self, uid: int, name: str) -> Terms:
-        """Return what a new guest starts with."""
+    def terms(self, uid: int, name: str, capacity: int | None = None) -> Terms:
+        """Return what a new guest starts with; `capacity` is that of the host, which the limits of now may forbid."""
         for rule in self.guest:
             if not rule.fits(uid, name):
                 continue
-            whole = self.capacity_bytes
+            whole = self.capacity_bytes if capacity is None else capacity
             return Terms(
                 weight=rule.weight,
                 cap=None if rule.cap is None else _size(rule.cap, whole, "cap"),
@@ -185,7 +185,7 @@ def parse(text: str, where: str = "configuration", told: dict[str, Any] | None =
     try:
         values = tomllib.loads(text)
         return msgspec.convert(values | (told or {}), Config).check()
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{where} is not TOML: {error}") from None
     except msgspec.ValidationError as error:
         raise ConfigError(f"{where}: {error}; the example beside the systemd unit has every key") from None

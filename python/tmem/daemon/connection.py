@@ -4,7 +4,8 @@
 Owns: the socket, the packets that wait to go out, and the rate at which packets are taken in. Called by server and
 admin. Calls the event loop. All runs in the loop's one thread.
 Law: nobody holds up anybody else. Who sends faster than the rate is read more slowly; who does not read its answers is
-not asked for more questions; who leaves a full queue alone for long is cut off. What waits for one guest is bounded.
+not asked for more questions; who leaves a full queue alone for long is cut off. What waits for one guest is bounded, in
+packets and in descriptors. While there are guests of several users, none takes more than half of the daemon's time.
 """
 
 from __future__ import annotations
@@ -12,17 +13,21 @@ from __future__ import annotations
 import array
 import asyncio
 import errno
+import fcntl
 import os
 import socket
+import struct
+import termios
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
+from tmem.daemon import closing
 from tmem.daemon.config import Limits
 from tmem.wire import LONGEST, MOST_FDS
 
-__all__ = ["Bucket", "Connection", "Handler", "turn_away"]
+__all__ = ["Bucket", "Connection", "Handler", "let_descriptors", "turn_away"]
 
 _AT_ONCE: Final = 32  # packets taken from one connection before others have their turn
 _PAUSED: Final = 32  # packets that wait, from which on no more questions are taken
@@ -31,6 +36,10 @@ _FD_SIZE: Final = array.array("i").itemsize
 _ANCILLARY: Final = socket.CMSG_SPACE(MOST_FDS * _FD_SIZE)
 _LATER: Final = 0.05  # seconds, where the kernel has too many descriptors on their way
 _LAST: Final = 1024  # packets read and dropped as a connection ends
+_TURN_SECONDS: Final = 0.002  # after which others have their turn
+_UNREAD: Final = 4096  # bytes that the other side has not read, in the kernel's count: a few packets
+_SEND_BUFFER: Final = 32768  # of a guest's connection: what lies there is counted as this daemon's, descriptors too
+_PASS_RIGHTS: Final = 83  # SO_PASSRIGHTS, from Linux 6.16 on
 
 _TURN_AWAY_SECONDS: Final = 0.5
 _MOST_TURNED_AWAY: Final = 64
@@ -50,9 +59,9 @@ class Bucket:
         self.tokens = burst
         self.since = now
 
-    def take(self, now: float) -> float:
-        """Take a token and return what is left; below zero is debt."""
-        self.tokens = min(self.burst, self.tokens + (now - self.since) * self.rate) - 1.0
+    def take(self, now: float, tokens: float = 1.0) -> float:
+        """Take tokens and return what is left; below zero is debt."""
+        self.tokens = min(self.burst, self.tokens + (now - self.since) * self.rate) - tokens
         self.since = now
         return self.tokens
 
@@ -71,10 +80,20 @@ class Handler(Protocol):
 
 
 class Connection:
-    """A SOCK_SEQPACKET connection of the event loop."""
+    """A SOCK_SEQPACKET connection of the event loop, to a process of user `uid`. `time`: the seconds it may take."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, handler: Handler, limits: Limits) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        handler: Handler,
+        limits: Limits,
+        *,
+        uid: int = 0,
+        time: Bucket | None = None,
+    ) -> None:
         self._loop, self._sock, self._handler, self.limits = loop, sock, handler, limits
+        self._uid, self._time = uid, time
         self._bucket = Bucket(limits.message_rate, limits.message_burst, loop.time())
         self._queue: deque[tuple[bytes, list[int], str]] = deque()
         self._progress = 0.0  # when something of the queue was taken last
@@ -82,6 +101,8 @@ class Connection:
         self._resume: asyncio.TimerHandle | None = None
         self.open = True
         sock.settimeout(0)
+        if time is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         self._read_on()
 
     @property
@@ -93,6 +114,24 @@ class Connection:
     def waiting(self) -> int:
         """How many packets wait."""
         return len(self._queue)
+
+    @property
+    def attentive(self) -> bool:
+        """Whether it has read what it was told, but for a little: only then is it sent more descriptors.
+
+        Those that lie unread are counted against all that this daemon may have on their way, to whomever.
+        """
+        if self._queue or not self.open:
+            return False
+        try:
+            unread = fcntl.ioctl(self._sock.fileno(), termios.TIOCOUTQ, bytes(4))
+        except OSError:
+            return False
+        return int(struct.unpack("i", unread)[0]) <= _UNREAD
+
+    def take_descriptors(self) -> None:
+        """Let it send descriptors, which nobody may who has not said hello."""
+        let_descriptors(self._sock, wanted=True)
 
     def send(self, packet: bytes, fds: Sequence[int] = (), latest: str = "") -> None:
         """Send a packet with copies of descriptors, now or when there is room.
@@ -133,15 +172,24 @@ class Connection:
         while self._queue:
             _close_all(self._queue.popleft()[1])
         self._drain()
-        self._sock.close()
+        closing.close([self._sock.detach()], self._uid)
         self._handler.closed(self, why)
 
     # In
 
     def _readable(self) -> None:
+        began = now = self._loop.time()
+        if self._time is not None and (left := self._time.take(now, 0.0)) < 0:
+            self._rest(-left / self._time.rate)
+            return
         for _ in range(_AT_ONCE):
             if not self._reading or not self._take_one():
-                return
+                break
+            if (now := self._loop.time()) - began > _TURN_SECONDS:
+                break
+        if self._time is not None:
+            now = self._loop.time()
+            self._time.take(now, now - began)
 
     def _take_one(self) -> bool:
         try:
@@ -156,14 +204,16 @@ class Connection:
             if size == 0:
                 self.close("it hung up")
                 return False
-            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            # Fewer descriptors than there is room for: this process can have no more. They may be sent again.
+            starved = flags & socket.MSG_CTRUNC and len(fds) < MOST_FDS
+            if flags & socket.MSG_TRUNC or (flags & socket.MSG_CTRUNC and not starved):
                 size = LONGEST + 1  # too long for any message: refused as such
             tokens = self._bucket.take(self._loop.time())
-            self._handler.packet(self, _view[:size], fds, busy=tokens < 0)
+            self._handler.packet(self, _view[:size], fds, busy=bool(tokens < 0 or starved))
             if tokens < -self._bucket.burst:
                 self._rest(-tokens / self._bucket.rate)
         finally:
-            _close_all(fds)
+            closing.close(fds, self._uid)
         return self.open
 
     def _rest(self, seconds: float) -> None:
@@ -254,7 +304,7 @@ class Connection:
             self._sock.shutdown(socket.SHUT_RD)
             for _ in range(_LAST):
                 size, ancillary, _, _ = self._sock.recvmsg_into([bytearray(1)], _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
-                _close_all(_descriptors(ancillary))
+                closing.close(_descriptors(ancillary), self._uid)
                 if size == 0:
                     return
 
@@ -271,6 +321,12 @@ def turn_away(loop: asyncio.AbstractEventLoop, sock: socket.socket, packet: byte
     if len(_turned_away) > _MOST_TURNED_AWAY:
         _turned_away.popleft().close()
     loop.call_later(_TURN_AWAY_SECONDS, sock.close)
+
+
+def let_descriptors(sock: socket.socket, *, wanted: bool) -> None:
+    """Say whether descriptors may be sent to a socket, or to those that it will accept. Older kernels take them all."""
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, _PASS_RIGHTS, int(wanted))
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:

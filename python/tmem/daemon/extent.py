@@ -109,13 +109,14 @@ def inspect(fd: int, most: int) -> tuple[int, int]:
     """Return (inode, bytes) of a descriptor that a guest says is an extent. ExtentError where it is none.
 
     Everything that this host relies on is looked at: it can be taken back, it cannot grow, it is what it is for good.
+    The seals come first: only memory has them, and of other files every question may have to wait for somebody.
     """
     try:
+        seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
         about = os.fstat(fd)
         name = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - no file, though it has a name
         if not stat.S_ISREG(about.st_mode) or not name.startswith(f"/memfd:{_NAME}"):
             raise ExtentError("not a memfd of a host")
-        seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
         flags = fcntl.fcntl(fd, fcntl.F_GETFL)
     except OSError as error:
         raise ExtentError(f"not a memfd: {error.strerror}") from None

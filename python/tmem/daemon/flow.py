@@ -18,6 +18,7 @@ from tmem.daemon.guest import Guest
 from tmem.daemon.host import Host
 from tmem.daemon.pools import Pools
 from tmem.policies import Decision, Request
+from tmem.policies.shares import lendable
 from tmem.wire import REASONS, Ballooned, Claim, Done, Give, Granted, Lease, Refused, Shrunk, pack
 
 __all__ = ["Flow", "MisuseError"]
@@ -26,6 +27,7 @@ _LOG = logging.getLogger(__name__)
 _RETRY_MS: Final = {"busy": 50, "host-full": 100, "bad-extent": 0, "no-policy": 5000, "not-granted": 1000}
 _RETRY_OTHER: Final = 1000
 _SILENT_SECONDS: Final = 10.0
+_AT_ONCE: Final = 128 * extent.MEBIBYTE  # of one answer: the kernel clears it while all others wait
 _LARGEST: Final = 64 * extent.MEBIBYTE
 
 
@@ -48,7 +50,9 @@ class Flow:
         host.counters["leases"] += 1
         self.settle(guest)
         room, reason = self._barred(guest, ask.kind, ask.pool)
-        count = min(ask.count, room // host.unit)
+        count = min(ask.count, room // host.unit, max(1, _AT_ONCE // host.unit))
+        if count > 0 and not guest.link.attentive:
+            count, reason = 0, "busy"
         if count <= 0:
             self.refuse(guest, ask.seq, reason)
             return
@@ -59,7 +63,12 @@ class Flow:
         if made:
             guest.went(count - len(made), len(made), now)
             host.counters["granted"] += len(made)
-            guest.link.send(pack(Granted(ask.seq, [one.id for one in made])), [one.fd for one in made])
+            try:
+                guest.link.send(pack(Granted(ask.seq, [one.id for one in made])), [one.fd for one in made])
+            except OSError:  # no descriptors for those that would have to wait
+                self.end(guest, made)
+                self.refuse(guest, ask.seq, "busy")
+                return
             if ask.pool:
                 self.pools.tell_others(ask.pool, guest)
         else:
@@ -73,7 +82,7 @@ class Flow:
         """Keep nothing more for a guest of the last daemon: it asks for more, or ends, and has claimed what it has."""
         if not guest.settled:
             guest.settled = True
-            freed = self.host.state.settle(guest.key)
+            freed = self.host.state.settle(guest.key, guest.was)
             self.host.ledger.reserved = max(0, self.host.ledger.reserved - freed)
 
     def refuse(self, guest: Guest, seq: int, reason: str) -> None:
@@ -98,8 +107,9 @@ class Flow:
         decision = self._decision(Request(guest=guest.id, kind=ask.kind, count=count))
         if guest.balloon is None or ask.kind != PERSISTENT or decision.reason == "no-policy":
             return decision
-        # Whoever was made to shrink and needs more all at once is served first, whatever is kept for others.
-        served = min(count, host.ledger.free // host.unit)
+        # Whoever was made to shrink and needs more all at once is served first, whatever it holds for its weight. What
+        # is reserved for others stays: who would be made to shrink to get it could do so on purpose.
+        served = min(count, lendable(host.view(), guest.view(host.unit, host.now())))
         if served <= decision.grant:
             return decision
         host.counters["valve"] += 1
@@ -138,8 +148,8 @@ class Flow:
                 one = self._make_one(kind)
                 made.append(one)
                 host.ledger.add(one, guest.id, pool)
-                host.state.held(guest.key, one.inode, kind, one.bytes)
-        except NoRoomError as error:
+                host.state.held(guest.key, one.inode, kind, one.bytes, guest.id)
+        except (NoRoomError, OSError) as error:
             host.counters["no_memory"] += 1
             self._say_seldom("room", f"no extent can be made ({error}): the capacity is more than is left here")
         guest.changed()
@@ -250,12 +260,14 @@ class Flow:
         if host.ledger.free + reserved < size:
             return 0
         host.ledger.reserved = max(0, host.ledger.reserved - reserved)
-        host.state.claimed(inode)
+        if (was := host.state.claimed(inode)) is not None:
+            guest.was.add(was)
         one = Extent(fds[at], inode, size, said.kind)
         fds[at] = -1
         host.ledger.make_room(size)
         number = host.ledger.add(one, guest.id, said.pool)
-        host.state.held(guest.key, inode, said.kind, size)
+        host.ledger.took_over()
+        host.state.held(guest.key, inode, said.kind, size, guest.id)
         return number
 
     # The clock
@@ -272,6 +284,8 @@ class Flow:
         self._ask_others(decision)
         for guest in host.guests.values():
             self.hold_to_cap(guest)
+        for pool in host.pools.values():
+            pool.tell_behind()
         if host.ledger.over:
             self._fit()
 

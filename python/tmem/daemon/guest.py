@@ -64,6 +64,7 @@ class Guest:
         "stall",
         "unanswered",
         "unsaid",
+        "was",
         "weight",
     )  # fmt: skip
 
@@ -74,6 +75,7 @@ class Guest:
         self.weight, self.cap, self.reservation = 1, None, 0
         self.frozen, self.compress = False, True
         self.settled = False  # whether it has claimed what it had of the last daemon
+        self.was: set[int] = set()  # the numbers it had there, as its claims show
         self.grants: set[str] = set()  # digests of the secrets it may join with
         self.memberships: dict[int, int] = {}  # shared pool -> its number there
         self.unsaid: list[int] = []  # extents taken back, which it was not told yet

@@ -103,11 +103,12 @@ class Host:
 
     def reload(self, config: Config) -> None:
         """Take another configuration; guests keep what was set for them."""
+        capacity, user_bytes = config.capacity_bytes, config.user_bytes  # which may fail, before anything changes
         if config.policy != self.config.policy:
             self.policy = policies.get(config.policy)
         self.config = config
-        self.user_bytes = config.user_bytes
-        self.ledger.resize(config.capacity_bytes)
+        self.user_bytes = user_bytes
+        self.ledger.resize(capacity)
 
     def read_pressure(self) -> None:
         """Read how much of the last ten seconds somebody on this machine waited for memory."""

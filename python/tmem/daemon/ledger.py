@@ -73,6 +73,10 @@ class Ledger:
         """Change the capacity. What is taken beyond a smaller one stays until it is given or taken back."""
         self.capacity, self._ceiling = capacity, max(capacity, self.taken)
 
+    def took_over(self) -> None:
+        """Let what was claimed count, also where the last host had more to lease than this one."""
+        self._ceiling = max(self._ceiling, self.taken)
+
     @property
     def over(self) -> int:
         """Bytes that guests hold beyond the capacity, after it was made smaller."""

@@ -156,6 +156,9 @@ class Daemon:
             self.host.reload(config)
         except ConfigError as error:
             _LOG.error("the configuration stays as it was: %s", error)
+        except Exception:  # noqa: BLE001 - whatever it was, systemd waits for the end of this
+            self.host.counters["internal_errors"] += 1
+            _LOG.exception("the configuration stays as it was: an error of ours")
         else:
             _LOG.info("the configuration was read again")
             if stays:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import pwd
+import select
 import socket
 import struct
 from pathlib import Path
@@ -71,7 +72,11 @@ def look(link: socket.socket, *, allow_overflow_uid: bool = False, allow_invisib
                 "this host cannot see your process: share its process namespace, or set allow_invisible_pid"
             )
         return Peer(0, uid, gid, -1)
-    return Peer(pid, uid, gid, _pidfd(link, pid, uid))
+    who = Peer(pid, uid, gid, _pidfd(link, pid, uid))
+    if _has_ended(who.pidfd):  # what was read of its number may be another process's
+        who.close()
+        raise PeerRefusedError("the process that connected has ended")
+    return who
 
 
 def _pidfd(link: socket.socket, pid: int, uid: int) -> int:
@@ -89,6 +94,12 @@ def _pidfd(link: socket.socket, pid: int, uid: int) -> int:
         os.close(fd)
         raise PeerRefusedError("the process that connected has ended")
     return fd
+
+
+def _has_ended(pidfd: int) -> bool:
+    found = select.poll()
+    found.register(pidfd, select.POLLIN)
+    return bool(found.poll(0))
 
 
 def _is_of(pid: int, uid: int) -> bool:

@@ -93,6 +93,7 @@ class SharedPool:
         self.id, self.digest = number, digest
         self.board = Board()
         self.seats: dict[int, _Seat] = {}
+        self.behind: set[int] = set()  # members that were not told all, and nothing of theirs waits
         self._generation = 0
 
     def sit(self, guest: Guest) -> int:
@@ -119,16 +120,25 @@ class SharedPool:
         while seat.stale and not link.congested:
             some, seat.stale = seat.stale[:MOST_FDS], seat.stale[MOST_FDS:]
             link.send(pack(Revoked(some)))
-        for other, theirs in self.seats.items():
-            if other != member:
-                self._tell_of(seat, other, theirs)
+        try:
+            for other, theirs in self.seats.items():
+                if other != member:
+                    self._tell_of(seat, other, theirs)
+        except OSError:  # no descriptors: at the next tick
+            self.behind.add(member)
+
+    def tell_behind(self) -> None:
+        """Tell those whom there were no descriptors for."""
+        behind, self.behind = self.behind, set()
+        for member in behind & self.seats.keys():
+            self.tell(member)
 
     def _tell_of(self, seat: _Seat, other: int, theirs: _Seat) -> None:
         last = seat.knows.get(other, (theirs.generation, 0))[1]
         fresh = [one for one in self._extents(theirs.guest) if one.id > last]
         fresh.sort(key=lambda one: one.id)
         for begin in range(0, len(fresh), MOST_FDS):
-            if seat.guest.link.congested:
+            if seat.guest.link.waiting:
                 return
             some = fresh[begin : begin + MOST_FDS]
             _send_read_only(seat.guest, Member(self.id, other, [o.id for o in some], [o.kind for o in some]), some)

@@ -15,8 +15,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
+from tmem.daemon import closing
 from tmem.daemon import peer as peers
-from tmem.daemon.connection import Connection, turn_away
+from tmem.daemon.connection import Bucket, Connection, let_descriptors, turn_away
 from tmem.daemon.flow import Flow, MisuseError
 from tmem.daemon.guest import Guest
 from tmem.daemon.host import Host
@@ -49,6 +50,9 @@ _LOG = logging.getLogger(__name__)
 _AT_ONCE: Final = 32
 _HELLO_SECONDS: Final = 5.0
 _NO_DESCRIPTORS: Final = 0.2  # seconds until the next try to take a connection
+_PART: Final = 0.5  # of the daemon's time, for one user where there are others
+_ALL: Final = 1e6  # for one who is alone
+_AHEAD: Final = 0.2  # seconds of it that can be used at once
 _EMPTIED_AT_ONCE: Final = 8  # extents of the dead: some milliseconds, then whoever lives has a turn
 
 
@@ -64,6 +68,7 @@ class Server:
         self._new: dict[Connection, tuple[Peer, asyncio.TimerHandle]] = {}
         self._guests: dict[Connection, Guest] = {}
         self._users: Counter[int] = Counter()
+        self._times: dict[int, Bucket] = {}  # user -> the daemon's time that is left to it
         self._emptying = False
         self._closing = False
         self._verbs: dict[type, Callable[[Guest, Any, list[int]], None]] = {
@@ -80,6 +85,7 @@ class Server:
     def listen(self, sock: socket.socket) -> None:
         """Take connections from a socket that listens."""
         sock.settimeout(0)
+        let_descriptors(sock, wanted=False)
         self._listening = sock
         self._loop.add_reader(sock.fileno(), self._accept)
 
@@ -134,14 +140,29 @@ class Server:
             why = f"the host has {limits.guests} guests, which is all it takes: try again later"
         elif self._users[who.uid] >= limits.guests_per_user:
             why = f"user {who.user} has {limits.guests_per_user} guests here, which is all one user may have"
+        elif closing.waiting(who.uid) > closing.MOST_WAITING:
+            why = f"user {who.user} has sent descriptors that cannot be closed: try again when they can"
         else:
             self._users[who.uid] += 1
-            connection = Connection(self._loop, sock, self, limits)
+            connection = Connection(self._loop, sock, self, limits, uid=who.uid, time=self._time_of(who.uid))
             timer = self._loop.call_later(_HELLO_SECONDS, self._throw_out, connection, "no hello came")
             self._new[connection] = (who, timer)
             return
         who.close()
         self._turn_away(sock, why)
+
+    def _time_of(self, uid: int) -> Bucket:
+        """Return the time that is left to a user; a debt outlives the connections that made it."""
+        self._times.setdefault(uid, Bucket(_ALL, _AHEAD, self._loop.time()))
+        self._share_time()
+        return self._times[uid]
+
+    def _share_time(self) -> None:
+        now, rate = self._loop.time(), _PART if len(self._users) > 1 else _ALL
+        for uid, time in list(self._times.items()):
+            if time.take(now, 0.0) >= _AHEAD and uid not in self._users:
+                del self._times[uid]
+            time.rate = rate
 
     def _turn_away(self, sock: socket.socket, why: str) -> None:
         self.host.counters["turned_away"] += 1
@@ -209,6 +230,7 @@ class Server:
         del self._new[connection]
         self._guests[connection] = guest
         host = self.host
+        connection.take_descriptors()
         connection.send(pack(Welcome(VERSION, guest.id, host.unit, host.most(guest), host.config.report_ms)))
         if guest.frozen or not guest.compress:
             guest.tell_set()
@@ -216,12 +238,13 @@ class Server:
     def _enter(self, connection: Connection, who: Peer, name: str) -> Guest:
         host = self.host
         guest = Guest(host.number(), name or f"pid-{who.pid}", who, connection, host.now())
-        terms = host.config.terms(who.uid, guest.name)
+        terms = host.config.terms(who.uid, guest.name, host.ledger.capacity)
         guest.weight, guest.cap, guest.reservation = terms.weight, terms.cap, terms.reservation
-        for field, value in host.state.terms(guest.key).items():  # what the operator had set before
-            if field in {"weight", "cap", "reservation", "frozen", "compress"}:
-                setattr(guest, field, value)
-        guest.grants = host.state.allowed(guest.key)
+        if who.pid:  # else anybody unseen who takes that name would be taken for it
+            for field, value in host.state.terms(guest.key).items():  # what the operator had set before
+                if field in {"weight", "cap", "reservation", "frozen", "compress"}:
+                    setattr(guest, field, value)
+            guest.grants = host.state.allowed(guest.key)
         guest.holding = host.ledger.open(guest.id)
         host.guests[guest.id] = guest
         if who.pidfd >= 0:
@@ -235,6 +258,9 @@ class Server:
             self.pools.drained(guest)
 
     def _join(self, guest: Guest, said: Join, _: list[int]) -> None:
+        if not guest.link.attentive:
+            self.flow.refuse(guest, said.seq, "busy")
+            return
         try:
             pool = self.pools.join(guest, said.secret)
         except (PoolFull, OSError):
@@ -267,6 +293,7 @@ class Server:
         self._users[who.uid] -= 1
         if not self._users[who.uid]:
             del self._users[who.uid]
+            self._share_time()
         who.close()
 
     def _bury(self, guest: Guest, why: str) -> None:

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import stat
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -25,8 +27,9 @@ from tmem.ledger import start_time
 __all__ = ["Process", "State"]
 
 _LOG = logging.getLogger(__name__)
-_VERSION: Final = 1
+_VERSION: Final = 2
 _SLACK: Final = 4096  # lines beyond twice of what counts, before the file is written anew
+_RETRY_SECONDS: Final = 10.0
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 _HELD, _ENDED, _ALLOWED, _SET = "+", "-", "allow", "set"
 
@@ -36,6 +39,10 @@ Key = tuple[int, int, str]
 """A guest: its process, and the name it gave itself there."""
 
 
+_Entry = tuple[Key, int, int, int]
+"""Whose memory it is, its kind, its bytes, and the guest's number: a process may have several guests of one name."""
+
+
 class State:
     """The file at `path`; without one, everything is forgotten at the end."""
 
@@ -43,9 +50,10 @@ class State:
         self._path = path
         self._fd = -1
         self._lines = 0
+        self._retry = math.inf  # when to begin the file anew, after it could not be written
         self._reserves = True
-        self._now: dict[int, tuple[Key, int, int]] = {}  # inode -> guest, kind, bytes: of this daemon
-        self._before: dict[int, tuple[Key, int, int]] = {}  # the same of the last, where not claimed yet
+        self._now: dict[int, _Entry] = {}  # by inode: of this daemon
+        self._before: dict[int, _Entry] = {}  # the same of the last, where not claimed yet
         self._allowed: dict[Key, set[str]] = {}
         self._set: dict[Key, dict[str, Any]] = {}
 
@@ -62,15 +70,14 @@ class State:
 
     def close(self) -> None:
         """Stop writing. The file stays, for the next daemon."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        self._retry = math.inf
+        self._shut()
 
     # What was before
 
     def unclaimed(self) -> int:
         """Return the bytes that guests of the last daemon hold and have not claimed, while they are kept for them."""
-        return sum(size for _, _, size in self._before.values()) if self._reserves else 0
+        return sum(size for _, _, size, _ in self._before.values()) if self._reserves else 0
 
     def reserved(self, inode: int) -> int:
         """Return what of this is kept for this memory."""
@@ -92,28 +99,34 @@ class State:
         found = self._before.get(inode)
         return None if found is None else found[1]
 
-    def settle(self, key: Key) -> int:
+    def settle(self, key: Key, was: set[int]) -> int:
         """Note that a guest has claimed all it has; return the bytes that were kept for it beyond that.
 
-        They were granted as the last daemon ended, and never came.
+        They were granted as the last daemon ended, and never came. `was`: its numbers there, as its claims show. Where
+        they show none, and there were several of its name, nobody knows which of them it was.
         """
-        rest = [inode for inode, one in self._before.items() if one[0] == key]
+        numbers = {one[3] for one in self._before.values() if one[0] == key}
+        mine = numbers & was if was else numbers
+        if not was and len(numbers) > 1:
+            return 0
+        rest = [inode for inode, one in self._before.items() if one[0] == key and one[3] in mine]
         freed = sum(self.reserved(inode) for inode in rest)
         for inode in rest:
             del self._before[inode]
             self._write([_ENDED, inode])
         return freed
 
-    def claimed(self, inode: int) -> None:
-        """Memory came back to its holder."""
-        self._before.pop(inode, None)
+    def claimed(self, inode: int) -> int | None:
+        """Memory came back to its holder; return the number that this had."""
+        found = self._before.pop(inode, None)
+        return None if found is None else found[3]
 
     # What is now
 
-    def held(self, key: Key, inode: int, kind: int, size: int) -> None:
+    def held(self, key: Key, inode: int, kind: int, size: int, number: int = 0) -> None:
         """Note that a guest holds this memory from now on."""
-        self._now[inode] = (key, kind, size)
-        self._write([_HELD, *key, inode, kind, size])
+        self._now[inode] = (key, kind, size, number)
+        self._write([_HELD, *key, inode, kind, size, number])
 
     def ended(self, inode: int) -> None:
         """Note that it holds it no longer."""
@@ -168,8 +181,10 @@ class State:
 
     def _apply(self, change: list[Any]) -> None:
         match change:
-            case [str(word), int(pid), int(since), str(name), int(inode), int(kind), int(size)] if word == _HELD:
-                self._now[inode] = ((pid, since, name), kind, size)
+            case [str(word), int(pid), int(since), str(name), int(inode), int(kind), int(size), int(number)] if (
+                word == _HELD
+            ):
+                self._now[inode] = ((pid, since, name), kind, size, number)
             case [str(word), int(inode)] if word == _ENDED:
                 self._now.pop(inode, None)
             case [str(word), int(pid), int(since), str(name), str(digest), bool(on)] if word == _ALLOWED:
@@ -182,34 +197,48 @@ class State:
 
     def _write(self, change: list[Any]) -> None:
         if self._fd < 0:
+            if time.monotonic() >= self._retry:
+                self._rewrite()
             return
         self._lines += 1
         if self._lines > 2 * (len(self._now) + len(self._before)) + _SLACK:
             self._rewrite()
             return
-        self._put(msgspec.json.encode(change) + b"\n")
+        try:
+            self._put(msgspec.json.encode(change) + b"\n")
+        except OSError as error:
+            self._fail(error)
 
     def _put(self, data: bytes) -> None:
-        try:
-            if os.write(self._fd, data) == len(data):
-                return
-            why = "the disk is full"
-        except OSError as error:
-            why = error.strerror or str(error)
-        _LOG.warning("%s cannot be written (%s): the next daemon will know less", self._path, why)
-        self.close()
+        if os.write(self._fd, data) != len(data):
+            raise OSError(errno.ENOSPC, "the disk is full")
+
+    def _fail(self, error: OSError) -> None:
+        """Remove the file: one that does not tell what was taken back since would give it again."""
+        _LOG.warning("%s cannot be written (%s): the next daemon may know nothing", self._path, error.strerror)
+        self._shut()
+        self._retry = time.monotonic() + _RETRY_SECONDS
+        for name in (f"{self._path}.new", self._path or ""):
+            with suppress(OSError):
+                os.unlink(name)  # noqa: PTH108 - a name, as given
+
+    def _shut(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def _rewrite(self) -> None:
         """Write all that counts into a new file, and put it in the place of the old one."""
         if self._path is None:
             return
         whole = {**self._before, **self._now}
-        changes: list[list[Any]] = [[_HELD, *key, inode, kind, size] for inode, (key, kind, size) in whole.items()]
+        changes: list[list[Any]] = [[_HELD, *key, inode, *rest] for inode, (key, *rest) in whole.items()]
         changes += [[_ALLOWED, *key, digest, True] for key, found in self._allowed.items() for digest in found]
         changes += [[_SET, *key, terms] for key, terms in self._set.items()]
         data = b"".join(msgspec.json.encode(line) + b"\n" for line in ([_VERSION, _boot()], *changes))
         new = f"{self._path}.new"
-        self.close()
+        self._shut()
+        self._retry = math.inf
         try:
             with suppress(FileNotFoundError):
                 os.unlink(new)  # noqa: PTH108 - a name, as given
@@ -217,8 +246,7 @@ class State:
             self._put(data)
             os.rename(new, self._path)  # noqa: PTH104 - as above
         except OSError as error:
-            _LOG.warning("%s cannot be written (%s): the next daemon will know less", self._path, error.strerror)
-            self.close()
+            self._fail(error)
         self._lines = len(changes)
 
 
