@@ -107,8 +107,9 @@ class Stats:
 
     @property
     def ratio(self) -> float:
-        """How many bytes of pages the store holds in one byte of RAM; 0 when it is empty."""
-        return self.store_pages * PAGE / self.store_bytes if self.store_bytes else 0.0
+        """How many bytes of pages the store holds in one byte of memory, leased or its own; 0 when it is empty."""
+        taken = self.store_bytes + self.leased_used
+        return self.store_pages * PAGE / taken if taken else 0.0
 
     @property
     def share(self) -> float:

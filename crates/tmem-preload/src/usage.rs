@@ -45,7 +45,7 @@ pub fn now(door: &Door, others: usize) -> Now {
         evictions: own(s, 1),
         fault_ns: own(s, 2),
         packed: s.get(Stat::StorePages) * page,
-        packed_into: s.get(Stat::StoreBytes),
+        packed_into: s.get(Stat::StoreBytes) + s.get(Stat::LeasedUsed),
     };
     let mut now = door.pager.stats(read).unwrap_or_default();
     // While memory is plain the kernel knows best what of it was written.

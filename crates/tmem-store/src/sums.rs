@@ -119,20 +119,15 @@ impl Slab {
         sums.is_none_or(|sums| sums.get(loc.chunk(), loc.slot()) == sums.of(data))
     }
 
-    /// Notes the same of a slot whose bytes were moved.
+    /// Notes the same of the slot that bytes were moved to. They were compared before; a sum that is there is not made anew.
     pub(crate) fn carry_sum(&mut self, from: Loc, to: Loc, len: usize) {
-        let Slab { windows: Some(windows), chunks, .. } = self else { return };
-        if chunks.is_leased(from.chunk()) && chunks.is_leased(to.chunk()) {
-            let sum = windows.sums.get(from.chunk(), from.slot());
-            windows.sums.set(to.chunk(), to.slot(), sum);
-        } else if let Some((at, _)) = self.place_of(to) {
-            let sum = self.windows.as_ref().map(|windows| windows.sums.of(&self.bytes[at..at + len]));
-            if let (Some(windows), Some(sum), true) =
-                (&mut self.windows, sum, self.chunks.is_leased(to.chunk()))
-            {
-                windows.sums.set(to.chunk(), to.slot(), sum);
-            }
-        }
+        let Some((at, _)) = self.place_of(to).filter(|_| self.chunks.is_leased(to.chunk())) else { return };
+        let Some(windows) = &mut self.windows else { return };
+        let sum = match self.chunks.is_leased(from.chunk()) {
+            true => windows.sums.get(from.chunk(), from.slot()),
+            false => windows.sums.of(&self.bytes[at..at + len]),
+        };
+        windows.sums.set(to.chunk(), to.slot(), sum);
     }
 }
 
