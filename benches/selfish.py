@@ -5,12 +5,14 @@
 their RAM, a swap file each, and a host with less memory than they would take. Nothing here is told to give: what moves,
 the policy moves.
 - *weights*: three guests that touch all they have, over and over, with weights 1, 2 and 4; the one of weight 1 comes
-  first and takes everything. When each is within 5 % of its share and stays there; then a cap for the greediest.
-- *idle*: one guest fills the host and sleeps; another comes and works. What each has after a while, by policy, and how
-  long the busy one waited until it had half, and as much as it wants.
+  first and takes everything. How long after the last came each is within 5 % of its share and stays there; then a cap
+  for the greediest.
+- *idle*: one guest fills the host and sleeps until what it has counts as idle; another comes and works. What each has
+  after a while, by policy, and how long the busy one waited until it had half, and until it had more than the other.
 - *balloon*: the same with RAM in place of leases: a guest grows only by what another has given. How long the needy one
   waits for so many MiB, beside the same MiB from the host's free memory, from a guest's ephemeral leases, from its
   persistent ones.
+Figures go to the standard output as JSON, and as a table to the standard error.
 """
 
 from __future__ import annotations
@@ -26,6 +28,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+
 from benches import machine
 from tests.host.daemonprocess import Daemon
 from tests.host.flock import Flock
@@ -35,6 +40,8 @@ LOOK = 0.1
 WEIGHTS = (1, 2, 4)
 NEAR = 0.05
 CAPACITY = 112 * MIB
+ASLEEP = 32.0
+"""What a guest stored or touched in the last half minute counts as active; a bit longer than that."""
 IDLE_POLICIES = ("fixed", "weighted", "idle-tax", "stall")
 
 Row = dict[str, Any]
@@ -51,6 +58,9 @@ def host_of(policy: str, capacity: int) -> Iterator[tuple[Daemon, Flock, Path]]:
             try:
                 yield daemon, flock, directory
             finally:
+                # They may be pressing for minutes still.
+                for guest in list(flock.guests):
+                    flock.kill(guest)
                 flock.end()
 
 
@@ -91,10 +101,12 @@ def weights(seconds: float) -> Row:
             (guest,) = flock.add(1, name=name)
             guest.ask("stats")
             daemon.ask("set", guest=name, weight=weight)
-            guest.ask("grow", mib=384)
             if weight == 1:
+                guest.ask("grow", mib=384)
                 alone = leases(daemon)[name]
-            guest.tell("press", seconds=4 * seconds)
+            else:
+                guest.tell("grow", mib=384)
+            guest.tell("press", seconds=10 * seconds)
         seen = watch(daemon, seconds)
         before = seen[-1][1]
         # The cap of the greediest: from here on it may have less than its share.
@@ -124,7 +136,7 @@ def idle(policy: str, seconds: float) -> Row:
         (sleeper,) = flock.add(1, name="sleeper")
         sleeper.ask("grow", mib=512)
         before = leases(daemon)["sleeper"]
-        time.sleep(1.5)  # it has slept for a while, and the host has looked
+        time.sleep(ASLEEP)
         (worker,) = flock.add(1, name="worker")
         worker.tell("grow", mib=256)
         worker.tell("press", seconds=seconds)
@@ -148,7 +160,7 @@ def needy(way: str, rounds: int) -> Row:
     for _ in range(rounds):
         policy = "balloon" if way == "balloon" else "weighted"
         with host_of(policy, CAPACITY) as (daemon, flock, _):
-            (other,) = flock.add(1, name="other", ram="96M" if way == "balloon" else "16M")
+            (other,) = flock.add(1, name="other", ram="160M" if way == "balloon" else "16M")
             if way == "ephemeral":
                 other.ask("pool", mib=512, host=str(daemon.path))
             elif way != "free":
@@ -185,6 +197,41 @@ def _ram(daemon: Daemon, name: str) -> int:
     return next((int(g["ram"]) for g in guests if g["name"] == name), 0)
 
 
+def show(result: Row) -> None:
+    """Print what came out, for people."""
+    console = Console(stderr=True)
+    columns = {
+        "weights": ("guest", "share MiB", "has MiB", "off by", "all settled after s", "cap MiB, reached after s"),
+        "idle": ("policy", "sleeper had MiB", "sleeper has", "worker has", "worker had half after s", "more after s"),
+        "needy": ("from", "MiB", "median s", "each s"),
+    }
+    for part, names in columns.items():
+        if part in result:
+            table = Table(*names, title=part)
+            for row in result[part]:
+                for cells in _cells(part, row):
+                    table.add_row(*cells)
+            console.print(table)
+
+
+def _cells(part: str, row: Row) -> Iterator[tuple[str, ...]]:
+    def number(value: float | None) -> str:
+        return "never" if value is None else f"{value:.1f}"
+
+    if part == "weights":
+        for name, share in row["shares_mib"].items():
+            capped = name == "hog-4"
+            cap = f"{number(row['cap_mib'])}, {number(row['cap_reached_s'])}" if capped else ""
+            held = row["held_mib"].get(name, 0)
+            yield name, number(share), number(held), f"{row['off_by'][name]:+.1%}", number(row["settled_s"]), cap
+    elif part == "idle":
+        mib = [number(row[key]) for key in ("sleeper_before_mib", "sleeper_mib", "worker_mib")]
+        yield row["policy"], *mib, number(row["worker_half_s"]), number(row["worker_ahead_s"])
+    else:
+        each = ", ".join(f"{seconds:.2f}" for seconds in row["seconds"])
+        yield row["from"], number(row["mib"]), f"{row['median_s']:.2f}", each
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and save where asked to."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -202,6 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "needy" in wanted:
         result["needy"] = [needy(way, options.rounds) for way in ("free", "ephemeral", "persistent", "balloon")]
     print(json.dumps({k: v for k, v in result.items() if k != "machine"}, indent=1))
+    show(result)
     if options.save:
         machine.save("selfish", result)
     return 0

@@ -333,6 +333,17 @@ def test_balloon_asks_the_hog_and_the_needy_waits() -> None:
     assert decide("balloon", guests_of(given)).balloon == ((2, GIB + 32 * MIB),)
 
 
+def test_balloon_moves_until_both_have_their_part() -> None:
+    ram = {1: 160 * MIB, 2: 32 * MIB}
+    for _ in range(200):
+        guests = [GuestView(id=n, ram=ram[n], budget=b, resident=ram[n], balloon=ram[n], stall=0.5 * (n == 2))
+                  for n, b in ((1, 160 * MIB), (2, 32 * MIB))]  # fmt: skip
+        for number, target in decide("balloon", host(*guests)).balloon:
+            ram[number] = target
+    assert ram[1] + ram[2] == 192 * MIB
+    assert 0 <= ram[1] - ram[2] <= 2 * host().extent_bytes
+
+
 def test_balloon_asks_nobody_who_is_within_its_part_or_at_the_floor() -> None:
     even = GuestView(id=1, ram=GIB, budget=GIB, resident=GIB)
     assert decide("balloon", guests_of(even)) == Decision()

@@ -317,17 +317,21 @@ impl State {
         let Some(page) = self.slots.owner(slot) else { die("a standby slot without a page (law 12)") };
         let frame = self.frames.frame(slot);
         if self.meta[page].flags & COPY != 0 && self.secret.hash(frame) == self.meta[page].hash {
-            self.unchanged(page, slot);
-            return true;
+            return self.unchanged(page, slot);
         }
         self.changed(page, slot, None)
     }
 
-    /// A standby page equals its stored copy.
-    pub fn unchanged(&mut self, page: usize, slot: usize) {
+    /// A standby page equals its stored copy. False where it is to leave it for leased memory, and was refused there: one that is
+    /// asked for so often would be read from the swap device for ever, however much memory a host has by now.
+    pub fn unchanged(&mut self, page: usize, slot: usize) -> bool {
+        if self.swap.holds(page) && self.frontswap.has_lease_room() {
+            return self.changed(page, slot, None);
+        }
         self.stats.add(Stat::CleanEvictions, 1);
         self.frontswap.touch(page);
         self.packed(page, slot);
+        true
     }
 
     /// A standby page is to be stored anew, in the form that was made of it if one was; false when frontswap refused it.

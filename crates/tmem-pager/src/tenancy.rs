@@ -40,7 +40,13 @@ impl Pager {
     /// # Errors
     /// `Closed`.
     pub fn set_mailbox(&self, mailbox: Option<Arc<Mailbox>>) -> Result<bool, PagerError> {
-        self.with(|s| s.frontswap.leasing().is_some_and(|store| store.set_mailbox(mailbox)))
+        self.with(|s| {
+            let has_device = s.swap.exists();
+            s.frontswap.leasing().is_some_and(|store| {
+                store.set_patience(has_device);
+                store.set_mailbox(mailbox)
+            })
+        })
     }
 
     /// Empties extents that the host forgot, as far as there is room elsewhere.

@@ -193,9 +193,9 @@ impl State {
         self.meta[page].flags &= !BUSY;
         self.in_flight -= 1;
         match packed {
-            Packed::Unchanged => self.unchanged(page, slot),
+            Packed::Unchanged if self.unchanged(page, slot) => {}
             Packed::Coded(coded) if self.changed(page, slot, Some(coded)) => {}
-            Packed::Coded(_) => self.refuse(page, slot),
+            Packed::Unchanged | Packed::Coded(_) => self.refuse(page, slot),
         }
     }
 

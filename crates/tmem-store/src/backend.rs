@@ -294,6 +294,10 @@ impl BackendOps for LocalBackend {
         self.full_for > 0 && !self.store.has_leases_waiting()
     }
 
+    fn has_lease_room(&mut self) -> bool {
+        self.store.has_lease_room()
+    }
+
     fn leasing(&mut self) -> Option<&mut PageStore> {
         self.full_for = 0;
         Some(&mut self.store).filter(|store| store.may_lease())

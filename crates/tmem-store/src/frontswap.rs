@@ -292,6 +292,11 @@ impl Frontswap {
         self.backends.iter_mut().find_map(|b| b.leasing())
     }
 
+    /// As [`BackendOps::has_lease_room`], of any backend, where a page that is stored is not on the swap device too.
+    pub fn has_lease_room(&mut self) -> bool {
+        !self.mode.writethrough && self.backends.iter_mut().any(|b| b.has_lease_room())
+    }
+
     /// Forgets a page; nothing happens when it is not stored.
     pub fn invalidate_page(&mut self, page: usize) {
         if self.is_present(page) {

@@ -139,7 +139,6 @@ impl Holder for Host {
         let wanted = store.mailbox().map_or(0, |mailbox| mailbox.wanted() as usize * store.extent_bytes());
         Report {
             ram: self.limit() as u64,
-            resident: stats.footprint_bytes,
             store_bytes: stats.footprint_bytes,
             leased_used: stats.leased_used,
             stored_pages: stats.held.pages(),

@@ -333,6 +333,11 @@ pub trait BackendOps: Send {
         false
     }
 
+    /// Whether leased memory has room for a page in any form; where it has none, some is asked for.
+    fn has_lease_room(&mut self) -> bool {
+        false
+    }
+
     /// The page store in it that may take memory on lease; `None` where there is none. Whoever asks may make room in it.
     fn leasing(&mut self) -> Option<&mut PageStore> {
         None

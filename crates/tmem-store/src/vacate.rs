@@ -54,6 +54,16 @@ impl PageStore {
         }
     }
 
+    /// Whether leased memory has room for a page in any form; where it has none, some is asked for.
+    pub fn has_lease_room(&mut self) -> bool {
+        self.may_lease() && self.slab.has_lease_room()
+    }
+
+    /// How long a page may wait for an extent that is under way: longer where it has no other place to go.
+    pub fn set_patience(&mut self, has_other_place: bool) {
+        self.slab.set_patience(has_other_place);
+    }
+
     /// Whether the store may ask for leased memory.
     pub fn may_lease(&self) -> bool {
         self.slab.windows.is_some()

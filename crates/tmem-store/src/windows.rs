@@ -25,8 +25,9 @@ const FIRST: usize = 8;
 /// Where extents are filled faster than this, more are asked for at once, up to so many.
 const FAST_NS: u64 = 100_000_000;
 const MOST_AHEAD: u32 = 8;
-/// How long a put waits for an extent that is under way.
+/// How long a put waits for an extent that is under way, and where a page that is refused has no place at all.
 const WAIT_MS: u64 = 20;
+const PATIENT_WAIT_MS: u64 = 200;
 
 /// What is done with a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +73,7 @@ pub(crate) struct Windows {
     extent_chunks: usize,
     ahead: u32,
     asked_ns: u64,
+    wait_ms: u64,
     /// They are inherited by the fork that is under way.
     inherited: bool,
 }
@@ -98,6 +100,7 @@ impl Windows {
             extent_chunks: USUAL_CHUNKS,
             ahead: 1,
             asked_ns: 0,
+            wait_ms: WAIT_MS,
             inherited: false,
         }))
     }
@@ -228,6 +231,20 @@ impl Slab {
         self.store_at(chunk?, data)
     }
 
+    /// As [`PageStore::has_lease_room`](crate::PageStore::has_lease_room).
+    pub fn has_lease_room(&mut self) -> bool {
+        if self.chunks.leased.idle == 0 {
+            self.look_ahead();
+        }
+        self.chunks.leased.idle > 0
+    }
+
+    pub fn set_patience(&mut self, has_other_place: bool) {
+        if let Some(windows) = &mut self.windows {
+            windows.wait_ms = if has_other_place { WAIT_MS } else { PATIENT_WAIT_MS };
+        }
+    }
+
     /// Sees to it that leased room comes before there is need of it. For whenever a chunk was opened.
     #[cold]
     pub(crate) fn look_ahead(&mut self) {
@@ -259,8 +276,8 @@ impl Slab {
             }
             mailbox.want(1);
         }
-        let before = self.chunks.leased.idle;
-        self.take_extents(WAIT_MS, before + 1);
+        let (before, wait_ms) = (self.chunks.leased.idle, windows.wait_ms);
+        self.take_extents(wait_ms, before + 1);
         self.chunks.leased.idle > before
     }
 

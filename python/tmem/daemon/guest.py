@@ -141,7 +141,7 @@ class Guest:
             want=self.want(now),
             ram=report.ram,
             budget=self.budget,
-            resident=report.resident,
+            resident=report.resident + report.standby + report.store_bytes,
             idle=1.0 - report.active / report.sampled if report.sampled else 0.0,
             stall=self.stall,
             asked=min(self.asked, -(-held.bytes[0] // unit)),

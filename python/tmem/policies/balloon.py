@@ -50,9 +50,10 @@ def _move(view: HostView) -> tuple[tuple[int, int], ...]:
     if any(_is_asked(guest) for guest in view.guests):
         return ()
     victim = _largest(view, first, parts)
-    if victim is None:
+    piece = 0 if victim is None else _piece(view, victim, first, parts)
+    if victim is None or piece <= 0:
         return ()
-    return ((victim.id, max(FLOOR, victim.ram - _piece(view, victim, first))),)
+    return ((victim.id, max(FLOOR, victim.ram - piece)),)
 
 
 def _has(guest: GuestView) -> int:
@@ -74,12 +75,17 @@ def _wish(view: HostView, guest: GuestView) -> int:
     return guest.want * view.extent_bytes or max(view.extent_bytes, guest.ram // _STEP)
 
 
-def _piece(view: HostView, victim: GuestView, needy: GuestView) -> int:
-    return min(_wish(view, needy), max(view.extent_bytes, victim.ram // _STEP))
+def _piece(view: HostView, victim: GuestView, needy: GuestView, parts: dict[int, int]) -> int:
+    """Return what is to move: so much that the needy one does not have more for its weight afterwards; 0 for too little."""
+    piece = min(_wish(view, needy), max(view.extent_bytes, victim.ram // _STEP))
+    mine, other = parts[needy.id], parts[victim.id]
+    if other:
+        piece = min(piece, (victim.ram * mine - needy.ram * other) // (mine + other))
+    return piece if piece >= view.extent_bytes else 0
 
 
 def _largest(view: HostView, needy: GuestView, parts: dict[int, int]) -> GuestView | None:
-    """Return who has most for its weight and more than its part; nobody where the needy one would then have more."""
+    """Return who has most for its weight and more than its part."""
     whole = sum(guest.budget for guest in view.guests)
     heavy = sum(parts.values())
 
@@ -87,11 +93,7 @@ def _largest(view: HostView, needy: GuestView, parts: dict[int, int]) -> GuestVi
         return guest.resident * heavy > whole * parts[guest.id] and guest.ram > FLOOR
 
     found = [guest for guest in view.guests if guest.id != needy.id and not guest.deaf and over(guest)]
-    if not found:
-        return None
-    victim = max(found, key=lambda guest: (_size(guest, guest.resident, parts), guest.resident, -guest.id))
-    piece = _piece(view, victim, needy)
-    return victim if _size(needy, needy.ram + piece, parts) <= _size(victim, victim.ram - piece, parts) else None
+    return max(found, key=lambda guest: (_size(guest, guest.resident, parts), guest.resident, -guest.id), default=None)
 
 
 def _size(guest: GuestView, count: int, parts: dict[int, int]) -> float:

@@ -34,7 +34,7 @@ class GuestView:
     want: int = 0  # extents it was refused lately, and still wants
     ram: int = 0  # the target of its resident set now, bytes
     budget: int = 0  # its own RAM, bytes: the target it came with
-    resident: int = 0
+    resident: int = 0  # what it takes of that: its resident set, and all else that its own RAM covers
     idle: float = 0.0  # part of its stored pages that was not touched lately, sampled
     stall: float = 0.0  # seconds it waited for pages, per second
     asked: int = 0  # extents it was asked for and has not given
