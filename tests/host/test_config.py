@@ -13,7 +13,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tmem.daemon import config as configs
 from tmem.daemon.config import FILE, Config, ConfigError, Limits, Terms, load, parse
+from tmem.limits import Allowance
 from tmem.settings import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,3 +137,18 @@ def test_systemd_understands_the_unit(tmp_path: Path) -> None:
     )
     mine = [line for line in done.stderr.splitlines() if "tmem" in line]
     assert mine == []
+
+
+def test_whose_fault_it_is_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configs, "FILE", str(tmp_path / "none.toml"))
+    with pytest.raises(ConfigError, match=r"^the flags: extent"):
+        load(None, {"extent": "3K"})
+    (tmp_path / "none.toml").write_text("x = " + "[" * 100_000, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"none\.toml is not TOML"):
+        load(None, {})
+
+
+def test_a_guest_comes_in_also_when_the_capacity_would_not_be_allowed_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = parse('capacity = "64M"\n[[guest]]\nuid = 7\ncap = "50%"\n')
+    monkeypatch.setattr(configs, "allowance", lambda: Allowance(32 * MIB, "a cgroup that was made smaller"))
+    assert config.terms(7, "any", 64 * MIB) == Terms(cap=32 * MIB)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -92,7 +93,8 @@ def test_shared_auth_lets_a_guest_join(daemon: ThreadDaemon, tmem: Tmem) -> None
             return guest.answer(seq)[0]
 
         assert isinstance(join(), wire.Refused)
-        tmem(f"shared-auth web -u {SECRET.hex()} -A 1")
+        said = tmem(f"shared-auth web -u {SECRET.hex()} -A 1")
+        assert f"(web, process {os.getpid()} of " in said, "a name alone may be anybody's"
         assert isinstance(join(), wire.Joined)
         assert f"members       {_seen(daemon).guests[0].id}\n" in tmem("list -l")
         tmem(f"shared-auth web -u {SECRET.hex()} -A 0")

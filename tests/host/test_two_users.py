@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.host.daemonprocess import Daemon
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("need_root")]
@@ -21,8 +20,9 @@ MIB = 1 << 20
 
 # Everything is imported as root, because the interpreter may lie where others cannot read.
 BECOME = """
-import ctypes, errno, json, os, sys
+import ctypes, errno, json, mmap, os, signal, socket, sys
 import msgspec, tmem
+from tmem import wire
 from tests.hostguest import RawGuest
 def become(uid):
     os.setgroups([]); os.setresgid(uid, uid, uid); os.setresuid(uid, uid, uid)
@@ -38,7 +38,11 @@ with RawGuest(sys.argv[1]) as guest:
     ids, fds = guest.extents()
     for fd in fds:
         os.pwrite(fd, b"a secret of the first user", 0)
-    print(json.dumps({"pid": os.getpid(), "ids": list(ids), "fds": list(fds)}), flush=True)
+    mapped = mmap.mmap(fds[0], 1 << 20)
+    at = ctypes.addressof(ctypes.c_char.from_buffer(mapped))
+    print(json.dumps({"pid": os.getpid(), "ids": list(ids), "fds": list(fds), "at": at}), flush=True)
+    sys.stdin.readline()
+    print(json.dumps({"joined": guest.join(bytes(16))}), flush=True)  # a secret that everybody knows
     sys.stdin.readline()
     same = all(os.pread(fd, 26, 0) == b"a secret of the first user" for fd in fds)
     print(json.dumps({"same": same, "more": guest.lease(4)}), flush=True)
@@ -60,8 +64,30 @@ def note(what, path, flags):
 for fd in victim["fds"]:
     note("descriptor", f"/proc/{victim['pid']}/fd/{fd}", os.O_RDONLY)
 note("memory", f"/proc/{victim['pid']}/mem", os.O_RDONLY)
+note("mapping", f"/proc/{victim['pid']}/map_files/{victim['at']:x}-{victim['at'] + (1 << 20):x}", os.O_RDONLY)
+for directory in (f"/proc/{victim['pid']}/map_files", f"/proc/{victim['pid']}/fd", f"/proc/{victim['daemon']}/fd"):
+    try:
+        told["opened"] += os.listdir(directory)
+    except PermissionError:
+        pass
+libc = ctypes.CDLL(None, use_errno=True)
+def denied(what, result):
+    if result != -1 or ctypes.get_errno() not in (errno.EPERM, errno.EACCES):
+        told["opened"].append(what)
+for pid in (victim["pid"], victim["daemon"]):
+    denied("ptrace", libc.ptrace(16, pid, None, None))  # PTRACE_ATTACH
+    here = (ctypes.c_size_t * 2)(ctypes.addressof(ctypes.create_string_buffer(64)), 26)
+    there = (ctypes.c_size_t * 2)(victim["at"], 26)
+    denied("process_vm_readv", libc.process_vm_readv(pid, here, 1, there, 1, 0))
+    pidfd = os.pidfd_open(pid)
+    for fd in victim["fds"] if pid == victim["pid"] else range(3, 64):
+        denied("pidfd_getfd", libc.syscall(438, pidfd, fd, 0))
+    try:
+        os.kill(pid, signal.SIGSTOP)
+        told["opened"].append("signal")
+    except PermissionError:
+        pass
 note("administrator", sys.argv[1] + ".admin", os.O_RDWR)
-import socket
 admin = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 try:
     admin.connect(sys.argv[1] + ".admin")
@@ -81,6 +107,19 @@ try:
 except (ConnectionError, OSError) as error:
     told["refused"] = str(error)
 told["got"] = got
+try:
+    while True:  # and it asks, and reads nothing
+        deaf = RawGuest(sys.argv[1])
+        guests.append(deaf)
+        deaf.socket.settimeout(0)
+        for seq in range(64):
+            deaf.send(wire.Lease(seq, 1, 0, 32))
+except (ConnectionError, OSError):
+    pass
+for guest in guests[40:]:
+    guest.close()
+with RawGuest(sys.argv[1]) as guest:
+    told["joined"] = [guest.join(secret) for secret in [bytes(16), *(os.urandom(16) for _ in range(500))]]
 with RawGuest(sys.argv[1]) as guest:
     try:
         guest.give(victim["ids"])
@@ -125,11 +164,16 @@ cap = "16M"
         assert victim.stdin is not None
         assert victim.stdout is not None
         held = json.loads(victim.stdout.readline())
-        thief = _python(THIEF, str(daemon.path), str(SECOND), json.dumps(held))
+        daemon.ask("shared-auth", guest=f"pid:{held['pid']}", secret="00" * 16, allow=True)
+        victim.stdin.write("join\n")
+        victim.stdin.flush()
+        assert json.loads(victim.stdout.readline()) == {"joined": ""}
+        thief = _python(THIEF, str(daemon.path), str(SECOND), json.dumps(held | {"daemon": daemon.pid}))
         out, _ = thief.communicate(timeout=60)
         told: dict[str, Any] = json.loads(out.splitlines()[-1])
         assert told["opened"] == []
         assert told["read"] == 0, "an extent came with something in it"
+        assert set(told["joined"]) == {"not-granted"}, "a secret is not enough, and none is guessed"
         assert told["got"] * MIB <= 64 * MIB - 12 * MIB
         victim.stdin.write("go on\n")
         victim.stdin.flush()

@@ -258,3 +258,23 @@ def test_a_verb_of_the_operator_imports_no_native_module_and_no_textual(server: 
     ran = subprocess.run([sys.executable, "-c", code, str(server.path)], capture_output=True, text=True, check=True)
     loaded = set(ran.stderr.split())
     assert not {"numpy", "textual", "tmem.cli.list", "tmem.cli.run", "tmem.memory", "asyncio"} & loaded
+
+
+def _shell(server: OperatorServer, command: str) -> subprocess.CompletedProcess[str]:
+    """Run a line of bash in which TMEM is the command and HERE names the server."""
+    line = command.replace("TMEM", f"{sys.executable} -m tmem.cli.main").replace("HERE", f"--socket {server.path}")
+    return subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("TMEM list -l HERE >&-", 0, ""),
+        ("TMEM freeze web HERE >&- 2>&-", 0, ""),
+        ("TMEM list -l HERE | true; exit ${PIPESTATUS[0]}", 141, ""),
+        ("TMEM freeable HERE >/dev/full", 125, "tmem freeable: [Errno 28] No space left on device\n"),
+    ],
+)
+def test_wherever_the_output_goes_it_ends_politely(server: OperatorServer, command: str, code: int, said: str) -> None:
+    done = _shell(server, command)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", said)

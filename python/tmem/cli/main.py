@@ -34,6 +34,7 @@ _VERBS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `tmem` with these arguments (the process's own by default) and return its exit code."""
+    _have_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["run"]:
         from tmem.cli import run  # noqa: PLC0415 - no other verb is imported, and no argparse
@@ -94,6 +95,13 @@ def _module(verb: str) -> ModuleType:
     import importlib  # noqa: PLC0415 - `tmem run` has no time for it
 
     return importlib.import_module(f"tmem.cli.{_VERBS[verb]}")
+
+
+def _have_streams() -> None:
+    """Where standard output or error is closed, what is written to it goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - for good
 
 
 def _reader_left() -> int:

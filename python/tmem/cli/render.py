@@ -17,9 +17,15 @@ __all__ = ["console", "print_json", "table"]
 _PIPE_WIDTH = 240
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command line, which ends as after SIGPIPE; rich would end with 1."""
+        raise  # noqa: PLE0704 - called where it is handled
+
+
 def console() -> Console:
     """Return a console on standard output."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+    return _Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
 def table(*headings: str, title: str | None = None) -> Table:

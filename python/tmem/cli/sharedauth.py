@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 
 from tmem.cli.guests import add_guest, ask, guest_of, tell
 
@@ -31,7 +32,14 @@ def run(options: argparse.Namespace) -> int:
     allow = options.allow == "1"
     answer = ask(options, "shared-auth", guest=guest_of(options), secret=options.secret, allow=allow)
     done = "may join" if allow else "may no longer join"
-    return tell(options, answer, f"guest {options.guest} {done} the shared pool of that secret")
+    return tell(options, answer, f"guest {_who(options, answer)} {done} the shared pool of that secret")
+
+
+def _who(options: argparse.Namespace, answer: object) -> str:
+    """Say whom the kernel knows it as: a guest calls itself what it likes, another's name too."""
+    if not isinstance(answer, Mapping) or not {"guest", "name", "pid", "user"} <= answer.keys():
+        return str(options.guest)
+    return f"{answer['guest']} ({answer['name']}, process {answer['pid']} of {answer['user']})"
 
 
 def _secret(text: str) -> str:

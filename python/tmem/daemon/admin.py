@@ -258,7 +258,8 @@ class Admin:
                 if pool.digest == digest:
                     extents = self._server.pools.leave(guest, pool.id)
                     self._server.flow.revoke(guest, extents)
-        return {"guest": guest.id, "allowed": said.allow}
+        who = {"guest": guest.id, "name": guest.name, "pid": guest.peer.pid, "user": guest.peer.user}
+        return who | {"allowed": said.allow}
 
     def _destroy(self, said: _Destroy) -> dict[str, Any]:
         guest = self._one(said.guest, "destroy")

@@ -172,12 +172,14 @@ def load(path: str | None, told: dict[str, Any]) -> Config:
     """Return the configuration of a file (None: the usual one, if it is there), with what flags say instead."""
     text = ""
     where = path or FILE
+    there = path is not None or os.path.exists(where)  # noqa: PTH110 - a name, as given
     try:
-        if path is not None or os.path.exists(where):  # noqa: PTH110 - a name, as given
+        if there:
             text = Path(where).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{where} cannot be read ({error}): check the name and who may read it") from None
-    return parse(text, where, told)
+    flags = "the flags" if told else "the defaults"
+    return parse(text, f"{where} and {flags}" if there and told else where if there else flags, told)
 
 
 def parse(text: str, where: str = "configuration", told: dict[str, Any] | None = None) -> Config:
