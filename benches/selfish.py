@@ -93,7 +93,7 @@ def settled_at(seen: Seen, shares: dict[str, int]) -> float | None:
 
 def weights(seconds: float) -> Row:
     """Three hogs, the smallest first."""
-    shares = {f"hog-{w}": CAPACITY * w // sum(WEIGHTS) for w in WEIGHTS}
+    shares, alone = {f"hog-{w}": CAPACITY * w // sum(WEIGHTS) for w in WEIGHTS}, 0
     with host_of("weighted", CAPACITY) as (daemon, flock, _):
         for weight in WEIGHTS:
             name = f"hog-{weight}"
@@ -179,7 +179,7 @@ def needy(way: str, rounds: int) -> Row:
     return {"from": way, "mib": want / MIB, "seconds": times, "median_s": statistics.median(times)}
 
 
-def _ballooned(daemon: Daemon, guest: Any, want: int) -> float:  # noqa: ANN401 - a guest of the flock
+def _ballooned(daemon: Daemon, guest: Any, want: int) -> float:
     before = _ram(daemon, "needy")
     begin = time.monotonic()
     guest.tell("grow", mib=256)
