@@ -93,8 +93,7 @@ def settled_at(seen: Seen, shares: dict[str, int]) -> float | None:
 
 def weights(seconds: float) -> Row:
     """Three hogs, the smallest first."""
-    shares = {f"hog-{w}": CAPACITY * w // sum(WEIGHTS) for w in WEIGHTS}
-    alone = 0
+    shares, alone = {f"hog-{w}": CAPACITY * w // sum(WEIGHTS) for w in WEIGHTS}, 0
     with host_of("weighted", CAPACITY) as (daemon, flock, _):
         for weight in WEIGHTS:
             name = f"hog-{weight}"

@@ -338,8 +338,7 @@ def test_balloon_moves_until_both_have_their_part() -> None:
     for _ in range(200):
         guests = [GuestView(id=n, ram=ram[n], budget=b, resident=ram[n], balloon=ram[n], stall=0.5 * (n == 2))
                   for n, b in ((1, 160 * MIB), (2, 32 * MIB))]  # fmt: skip
-        for number, target in decide("balloon", host(*guests)).balloon:
-            ram[number] = target
+        ram |= dict(decide("balloon", host(*guests)).balloon)
     assert ram[1] + ram[2] == 192 * MIB
     assert 0 <= ram[1] - ram[2] <= 2 * host().extent_bytes
 
