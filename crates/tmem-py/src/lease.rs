@@ -11,6 +11,7 @@ use tmem_pager::Pager;
 use tmem_store::lease::{Kind, Mailbox};
 use tmem_sys::Errno;
 use tmem_sys::background::known_to_libc;
+use tmem_sys::proc;
 
 const MIB: usize = 1 << 20;
 /// How long a new `Memory` waits for a daemon that is there to answer.
@@ -27,9 +28,10 @@ pub struct Lease {
     told: AtomicBool,
 }
 
-/// Address space for leases: as much as the machine has RAM.
+/// Address space for leases: as much as the machine has RAM, or a quarter of what this process may map.
 pub fn reserve() -> usize {
-    tmem_sys::proc::total_memory().unwrap_or(1 << 30) & !(MIB - 1)
+    let machine = proc::total_memory().unwrap_or(1 << 30);
+    machine.min(proc::most_address_space().unwrap_or(usize::MAX) / 4) & !(MIB - 1)
 }
 
 impl Lease {

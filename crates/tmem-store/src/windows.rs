@@ -7,7 +7,7 @@ mod fork;
 mod giving;
 
 use crate::class::CHUNK;
-use crate::lease::{Extent, Mailbox};
+use crate::lease::{Extent, Mailbox, host_id};
 use crate::page_bytes;
 use crate::slab::Slab;
 use std::ops::Range;
@@ -130,7 +130,8 @@ impl Windows {
 
     fn add(&mut self, extent: Extent, chunks: Range<usize>) {
         let units = self.units_of(&chunks);
-        self.watch.set_id(units.clone(), extent.id);
+        // By the number that the operator knows.
+        self.watch.set_id(units.clone(), host_id(extent.id));
         self.taken += units.len();
         self.leased += units.len();
         self.top = self.top.max(units.end);
@@ -329,7 +330,7 @@ impl Slab {
         let Some(windows) = &mut self.windows else { return false };
         let Some(number) = windows.number_of(old) else { return false };
         let units = windows.units_of(&windows.all[number].chunks);
-        windows.watch.set_id(units, new);
+        windows.watch.set_id(units, host_id(new));
         if let Some(extent) = &mut windows.all[number].extent {
             extent.id = new;
         }
