@@ -69,6 +69,23 @@ compare(more, 100)
 print(json.dumps({"leased": leased, "files": len(opened), "highest": max(opened), "limit": limit}))
 """
 
+CHILD = """
+memory = tmem.Memory("48M", swap="512M", host=sys.argv[1], faults=sys.argv[2])
+arrays = fill(memory, 24)
+leased = memory.stats().leased
+child = os.fork()
+if child == 0:
+    more = fill(memory, 2, 100)
+    compare(more, 100)
+    stats = memory.stats()
+    numbers = {"leased": leased, "used": stats.used, "overshot": stats.overshoot_events, "broken": memory.check()}
+    compare(arrays)
+    os.write(1, json.dumps(numbers).encode())
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+compare(arrays)
+"""
+
 SPACE = """
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 guest = tmem.Guest(host=sys.argv[1], capacity="128M")
@@ -96,6 +113,15 @@ def test_all_but_the_leases_is_within_the_budget_at_every_moment(tmp_path: Path)
             seen = run(BUDGET, daemon.path, faults)
             assert seen["leased"] >= 32 * MIB
             assert seen["most"] <= 64 * MIB * 1.05 + 16 * MIB, (faults, seen)
+
+
+def test_a_child_sends_out_what_its_parent_had_on_lease(tmp_path: Path) -> None:
+    with KilledDaemon(tmp_path) as daemon:
+        for faults in ("signal", "thread"):
+            seen = run(CHILD, daemon.path, faults)
+            assert seen["leased"] >= 64 * MIB
+            assert seen["used"] <= 48 * MIB * 1.05 + MIB, "what was on lease is in its own budget"
+            assert (seen["overshot"], seen["broken"]) == (0, [])
 
 
 def test_leases_take_none_of_the_programs_numbers_of_files(tmp_path: Path) -> None:

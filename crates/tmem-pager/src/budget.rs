@@ -153,6 +153,22 @@ impl State {
             || self.frontswap.tidy(true)
     }
 
+    /// What a forked child's parent had on lease is the child's own: it leaves before the budget is said to be overshot.
+    pub fn shrink_inheritance(&mut self) {
+        let mut is_known = false;
+        while self.frontswap.leasing().is_some_and(|store| store.has_own_windows())
+            && self.frame_count() > self.allowance()
+        {
+            if !is_known {
+                self.share_out();
+                is_known = true;
+            }
+            if !self.store_is_over() || !self.shrink_store() {
+                return;
+            }
+        }
+    }
+
     /// Whether the store has more than its part of the budget.
     fn store_is_over(&self) -> bool {
         self.frontswap.footprint() > self.store_share()

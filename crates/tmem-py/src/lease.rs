@@ -28,10 +28,11 @@ pub struct Lease {
     told: AtomicBool,
 }
 
-/// Address space for leases: as much as the machine has RAM, or a quarter of what this process may map.
+/// Address space for leases: as much as the machine has RAM, or a part of what this process may map: tables for it take several
+/// times as much.
 pub fn reserve() -> usize {
     let machine = proc::total_memory().unwrap_or(1 << 30);
-    machine.min(proc::most_address_space().unwrap_or(usize::MAX) / 4) & !(MIB - 1)
+    machine.min(proc::most_address_space().unwrap_or(usize::MAX) / 16) & !(MIB - 1)
 }
 
 impl Lease {
