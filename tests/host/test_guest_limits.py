@@ -75,6 +75,7 @@ arrays = fill(memory, 24)
 leased = memory.stats().leased
 child = os.fork()
 if child == 0:
+    memory.resize("44M")
     more = fill(memory, 2, 100)
     compare(more, 100)
     stats = memory.stats()
@@ -90,10 +91,11 @@ SPACE = """
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 guest = tmem.Guest(host=sys.argv[1], capacity="128M")
 kept, cache = tmem.Pool(persistent=True, host=guest), tmem.Pool(persistent=False, host=guest)
-page = os.urandom(4096)
-for n in range(500):
-    assert kept.put(1, n, page)
-    cache.put(1, n, page)
+page, end = os.urandom(4096), time.monotonic() + 20
+while guest.stats().held < 2 and time.monotonic() < end:
+    for n in range(500):
+        assert kept.put(1, n, page)
+        cache.put(1, n, page)
 assert all(kept.get(1, n) == page for n in range(500))
 print(json.dumps({"held": guest.stats().held}))
 """
@@ -120,7 +122,7 @@ def test_a_child_sends_out_what_its_parent_had_on_lease(tmp_path: Path) -> None:
         for faults in ("signal", "thread"):
             seen = run(CHILD, daemon.path, faults)
             assert seen["leased"] >= 64 * MIB
-            assert seen["used"] <= 48 * MIB * 1.05 + MIB, "what was on lease is in its own budget"
+            assert seen["used"] <= 44 * MIB * 1.05 + MIB, "what was on lease is in its own budget"
             assert (seen["overshot"], seen["broken"]) == (0, [])
 
 

@@ -293,7 +293,7 @@ fn members_at_work_never_see_what_was_put_over() {
 /// A member writes what it likes: an entry of tomorrow is no page that nobody could put or flush over until then.
 #[test]
 fn an_entry_of_the_future_is_none_yet() {
-    let mut hub = Hub::new(2, false);
+    let hub = Hub::new(2, false);
     let handle = (ObjectId([4; 3]), 7);
     assert_eq!(hub.pool(0).put(handle.0, 0, &page(5)), Outcome::Stored);
     assert_eq!(hub.pool(1).put(handle.0, handle.1, &page(5)), Outcome::Stored);
