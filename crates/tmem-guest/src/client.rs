@@ -10,21 +10,14 @@ use crate::wire::{MOST_NAME, SECRET};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
-use tmem_store::lease::{Holder, Mailbox};
+use tmem_store::lease::{HOST_BITS, Holder, Mailbox};
 use tmem_sys::background::Maker;
 use tmem_sys::lease::{ring, wait_while};
 use tmem_sys::signals::Blocked;
 use tmem_sys::time::now_ns;
 use tmem_sys::{Errno, Lock};
 
-/// Bits of an extent's id that are the host's. Above them is which of a guest's connections it came by: another host may give the
-/// same numbers again.
-const HOST_BITS: u32 = 48;
-
-/// What the host calls an extent.
-pub fn host_id(id: u64) -> u64 {
-    id & ((1 << HOST_BITS) - 1)
-}
+pub use tmem_store::lease::host_id;
 
 /// An id among all connections of this guest; `None` for a number that no extent has.
 pub(crate) fn tagged(id: u64, epoch: u64) -> Option<u64> {

@@ -32,13 +32,13 @@ impl Pager {
 
     /// Sends pages out until the budget holds, a step at a time.
     pub(crate) fn make_room(&self) -> Result<(), PagerError> {
-        let (mut least, mut in_vain) = (usize::MAX, 0);
+        let (mut least, mut in_vain, mut most) = (usize::MAX, 0, 0);
         // Where no more could leave the last time, little is tried: each try costs as much as one that succeeds.
         let is_known = self.with(|s| s.overshot)?;
         while self.with(State::shrink)? {
-            let frames = self.with(|s| s.frame_count())?;
-            if frames < least {
-                (least, in_vain) = (frames, 0);
+            let (frames, inherited) = self.with(|s| (s.frame_count(), s.inherited_written()))?;
+            if frames < least || inherited > most {
+                (least, most, in_vain) = (frames.min(least), inherited, 0);
                 continue;
             }
             // Pages go to standby before they leave. Those that nobody takes go back to where they were, and so on for ever.
@@ -151,6 +151,28 @@ impl State {
         self.frontswap.leasing().is_some_and(|store| store.relieve(BATCH) > 0)
             || self.write_back() > 0
             || self.frontswap.tidy(true)
+    }
+
+    /// What a forked child's parent had on lease is the child's own: it leaves before the budget is said to be overshot.
+    pub fn shrink_inheritance(&mut self) {
+        let mut is_known = false;
+        while self.frontswap.leasing().is_some_and(|store| store.has_own_windows())
+            && self.frame_count() > self.allowance()
+        {
+            if !is_known {
+                self.share_out();
+                is_known = true;
+            }
+            if !self.store_is_over() || !self.shrink_store() {
+                return;
+            }
+        }
+    }
+
+    /// Pages that went to the swap device so far, where some did that a parent had on lease: for long no frame comes free of it.
+    fn inherited_written(&mut self) -> u64 {
+        let inherits = self.frontswap.leasing().is_some_and(|store| store.has_own_windows());
+        if inherits { self.stats.get(Stat::WrittenBack) } else { 0 }
     }
 
     /// Whether the store has more than its part of the budget.

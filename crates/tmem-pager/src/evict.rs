@@ -35,6 +35,9 @@ impl State {
     pub fn supply(&mut self, want: usize) -> Supply {
         let mut rested = false;
         for _ in 0..ROUNDS {
+            if self.frame_count() > self.allowance() {
+                self.shrink_inheritance();
+            }
             let total = self.frame_count();
             let allowance = self.allowance();
             if total > allowance {

@@ -61,6 +61,7 @@ impl Connection {
     fn new(place: Where, limit: usize, most: usize) -> Result<Arc<Connection>, Errno> {
         // Never more than the machine has, whatever a host says.
         let leased = reserve();
+        let most = most.min(leased).max(limit);
         let config = RevocableConfig { max_pages: leased / LEAST_PAGE, max_bytes: leased };
         let (store, members) = (Revocable::new(config)?, Members::new()?);
         let mailbox = Mailbox::new(Kind::Persistent)?;

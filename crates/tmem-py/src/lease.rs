@@ -11,6 +11,7 @@ use tmem_pager::Pager;
 use tmem_store::lease::{Kind, Mailbox};
 use tmem_sys::Errno;
 use tmem_sys::background::known_to_libc;
+use tmem_sys::proc;
 
 const MIB: usize = 1 << 20;
 /// How long a page waits for a lease that has nowhere else to go.
@@ -29,9 +30,11 @@ pub struct Lease {
     told: AtomicBool,
 }
 
-/// Address space for leases: as much as the machine has RAM.
+/// Address space for leases: as much as the machine has RAM, or a part of what this process may map: tables for it take several
+/// times as much.
 pub fn reserve() -> usize {
-    tmem_sys::proc::total_memory().unwrap_or(1 << 30) & !(MIB - 1)
+    let machine = proc::total_memory().unwrap_or(1 << 30);
+    machine.min(proc::most_address_space().unwrap_or(usize::MAX) / 16) & !(MIB - 1)
 }
 
 impl Lease {

@@ -33,6 +33,14 @@ impl Kind {
     }
 }
 
+/// Bits of an extent's id that are the host's; the rest tells a guest's connections apart: another host may give the same numbers.
+pub const HOST_BITS: u32 = 48;
+
+/// What the host calls an extent.
+pub fn host_id(id: u64) -> u64 {
+    id & ((1 << HOST_BITS) - 1)
+}
+
 /// Memory on lease. Dropped, it is let go of here; the host is told by whoever fetched it.
 #[derive(Debug)]
 pub struct Extent {

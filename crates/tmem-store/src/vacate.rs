@@ -69,6 +69,11 @@ impl PageStore {
         self.slab.windows.is_some()
     }
 
+    /// Whether there is memory that was the parent's on lease, and is this forked process's own.
+    pub fn has_own_windows(&self) -> bool {
+        self.slab.has_own_windows()
+    }
+
     /// Bytes of leased memory that is mapped.
     pub fn leased_bytes(&self) -> usize {
         self.slab.leased_bytes()

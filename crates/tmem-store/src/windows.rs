@@ -7,7 +7,7 @@ mod fork;
 mod giving;
 
 use crate::class::{CHUNK, class_of};
-use crate::lease::{Extent, Mailbox};
+use crate::lease::{Extent, Mailbox, host_id};
 use crate::page_bytes;
 use crate::slab::{Loc, Slab};
 use crate::sums::Sums;
@@ -28,6 +28,9 @@ const MOST_AHEAD: u32 = 8;
 /// How long a put waits for an extent that is under way, and where a page that is refused has no place at all.
 const WAIT_MS: u64 = 20;
 const PATIENT_WAIT_MS: u64 = 200;
+
+/// Each window is a mapping, of which the pager needs many, and the program some: a quarter of those that a process usually has.
+const MOST: usize = 16 << 10;
 
 /// What is done with a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +63,8 @@ pub(crate) struct Windows {
     all: Vec<Window>,
     /// By unit: the number of its window, plus one.
     units: Table<u32>,
+    /// Windows that there may be.
+    most: usize,
     watch: Watch,
     pub(crate) sums: Sums,
     /// The first chunk that a window can have.
@@ -90,6 +95,7 @@ impl Windows {
             // None is added on the path of a page that has no place yet.
             all: Vec::with_capacity(units),
             units: Table::new(units)?,
+            most: MOST,
             watch: Watch::new(bytes, part)?,
             sums: Sums::new(first..first + units * CHUNKS)?,
             first,
@@ -121,7 +127,7 @@ impl Windows {
     /// Room for an extent of so many chunks.
     fn find_room(&self, chunks: usize) -> Option<Range<usize>> {
         let (want, mut run) = (chunks / CHUNKS, 0);
-        if self.units.len() - self.taken < want {
+        if self.units.len() - self.taken < want || self.all.len() >= self.most {
             return None;
         }
         for (unit, number) in self.units.iter().enumerate() {
@@ -136,7 +142,8 @@ impl Windows {
 
     fn add(&mut self, extent: Extent, chunks: Range<usize>) {
         let units = self.units_of(&chunks);
-        self.watch.set_id(units.clone(), extent.id);
+        // By the number that the operator knows.
+        self.watch.set_id(units.clone(), host_id(extent.id));
         self.taken += units.len();
         self.leased += units.len();
         self.top = self.top.max(units.end);
@@ -334,6 +341,11 @@ impl Slab {
         }
     }
 
+    /// Whether windows are left whose memory is the process's own.
+    pub fn has_own_windows(&self) -> bool {
+        self.windows.as_ref().is_some_and(|windows| windows.taken > windows.leased)
+    }
+
     /// Bytes of leased memory that is mapped.
     pub fn leased_bytes(&self) -> usize {
         self.windows.as_ref().map_or(0, |windows| windows.leased * UNIT)
@@ -367,7 +379,7 @@ impl Slab {
         let Some(windows) = &mut self.windows else { return false };
         let Some(number) = windows.number_of(old) else { return false };
         let units = windows.units_of(&windows.all[number].chunks);
-        windows.watch.set_id(units, new);
+        windows.watch.set_id(units, host_id(new));
         if let Some(extent) = &mut windows.all[number].extent {
             extent.id = new;
         }
@@ -388,5 +400,25 @@ impl Drop for Windows {
 impl Windows {
     fn number_of(&self, id: u64) -> Option<usize> {
         self.all.iter().position(|w| w.extent.as_ref().is_some_and(|extent| extent.id == id))
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use tmem_sys::lease::LeaseFd;
+
+    #[test]
+    fn windows_leave_mappings_for_what_is_none() {
+        let mut windows = Windows::new(&Table::new(4 * UNIT).unwrap(), 0).unwrap();
+        windows.most = 2;
+        for id in 1..=2 {
+            let room = windows.find_room(CHUNKS).unwrap();
+            let fd = LeaseFd::new(UNIT).unwrap();
+            windows.add(Extent { id, fd, bytes: UNIT }, room);
+        }
+        assert_eq!(windows.find_room(CHUNKS), None);
+        windows.remove(0);
+        assert!(windows.find_room(CHUNKS).is_some());
     }
 }

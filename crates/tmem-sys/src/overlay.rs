@@ -164,8 +164,8 @@ pub(crate) fn report(addr: usize) {
             let mut text = Line { bytes: [0; 160], len: 0 };
             let _ = write!(
                 text,
-                "leased memory with stored pages is gone: extent {id} was cut off by the host, or by somebody who can \
-                 reach it (law 12)"
+                "leased memory with stored pages is gone: extent {id} was cut off by the host, as it does \
+                 when this program closes its connection (law 12)"
             );
             die(std::str::from_utf8(&text.bytes[..text.len]).unwrap_or("leased memory is gone (law 12)"));
         }

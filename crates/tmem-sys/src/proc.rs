@@ -26,6 +26,13 @@ pub fn total_memory() -> Option<usize> {
     Some(kib * 1024)
 }
 
+/// Bytes of address space that this process may have, where there is a limit.
+pub fn most_address_space() -> Option<usize> {
+    let text = fs::read_to_string("/proc/self/limits").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("Max address space"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
 fn read_number(path: &str) -> Option<usize> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }

@@ -3,20 +3,14 @@
 //! and a member of a shared pool for its own part. Locks: the caller's. Law 19: whatever an extent answers but the whole bytes
 //! means that it is gone.
 
+pub(crate) use crate::lease::host_id;
+
 use crate::lease::Extent;
 
 /// Records begin at multiples of this.
 pub(crate) const UNIT: usize = 32;
 /// As many extents as one log can have: each takes a descriptor.
 pub(crate) const MOST_EXTENTS: usize = 1024;
-
-/// Bits of an extent's id that are the host's; the rest tells this guest's connections apart.
-const HOST_BITS: u32 = 48;
-
-/// What the host calls an extent.
-pub(crate) fn host_id(id: u64) -> u64 {
-    id & ((1 << HOST_BITS) - 1)
-}
 
 /// One extent, by its place in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

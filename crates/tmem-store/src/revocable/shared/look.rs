@@ -10,6 +10,9 @@ use tmem_sys::PAGE_SIZE;
 /// How often a get begins again because somebody wrote where it read.
 pub(super) const TRIES: usize = 8;
 
+/// By so much the clocks of two processors may differ, and stamps run ahead that are made fast.
+const SKEW_NS: u64 = 10_000;
+
 /// Somebody's index cannot be read.
 pub(super) struct Blind;
 
@@ -45,7 +48,8 @@ impl State {
                 look.floor = look.floor.max(floor).max(head.floor);
                 look.heads[member] = Some((bucket, head));
             }
-            look.consider(member, &bytes, name, &self.keys);
+            let upto = self.part.now() + SKEW_NS;
+            look.consider(member, &bytes, name, (upto, &self.keys));
         }
         look.newest = look.newest.filter(|(_, entry)| entry.stamp > look.floor.max(board.floor));
         Ok(look)
@@ -67,11 +71,13 @@ impl State {
 }
 
 impl Look {
-    fn consider(&mut self, member: usize, bytes: &Bucket, name: &Name, keys: &Keys) {
+    /// What says that it is of later than `upto`, after it was read, is not there yet: nobody could put or flush over it.
+    fn consider(&mut self, member: usize, bytes: &Bucket, name: &Name, (upto, keys): (u64, &Keys)) {
         for place in 0..ENTRIES {
             let bytes = entry_at(bytes, place);
             if Entry::is_about(bytes, name)
                 && let Slot::Entry(entry) = Entry::decode(bytes, keys)
+                && entry.stamp <= upto
                 && self.newest.is_none_or(|(_, newest)| newest.stamp < entry.stamp)
             {
                 self.newest = Some((member, entry));

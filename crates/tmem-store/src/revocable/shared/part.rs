@@ -55,11 +55,15 @@ impl Part {
         }
     }
 
+    /// The machine's clock.
+    pub fn now(&self) -> u64 {
+        time::now_ns().wrapping_sub(self.clock_ahead as u64)
+    }
+
     /// A moment that no other page of any member has.
     pub fn stamp(&mut self, member: usize) -> u64 {
-        let now = time::now_ns().wrapping_sub(self.clock_ahead as u64);
         let step = MOST_MEMBERS as u64;
-        self.last_stamp = (now / step).max(self.last_stamp / step + 1) * step + member as u64;
+        self.last_stamp = (self.now() / step).max(self.last_stamp / step + 1) * step + member as u64;
         self.last_stamp
     }
 

@@ -4,7 +4,7 @@
 
 mod hub;
 
-use super::format::ENTRY;
+use super::format::{ENTRY, Entry, Keys, Name, Said, bucket_at, buckets_in};
 use super::*;
 use crate::lease::Kind;
 use crate::object::ObjectId;
@@ -289,6 +289,30 @@ fn members_at_work_never_see_what_was_put_over() {
         done.store(true, Ordering::Release);
     });
     assert!(hits.load(Ordering::Relaxed) > 200, "{hits:?} hits");
+}
+
+/// A member writes what it likes: an entry of tomorrow is no page that nobody could put or flush over until then.
+#[test]
+fn an_entry_of_the_future_is_none_yet() {
+    let hub = Hub::new(2, false);
+    let handle = (ObjectId([4; 3]), 7);
+    assert_eq!(hub.pool(0).put(handle.0, 0, &page(5)), Outcome::Stored);
+    assert_eq!(hub.pool(1).put(handle.0, handle.1, &page(5)), Outcome::Stored);
+    let (keys, index) = (Keys::new(&hub::KEY), hub.index_of(0).unwrap());
+    let name = Name { object: keys.object(handle.0), index: handle.1 };
+    let bucket = keys.bucket(&name, buckets_in(EXTENT));
+    for stamp in [u64::MAX, tmem_sys::time::now_ns() + 3_600_000_000_000] {
+        let entry = Entry { name, stamp, said: Said::Same(7) }.encode(&keys);
+        index.write_at(bucket_at(bucket) + 40 * ENTRY, &entry).unwrap();
+        for member in 0..2 {
+            let mut into = [0; PAGE_SIZE];
+            assert_eq!(hub.pool(1).put(handle.0, handle.1, &page(10)), Outcome::Stored);
+            assert_eq!(hub.pool(member).get(handle.0, handle.1, &mut into), Loaded::Loaded);
+            assert!(into == page(10));
+            assert_eq!(hub.pool(member).flush_page(handle.0, handle.1), Some(true));
+            assert_eq!(hub.pool(1 - member).get(handle.0, handle.1, &mut into), Loaded::Absent);
+        }
+    }
 }
 
 /// A guest that is no member any more says so where it cannot tell the others.
