@@ -68,9 +68,16 @@ def test_a_memory_holds_by_leases_what_its_budget_has_no_room_for(daemon: Killed
         until(lambda: daemon.guests()[0]["leased_used"] > 0, "it reports")
         assert memory.check() == []
         del arrays
-        until(lambda: daemon.guests()[0]["persistent_bytes"] <= 2 * MIB, "what lies idle goes back")
     until(lambda: daemon.guests() == [], "the connection ends with the memory")
     assert daemon.ask("list")["host"]["leased_bytes"] == 0
+
+
+def test_what_lies_idle_goes_back(daemon: KilledDaemon) -> None:
+    with tmem.Memory("32M", swap=None, host=daemon.path) as memory:
+        arrays = fill(memory, 10)
+        assert memory.stats().leased > 16 * MIB
+        del arrays  # at once: what is idle for a while goes as one
+        until(lambda: daemon.guests()[0]["persistent_bytes"] <= 2 * MIB, "what lies idle goes back")
 
 
 def test_a_daemon_that_is_killed_takes_no_page_along(daemon: KilledDaemon) -> None:
