@@ -39,7 +39,7 @@ def verify_accounts(daemon: Daemon, flock: Flock) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("guests", "seconds"),
     [
-        pytest.param(12, 4, id="few"),
+        pytest.param(8, 2, id="few"),
         pytest.param(200, SECONDS, id="many", marks=[pytest.mark.long, pytest.mark.timeout(SECONDS * 3 + 400)]),
     ],
 )
@@ -93,7 +93,7 @@ def _phases(daemon: Daemon, flock: Flock, guests: int, seconds: int) -> None:
 @pytest.mark.parametrize(
     ("guests", "kills"),
     [
-        pytest.param(4, 3, id="some"),
+        pytest.param(4, 2, id="some"),
         pytest.param(8, KILLS, id="often", marks=[pytest.mark.long, pytest.mark.timeout(KILLS * 12 + 200)]),
     ],
 )
