@@ -16,6 +16,8 @@ MIB = 1 << 20
 FILL = """
 import json, os, resource, sys, threading, time
 import numpy as np, tmem
+from tests.host import test_guest_memory
+test_guest_memory.values = test_guest_memory.values.__wrapped__  # what it keeps would count here
 from tests.host.test_guest_memory import MIB, compare, fill, values
 
 def resident():

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.host.daemonprocess import Daemon
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("need_root")]

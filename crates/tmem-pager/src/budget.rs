@@ -154,11 +154,14 @@ impl State {
     }
 
     /// What a forked child's parent had on lease is the child's own: it leaves before the budget is said to be overshot.
+    #[cold]
     pub fn shrink_inheritance(&mut self) {
         let mut is_known = false;
-        while self.frontswap.leasing().is_some_and(|store| store.has_own_windows())
-            && self.frame_count() > self.allowance()
-        {
+        while self.frame_count() > self.allowance() {
+            self.is_heir = self.frontswap.leasing().is_some_and(|store| store.has_own_windows());
+            if !self.is_heir {
+                return;
+            }
             if !is_known {
                 self.share_out();
                 is_known = true;

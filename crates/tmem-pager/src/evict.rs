@@ -35,7 +35,7 @@ impl State {
     pub fn supply(&mut self, want: usize) -> Supply {
         let mut rested = false;
         for _ in 0..ROUNDS {
-            if self.frame_count() > self.allowance() {
+            if self.is_heir {
                 self.shrink_inheritance();
             }
             let total = self.frame_count();

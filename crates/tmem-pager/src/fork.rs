@@ -131,6 +131,7 @@ extern "C" fn child() {
             }
             // It is no host's guest: its budget is its own.
             slot.set_ram(state.set_balloon(None));
+            state.is_heir = state.frontswap.leasing().is_some_and(|store| store.has_own_windows());
         }
     }
     if guard::arm_after_fork().is_err() {

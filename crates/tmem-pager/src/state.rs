@@ -122,6 +122,8 @@ pub struct State {
     pub ram: usize,
     pub own_ram: usize,
     pub balloon: Option<usize>,
+    /// In a forked child, as long as what its parent had on lease takes memory of its own.
+    pub is_heir: bool,
     /// Every page in use is below.
     pub top: usize,
     /// The highest `top` there ever was: a huge page may have left frames up to there.
@@ -178,6 +180,7 @@ impl State {
             ram: setup.ram,
             own_ram: setup.ram,
             balloon: None,
+            is_heir: false,
             top: 0,
             reach: 0,
             hand: 0,

@@ -76,7 +76,7 @@ def _wish(view: HostView, guest: GuestView) -> int:
 
 
 def _piece(view: HostView, victim: GuestView, needy: GuestView, parts: dict[int, int]) -> int:
-    """Return what is to move: so much that the needy one does not have more for its weight afterwards; 0 for too little."""
+    """Return what moves: so much that the needy one has no more for its weight afterwards; 0 for too little."""
     piece = min(_wish(view, needy), max(view.extent_bytes, victim.ram // _STEP))
     mine, other = parts[needy.id], parts[victim.id]
     if other:
