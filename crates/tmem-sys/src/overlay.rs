@@ -247,8 +247,9 @@ mod tests {
         let (mut status, mut text) = (0, [0u8; 512]);
         // SAFETY: live variables, and descriptors of this test.
         let got = unsafe {
-            let got = libc::read(pipe[0], text.as_mut_ptr().cast(), text.len());
+            // The report comes in pieces: all of them are there when it has ended.
             assert_eq!(libc::waitpid(child, &raw mut status, 0), child);
+            let got = libc::read(pipe[0], text.as_mut_ptr().cast(), text.len());
             libc::close(pipe[0]);
             got
         };
