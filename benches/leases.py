@@ -7,7 +7,7 @@
   included; of these, what the kernel takes to allocate and clear an extent is measured by itself, in this process.
 - *fill*: the same 1 GiB of pages are put into a persistent pool of an embedded host and into one over leases, each in a
   process of its own, in turns, and every page is read back. The same with arrays: a Memory whose store lies in leases,
-  beside one whose budget is larger by what the first one leased.
+  beside one whose budget has room for the same store.
 - *revocation*: a guest that is stopped (SIGSTOP) holds 1 GiB of ephemeral extents, every page written; the time from
   the operator's word until the kernel has the memory back.
 """
@@ -106,8 +106,9 @@ told = {}
 if kind.startswith("pool"):
     guest = None
     if kind == "pool-leased":
-        guest = tmem.Guest(path)
-        host = guest
+        host = guest = tmem.Guest(path, capacity="128M")  # its tables; what it stores lies in leases
+        while guest.stats().state != "connected":
+            time.sleep(0.01)
     else:
         host = tmem.Host(ram)
     pool = tmem.Pool(host=host, dedup="off")
@@ -120,7 +121,7 @@ if kind.startswith("pool"):
     for n in range(0, pages, 997):
         if int.from_bytes(pool.get(1, n)[:8], "little") != n:
             raise SystemExit("a page is not what was put")
-    told["leased"] = guest.stats().leased if guest else 0
+    told["leased"] = guest.stats().held * guest.stats().extent_bytes if guest else 0
 else:
     memory = tmem.Memory(ram, swap=None, host=path if kind == "memory-leased" else None, background=False)
     a = memory.zeros((pages, 512), "u8")
@@ -131,6 +132,8 @@ else:
     told["seconds"] = time.perf_counter() - begin
     stats = memory.stats().as_dict()
     told["leased"], told["store"], told["evictions"] = stats["leased"], stats["store_bytes"], stats["evictions"]
+    if stats["overshoot_events"]:
+        raise SystemExit("a page had no place")
     if not np.array_equal(a[:, 0], np.arange(pages)):
         raise SystemExit("a page is not what was written")
 print(json.dumps(told))
@@ -151,12 +154,14 @@ def fills(directory: Path, rounds: int, mib: int) -> list[Row]:
     with Daemon(directory, "--capacity", "4G"):
         path = directory / "host.sock"
         for what, ram in (("pool", 2 << 30), ("memory", 64 * MIB)):
-            pairs = []
+            pairs, sizes = [], []
             for n in range(rounds + 1):
                 more = 0
                 leased = fill(f"{what}-leased", path, mib, ram)
+                sizes.append(leased["leased"] / MIB)
                 if what == "memory":
-                    more = int(leased["leased"])
+                    # A store may have seven tenths of its budget: this is what the same store needs there, and tables.
+                    more = int(leased["leased"] / 0.7) + ram // 2
                 embedded = fill(f"{what}-embedded", path, mib, ram + more)
                 if n % 2:
                     leased = fill(f"{what}-leased", path, mib, ram)
@@ -167,6 +172,7 @@ def fills(directory: Path, rounds: int, mib: int) -> list[Row]:
                 {
                     "what": what,
                     "mib": mib,
+                    "leased_mib": sizes[-1],
                     "leased_s": [a for a, _ in pairs],
                     "embedded_s": [b for _, b in pairs],
                     "ratio": statistics.median(ratios),
