@@ -2,7 +2,7 @@
 """The tables of measured figures in README.md and docs/explanation/performance.md, made from the committed results.
 
 Owns: which rows of `tmem bench`, and of some scripts of benches/, are shown where; footprint has those of
-`tmem bench --footprint`. Called by
+`tmem bench --footprint`, host those of the daemon. Called by
 `python -m tools.performance`, and by a test that holds the pages to the committed results. A figure that was not
 measured is shown as a dash.
 """
@@ -17,13 +17,15 @@ from typing import Any
 
 from benches import kernel_edge, no_pressure, packers, programs
 from tmem.bench.report import geometric
-from tools.performance import footprint
+from tools.performance import footprint, host
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "benches/results/bench.json"
 EDGE = ROOT / "benches/results/kernel_edge.json"
 PACKERS = ROOT / "benches/results/packers.json"
 PROGRAMS = ROOT / "benches/results/programs.json"
+LEASES = ROOT / "benches/results/leases.json"
+SELFISH = ROOT / "benches/results/selfish.json"
 NO_PRESSURE = ROOT / "benches/results/no_pressure.json"
 PAGES = (ROOT / "README.md", ROOT / "docs/explanation/performance.md")
 
@@ -227,6 +229,16 @@ def fitting(_rows: Rows) -> str:
     return no_pressure.table(_loaded(NO_PRESSURE))
 
 
+def leases(_rows: Rows) -> str:
+    """Return what a lease costs."""
+    return host.leases(_loaded(LEASES), table)
+
+
+def selfish(_rows: Rows) -> str:
+    """Return what selfish guests settle at."""
+    return host.selfish(_loaded(SELFISH), table)
+
+
 def stored(_rows: Rows) -> str:
     """Return what a stored page takes and what a cold fault costs."""
     return footprint.tables(footprint.read(), ALL, table)
@@ -256,6 +268,8 @@ BLOCKS: dict[str, Callable[[Rows], str]] = {
     "programs": whole_programs,
     "no_pressure": fitting,
     "footprint": stored,
+    "leases": leases,
+    "selfish": selfish,
     "machine": machine,
 }
 
