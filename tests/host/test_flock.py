@@ -21,17 +21,24 @@ KILLS = int(os.environ.get("TMEM_CHURN_KILLS", "20"))
 
 
 def verify_accounts(daemon: Daemon, flock: Flock) -> dict[str, int]:
-    """Compare what guests say, what the daemon's ledger says and what the kernel says, while nothing changes."""
-    told = flock.all("stats")
-    stored, leased = (sum(one[name] for one in told) for name in ("leased_used", "leased"))
-    settled: dict[str, Any] = {}
+    """Compare what guests say, what the daemon's ledger says and what the kernel says, at a moment when nothing changes.
+
+    Guests give back what lies idle by themselves, so they are asked before and after.
+    """
+    seen: dict[str, int] = {}
 
     def is_settled() -> bool:
-        settled.update(daemon.host())
-        return bool(settled["leased_bytes"] == daemon.blocks() and settled["guests"] == len(flock.guests))
+        before = flock.all("stats")
+        host, blocks = daemon.host(), daemon.blocks()
+        after = flock.all("stats")
+        for name in ("leased_used", "leased"):
+            seen[name] = sum(one[name] for one in before)
+        seen["ledger"] = host["leased_bytes"]
+        same = [one["leased"] for one in before] == [one["leased"] for one in after]
+        return bool(same and seen["ledger"] == blocks and host["guests"] == len(flock.guests))
 
-    wait_for(is_settled, f"the ledger to be what the memfds hold: {settled}")
-    held = int(settled["leased_bytes"])
+    wait_for(is_settled, "the ledger to be what the memfds hold, and guests to rest")
+    stored, leased, held = seen["leased_used"], seen["leased"], seen["ledger"]
     assert stored <= leased <= held, (stored, leased, held)
     return {"stored": stored, "leased": leased, "ledger": held}
 
