@@ -7,7 +7,6 @@ import os
 import random
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,7 +20,7 @@ KILLS = int(os.environ.get("TMEM_CHURN_KILLS", "20"))
 
 
 def verify_accounts(daemon: Daemon, flock: Flock) -> dict[str, int]:
-    """Compare what guests say, what the daemon's ledger says and what the kernel says, at a moment when nothing changes.
+    """Compare what guests, the daemon's ledger and the kernel say, at a moment when nothing changes.
 
     Guests give back what lies idle by themselves, so they are asked before and after.
     """
